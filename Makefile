@@ -1,0 +1,55 @@
+# What people run here. Each target installs what it needs and this machine lacks (scripts/setup.sh).
+# Build output goes outside the tree, so that every checkout of one user shares it.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/sluice/target
+
+# What `make run`, `make build` and `make bench` share, so that it is built once.
+PROFILE ?= release
+CARGO ?= cargo
+# Workspaces of their own, built for wasm32.
+GUESTS = plugins sdk/rust tests/guests
+SLUICE = $(CARGO_TARGET_DIR)/$(PROFILE)/sluice
+
+.DEFAULT_GOAL := help
+.PHONY: help run build plugins test lint check bench deny
+
+help: ## Say what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+run: plugins ## The quickstart: gateway on 8080 and 8443, with its demo backends
+	$(CARGO) build --locked --profile $(PROFILE) -p sluice
+	@scripts/quickstart.sh $(SLUICE)
+
+build: ## The release binary (fat LTO; takes its time)
+	@scripts/setup.sh
+	$(CARGO) build --locked --profile $(PROFILE) -p sluice
+	@echo "$(SLUICE)"
+
+plugins: ## The plugins, as WebAssembly components
+	@scripts/setup.sh
+	scripts/install-plugins.sh
+
+lint: ## Formatting, and clippy without mercy
+	@scripts/setup.sh fmt clippy
+	$(CARGO) fmt --all --check
+	@set -e; for guests in $(GUESTS); do echo "cargo fmt --check in $$guests"; \
+		$(CARGO) fmt --all --check --manifest-path $$guests/Cargo.toml; done
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+test: lint plugins ## Everything but the cluster
+	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --manifest-path plugins/Cargo.toml
+	$(CARGO) test --manifest-path sdk/rust/Cargo.toml
+	$(MAKE) --no-print-directory check
+	@echo "make test: all passed. Not included: a Kubernetes cluster (there is none in this release), and make bench."
+
+check: ## Every example, by sluice check
+	$(CARGO) build --locked --workspace --bin sluice
+	@set -e; for example in deploy/examples/*/; do \
+		echo "sluice check $$example"; "$(CARGO_TARGET_DIR)/debug/sluice" check "$$example"; done
+
+bench: plugins ## Against bare Pingora, nginx, HAProxy and Envoy; needs a quiet machine
+	tests/bench/run
+
+deny: ## Licences and advisories of all dependencies
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check

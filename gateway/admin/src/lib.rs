@@ -1,0 +1,75 @@
+//! The admin ports: what probes, Prometheus and operators ask a running gateway. Nothing here is on the request path,
+//! nothing here changes what is served (the log level is all that can be set), and neither port is for the public.
+//!
+//! | port | who may reach it | paths |
+//! |---|---|---|
+//! | metrics | the cluster | `/metrics` `/livez` `/readyz` |
+//! | admin | this host | `/` `/config` `/problems` `/explain` `/log-level` |
+
+mod local;
+mod page;
+mod probes;
+mod server;
+
+pub use axum::Router;
+pub use local::{LogFilter, local};
+pub use probes::{MetricsHandle, probes};
+pub use server::serve;
+
+use futures::future::BoxFuture;
+use sluice_model::{Config, Problem};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// What the admin ports show of the running gateway. Answers come from what is there already: nothing waits for a
+/// reload or takes a lock of the data plane.
+pub trait View: Send + Sync + 'static {
+    /// What is served now.
+    fn config(&self) -> Arc<Config>;
+    /// All that is wrong at the moment.
+    fn problems(&self) -> Arc<Vec<Problem>>;
+    fn status(&self) -> Status;
+    /// Whether new connections should come here. Asks the threads that serve requests.
+    fn readiness(&self) -> BoxFuture<'_, Readiness>;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    /// Why not, in a few words.
+    NotReady(String),
+}
+
+/// The gateway at a glance.
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub version: &'static str,
+    pub started: SystemTime,
+    /// Counts the snapshots that were published.
+    pub generation: u64,
+    /// When the configuration last changed, and what changed.
+    pub last_reload: Option<(SystemTime, String)>,
+    pub draining: bool,
+    pub endpoints: Vec<EndpointStatus>,
+    pub plugins: Vec<PluginStatus>,
+}
+
+#[derive(Clone, Debug)]
+pub struct EndpointStatus {
+    pub backend: String,
+    pub address: String,
+    /// `ready`, `ejected`, `failing checks`, `terminating`, …
+    pub state: String,
+    /// Requests that it is answering.
+    pub in_flight: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct PluginStatus {
+    /// The Plugin and the use, as `namespace/name#config`.
+    pub name: String,
+    /// SHA-256 of the module, in hex.
+    pub digest: String,
+    /// `ready`, `compiling`, `failed: …`.
+    pub state: String,
+}

@@ -1,0 +1,46 @@
+//! What the data plane is asked to do: the result of `translate`, the input of `assemble`.
+//!
+//! Each part that changes by itself sits behind its own [`Arc`], and a part that did not change is the *same* `Arc`
+//! in the next configuration: `assemble` reuses by pointer what it built from it. Two configurations made from the
+//! same objects are equal, whatever the order of the changes that led to them.
+
+mod backend;
+mod edge;
+mod listener;
+mod route;
+
+pub use backend::*;
+pub use edge::*;
+pub use listener::*;
+pub use route::*;
+
+use crate::plugin::{PluginKey, PluginSpec};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Maps are ordered, so that two equal configurations print alike.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Config {
+    /// What is bound. The address is what the kernel is asked for: `0.0.0.0:80` or `[::]:80` where none is named.
+    pub ports: BTreeMap<SocketAddr, Arc<Port>>,
+    /// The virtual hosts of each listener, apart from the listener: a route's change touches one of them.
+    pub virtual_hosts: BTreeMap<ListenerId, BTreeMap<crate::HostPattern, Arc<VirtualHost>>>,
+    #[serde(serialize_with = "by_display")]
+    pub backends: BTreeMap<BackendKey, Arc<Backend>>,
+    #[serde(serialize_with = "by_display")]
+    pub endpoints: BTreeMap<EndpointsKey, Arc<EndpointSet>>,
+    #[serde(serialize_with = "by_display")]
+    pub certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
+    pub plugins: BTreeMap<PluginKey, Arc<PluginSpec>>,
+    pub access_log: Arc<AccessLog>,
+}
+
+/// A map whose keys print as text.
+fn by_display<K: std::fmt::Display, V: Serialize, S: serde::Serializer>(
+    map: &BTreeMap<K, V>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(map.iter().map(|(key, value)| (key.to_string(), value)))
+}

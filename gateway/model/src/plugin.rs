@@ -1,0 +1,137 @@
+//! Plugins as data: the code, what it may do, and each use with its configuration. The host is `sluice-wasm`.
+
+use crate::object::NamespacedName;
+use serde::Serialize;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The Plugin object.
+pub type PluginKey = NamespacedName;
+
+/// A Plugin object, validated.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PluginSpec {
+    pub key: PluginKey,
+    pub source: ModuleSource,
+    pub instance: InstanceMode,
+    pub limits: PluginLimits,
+    /// What happens to a request where the plugin fails. A use may say otherwise.
+    pub fail_mode: FailMode,
+}
+
+#[derive(Clone, PartialEq, Serialize)]
+pub enum ModuleSource {
+    /// A file beside the configuration (file mode only), made absolute by the source that read the object. The
+    /// fingerprint (SHA-256 of its content, in hex) changes when the file does, and so reloads the plugin.
+    File { path: Arc<str>, sha256: Arc<str> },
+    /// Bytes out of a ConfigMap's `binaryData`.
+    Inline {
+        #[serde(skip)]
+        bytes: Arc<[u8]>,
+        sha256: Arc<str>,
+    },
+}
+
+impl ModuleSource {
+    /// SHA-256 of the module, in hex.
+    pub fn sha256(&self) -> &Arc<str> {
+        match self {
+            ModuleSource::File { sha256, .. } | ModuleSource::Inline { sha256, .. } => sha256,
+        }
+    }
+}
+
+impl fmt::Debug for ModuleSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ModuleSource::File { path, sha256 } => write!(f, "File({path}, sha256:{sha256})"),
+            ModuleSource::Inline { bytes, sha256 } => write!(f, "Inline({} bytes, sha256:{sha256})", bytes.len()),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub enum InstanceMode {
+    /// A sandbox of its own for each request.
+    #[default]
+    Fresh,
+    /// Instances are used again for later requests.
+    Pooled,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub enum FailMode {
+    /// The request is answered 503.
+    #[default]
+    Closed,
+    /// The plugin is skipped for this request.
+    Open,
+}
+
+/// Limits of one Plugin, all its uses together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct PluginLimits {
+    /// Bytes of linear memory an instance. Default 64 MiB.
+    pub memory: u64,
+    /// Time that the guest may run within one call. Default 10 ms.
+    pub run_time: Duration,
+    /// Wall time of one call, waiting included. Default 1 s.
+    pub deadline: Duration,
+    /// Instances at a time. Default 1,000.
+    pub concurrency: u32,
+    /// Bytes of a body that is read for the plugin. Default 1 MiB.
+    pub body_buffer: u64,
+}
+
+impl Default for PluginLimits {
+    fn default() -> Self {
+        PluginLimits {
+            memory: 64 << 20,
+            run_time: Duration::from_millis(10),
+            deadline: Duration::from_secs(1),
+            concurrency: 1_000,
+            body_buffer: 1 << 20,
+        }
+    }
+}
+
+/// One use of a plugin, by a route's effective policy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PluginUse {
+    /// The name in the policy: what merging goes by.
+    pub name: Arc<str>,
+    pub plugin: PluginKey,
+    /// JSON text, keys sorted, so that equal configurations have equal hashes.
+    #[serde(serialize_with = "raw_json")]
+    pub config: Arc<str>,
+    /// SHA-256 of `config`, in hex.
+    pub config_hash: Arc<str>,
+    pub fail_mode: FailMode,
+}
+
+fn raw_json<S: serde::Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(value) => value.serialize(serializer),
+        Err(_) => serializer.serialize_str(text),
+    }
+}
+
+impl PluginUse {
+    pub fn key(&self) -> UseKey {
+        UseKey { plugin: self.plugin.clone(), config_hash: self.config_hash.clone() }
+    }
+}
+
+/// What is compiled and configured once: a plugin with one configuration, whatever routes use it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct UseKey {
+    pub plugin: PluginKey,
+    pub config_hash: Arc<str>,
+}
+
+impl fmt::Display for UseKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.plugin, self.config_hash.get(..12).unwrap_or(&self.config_hash))
+    }
+}

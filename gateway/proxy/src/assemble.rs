@@ -1,0 +1,433 @@
+//! `(previous snapshot, configuration, registry) -> snapshot`, at the cost of what changed.
+//!
+//! What is the same `Arc` in both configurations is taken over by pointer: hosts with their matchers, listeners, ports.
+//! Tables by slot are copied (an atomic increment an entry) and written where a backend, an endpoint set or a plugin
+//! changed. Nothing here waits: a plugin that is not ready leaves its place empty, or to the version before.
+
+mod changes;
+
+use crate::access_log::LogFormat;
+use crate::metrics::RequestMetrics;
+use crate::snapshot::{
+    BackendRef, FastMap, HostRuntime, ListenerRuntime, PluginRef, PortRuntime, RuleRuntime, ServerField, Slot, Slots,
+    Snapshot,
+};
+use crate::upstream::{BackendRuntime, Registry};
+use ::http::HeaderValue;
+use changes::changed;
+use sluice_model::config::{
+    Action, BackendKey, BackendTarget, Config, EndpointSource, EndpointsKey, Filters, Listener, Mirror, Port, Rule,
+    ServerHeader, VirtualHost,
+};
+use sluice_model::hostname::{HostPattern, HostTable};
+use sluice_model::matcher::HostMatcher;
+use sluice_model::plugin::UseKey;
+use sluice_wasm::{Configured, Desired, PluginHost};
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the hosts of a port that is gone are kept for requests on its draining connections, beyond its drain time.
+const RETIRED_SLACK: Duration = Duration::from_secs(5);
+
+type HostsByPattern = BTreeMap<HostPattern, Arc<VirtualHost>>;
+
+/// Owns what outlives snapshots. One at a time assembles.
+pub(crate) struct Assembler {
+    registry: Registry,
+    metrics: Arc<RequestMetrics>,
+    plugins: Arc<PluginHost>,
+    backend_slots: Slots<BackendKey>,
+    plugin_slots: Slots<UseKey>,
+    /// Which backends an endpoint set is for.
+    by_endpoints: FastMap<EndpointsKey, SmallVec<[Slot<BackendKey>; 1]>>,
+    /// Ports that are gone from the configuration while their connections drain.
+    retired: Vec<(Arc<PortRuntime>, Instant)>,
+    desired: Desired,
+    previous: Arc<Snapshot>,
+}
+
+impl Assembler {
+    pub(crate) fn new(registry: Registry, metrics: Arc<RequestMetrics>, plugins: Arc<PluginHost>) -> Self {
+        Assembler {
+            registry,
+            metrics,
+            plugins,
+            backend_slots: Slots::default(),
+            plugin_slots: Slots::default(),
+            by_endpoints: FastMap::default(),
+            retired: Vec::new(),
+            desired: Desired::default(),
+            previous: Arc::new(Snapshot::empty()),
+        }
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// What was assembled last.
+    pub(crate) fn previous(&self) -> &Arc<Snapshot> {
+        &self.previous
+    }
+
+    /// The next snapshot.
+    pub(crate) fn assemble(&mut self, config: Arc<Config>) -> Arc<Snapshot> {
+        let before = self.previous.clone();
+        // What the last swap made superfluous is free by now, or will be at the next one.
+        self.sweep();
+        let hosts_before = HostsBefore::of(&before);
+        let mut rebuilt = false;
+        let mut ports = FastMap::default();
+        for (address, port) in &config.ports {
+            let runtime = self.port(*address, port, &config, &before, &hosts_before, &mut rebuilt);
+            ports.insert(*address, runtime);
+        }
+        rebuilt |= ports.len() != before.ports.len();
+        self.keep_retired(&mut ports, &before);
+        if rebuilt || config.plugins != before.config.plugins {
+            self.want_plugins(&config, &ports);
+        }
+        let backends = self.backends(&config, &before);
+        let plugins = self.plugin_table(&before, &ports);
+        let access_log = if Arc::ptr_eq(&config.access_log, &before.config.access_log) {
+            before.access_log.clone()
+        } else {
+            Arc::new(LogFormat::new(&config.access_log))
+        };
+        let generation = before.generation + 1;
+        let snapshot = Arc::new(Snapshot { generation, config, ports, backends, plugins, access_log });
+        self.previous = snapshot.clone();
+        snapshot
+    }
+
+    fn sweep(&mut self) {
+        self.registry.sweep();
+        self.metrics.sweep();
+        self.plugin_slots.sweep();
+        if !self.backend_slots.sweep().is_empty() {
+            let slots = &self.backend_slots;
+            self.by_endpoints.retain(|_, of| {
+                of.retain(|slot| slots.get(slot.key()).is_some());
+                !of.is_empty()
+            });
+        }
+    }
+
+    fn port(
+        &mut self,
+        address: SocketAddr,
+        port: &Arc<Port>,
+        config: &Config,
+        before: &Snapshot,
+        hosts_before: &HostsBefore<'_>,
+        rebuilt: &mut bool,
+    ) -> Arc<PortRuntime> {
+        let former = before.ports.get(&address);
+        let listeners: Vec<_> = port
+            .listeners
+            .iter()
+            .map(|listener| self.listener(listener, config, before, hosts_before, rebuilt))
+            .collect();
+        if let Some(former) = former {
+            let same = former.listeners.len() == listeners.len()
+                && former.listeners.iter().zip(&listeners).all(|(a, b)| Arc::ptr_eq(a, b));
+            if same && Arc::ptr_eq(&former.config, port) {
+                return former.clone();
+            }
+        }
+        let mut hosts = HostTable::default();
+        for (index, listener) in (0u32..).zip(&listeners) {
+            hosts.insert(&listener.config.hostname, index);
+        }
+        Arc::new(PortRuntime { address, config: port.clone(), hosts, listeners })
+    }
+
+    fn listener(
+        &mut self,
+        listener: &Arc<Listener>,
+        config: &Config,
+        before: &Snapshot,
+        hosts_before: &HostsBefore<'_>,
+        rebuilt: &mut bool,
+    ) -> Arc<ListenerRuntime> {
+        let none = HostsByPattern::new();
+        let wanted = config.virtual_hosts.get(&listener.id).unwrap_or(&none);
+        let had = before.config.virtual_hosts.get(&listener.id).unwrap_or(&none);
+        let former = hosts_before.listeners.get(&*listener.id.to_string()).copied();
+        let hosts = match former {
+            Some(former) => {
+                let differences = changed(had, wanted);
+                if differences.is_empty() {
+                    former.hosts.clone()
+                } else {
+                    *rebuilt = true;
+                    let mut table = HostTable::clone(&former.hosts);
+                    for pattern in differences {
+                        match wanted.get(pattern) {
+                            Some(host) => {
+                                let old = former.hosts.get(pattern);
+                                table.insert(pattern, self.host(host, old));
+                            }
+                            None => {
+                                table.remove(pattern);
+                            }
+                        }
+                    }
+                    Arc::new(table)
+                }
+            }
+            None => {
+                *rebuilt = true;
+                let mut table = HostTable::default();
+                for (pattern, host) in wanted {
+                    table.insert(pattern, self.host(host, None));
+                }
+                Arc::new(table)
+            }
+        };
+        if let Some(former) = former
+            && Arc::ptr_eq(&former.config, listener)
+            && Arc::ptr_eq(&former.hosts, &hosts)
+        {
+            return former.clone();
+        }
+        let label: Arc<str> = match former {
+            Some(former) => former.label.clone(),
+            None => listener.id.to_string().into(),
+        };
+        let server_header = match &listener.edge.server_header {
+            ServerHeader::PassThrough => ServerField::PassThrough,
+            ServerHeader::Remove => ServerField::Remove,
+            // `translate` lets nothing else through.
+            ServerHeader::Replace(value) => {
+                HeaderValue::from_str(value).map_or(ServerField::Remove, ServerField::Replace)
+            }
+        };
+        let metrics = self.metrics.listener(&label);
+        Arc::new(ListenerRuntime { config: listener.clone(), hosts, label, server_header, metrics })
+    }
+
+    /// `old` is what served the same host pattern before: rules that did not change are taken from it.
+    fn host(&mut self, host: &Arc<VirtualHost>, old: Option<&Arc<HostRuntime>>) -> Arc<HostRuntime> {
+        if let Some(old) = old.filter(|old| Arc::ptr_eq(&old.config, host)) {
+            return old.clone();
+        }
+        let mut former: FastMap<*const Rule, &Arc<RuleRuntime>> = FastMap::default();
+        let mut by_id = FastMap::default();
+        for rule in old.iter().flat_map(|old| &old.rules) {
+            former.insert(Arc::as_ptr(&rule.config), rule);
+            by_id.insert(&rule.config.id, rule);
+        }
+        let rules = host
+            .rules
+            .iter()
+            .map(|rule| match former.get(&Arc::as_ptr(rule)) {
+                Some(same) => Arc::clone(same),
+                None => Arc::new(self.rule(rule, by_id.get(&rule.id).copied())),
+            })
+            .collect();
+        // The matcher looks at matches only, so that it is kept where just a rule's action changed.
+        let matcher = match old.filter(|old| old.config.matches == host.matches) {
+            Some(old) => old.matcher.clone(),
+            None => HostMatcher::new(host),
+        };
+        Arc::new(HostRuntime { config: host.clone(), matcher, rules })
+    }
+
+    fn rule(&mut self, rule: &Arc<Rule>, former: Option<&Arc<RuleRuntime>>) -> RuleRuntime {
+        let backends: Vec<BackendRef> = match &rule.action {
+            Action::Forward(backends) => backends
+                .iter()
+                .map(|backend| BackendRef {
+                    weight: backend.weight.into(),
+                    target: match &backend.target {
+                        BackendTarget::Backend(key) => {
+                            let label: Arc<str> = key.to_string().into();
+                            Some((self.backend_slots.slot(key), self.metrics.backend(&label)))
+                        }
+                        BackendTarget::Invalid { .. } => None,
+                    },
+                    mirrors: self.mirrors(&backend.filters),
+                })
+                .collect(),
+            Action::Redirect(_) | Action::Reply { .. } => Vec::new(),
+        };
+        let plugins = rule
+            .plugins
+            .iter()
+            .map(|plugin_use| {
+                let slot = self.plugin_slots.slot(&plugin_use.key());
+                let waits = self.plugins.current(slot.key()).is_none();
+                let former = former.filter(|_| waits).and_then(|former| {
+                    let uses = former.config.plugins.iter().zip(&former.plugins);
+                    let (_, before) = uses.into_iter().find(|(u, _)| u.name == plugin_use.name)?;
+                    // A chain of configurations none of which became ready still ends at the one that did.
+                    let ready = self.plugins.current(before.slot.key()).is_some() || self.is_bound(&before.slot);
+                    if ready { Some(before.slot.clone()) } else { before.former.clone() }
+                });
+                PluginRef { slot, former }
+            })
+            .collect();
+        let label: Arc<str> = rule.id.to_string().into();
+        RuleRuntime {
+            config: rule.clone(),
+            route_label: rule.id.route.to_string().into(),
+            total_weight: backends.iter().map(|backend| backend.weight).sum(),
+            backends,
+            plugins,
+            mirrors: self.mirrors(&rule.filters),
+            metrics: self.metrics.route(&label),
+        }
+    }
+
+    fn is_bound(&self, slot: &Slot<UseKey>) -> bool {
+        self.previous.plugins.get(slot.index()).is_some_and(Option::is_some)
+    }
+
+    fn mirrors(&mut self, filters: &Filters) -> Vec<Slot<BackendKey>> {
+        filters.mirrors.iter().map(|mirror: &Mirror| self.backend_slots.slot(&mirror.backend)).collect()
+    }
+
+    /// A port that is gone serves the requests of its draining connections as before.
+    fn keep_retired(&mut self, ports: &mut FastMap<SocketAddr, Arc<PortRuntime>>, before: &Snapshot) {
+        let now = Instant::now();
+        self.retired.retain(|(port, until)| *until > now && !ports.contains_key(&port.address));
+        for (address, port) in &before.ports {
+            let known = self.retired.iter().any(|(retired, _)| retired.address == *address);
+            if !ports.contains_key(address) && !known && before.config.ports.contains_key(address) {
+                let drain = port.listeners.iter().map(|listener| listener.edge().timeouts.drain).max();
+                let until = now + drain.unwrap_or_default() + RETIRED_SLACK;
+                self.retired.push((port.clone(), until));
+            }
+        }
+        for (port, _) in &self.retired {
+            ports.insert(port.address, port.clone());
+        }
+    }
+
+    fn want_plugins(&mut self, config: &Config, ports: &FastMap<SocketAddr, Arc<PortRuntime>>) {
+        let mut desired = Desired { plugins: config.plugins.clone(), ..Desired::default() };
+        for rule in rules(ports) {
+            for plugin_use in &rule.config.plugins {
+                desired.add_use(plugin_use.clone());
+            }
+        }
+        self.plugins.ensure(desired.clone());
+        self.desired = desired;
+    }
+
+    fn backends(&mut self, config: &Config, before: &Snapshot) -> Box<[Option<Arc<BackendRuntime>>]> {
+        let mut table = before.backends.to_vec();
+        table.resize(self.backend_slots.len().max(table.len()), None);
+        let mut touched: Vec<Slot<BackendKey>> = Vec::new();
+        for key in changed(&before.config.backends, &config.backends) {
+            touched.extend(self.backend_slots.get(key).cloned());
+        }
+        for key in changed(&before.config.endpoints, &config.endpoints) {
+            touched.extend(self.by_endpoints.get(key).into_iter().flatten().cloned());
+        }
+        // Slots that are new with this configuration have nothing yet, or what a former owner left.
+        let fresh = self.backend_slots.iter().filter(|slot| {
+            let bound = table.get(slot.index()).and_then(Option::as_ref);
+            bound.is_none_or(|backend| backend.key() != slot.key())
+        });
+        touched.extend(fresh.cloned());
+        for slot in touched {
+            let bound = self.bind(&slot, config);
+            if let Some(place) = table.get_mut(slot.index()) {
+                // A backend that is gone while something still refers to it: draining connections of a former port.
+                let former = place.take().filter(|former| former.key() == slot.key());
+                *place = bound.or(former);
+            }
+        }
+        // What nobody refers to any more.
+        let live: Vec<bool> = {
+            let mut live = vec![false; table.len()];
+            for slot in self.backend_slots.iter() {
+                live[slot.index()] = true;
+            }
+            live
+        };
+        for (place, live) in table.iter_mut().zip(live) {
+            if !live {
+                *place = None;
+            }
+        }
+        table.into()
+    }
+
+    fn bind(&mut self, slot: &Slot<BackendKey>, config: &Config) -> Option<Arc<BackendRuntime>> {
+        let backend = config.backends.get(slot.key())?;
+        let endpoints = match &backend.source {
+            EndpointSource::Slices(key) => {
+                let of = self.by_endpoints.entry(key.clone()).or_default();
+                if !of.iter().any(|other| other.index() == slot.index()) {
+                    of.push(slot.clone());
+                }
+                config.endpoints.get(key)
+            }
+            EndpointSource::Dns { .. } | EndpointSource::ClusterIp { .. } => None,
+        };
+        Some(self.registry.backend(backend, endpoints, &config.certificates))
+    }
+
+    fn plugin_table(
+        &mut self,
+        before: &Snapshot,
+        ports: &FastMap<SocketAddr, Arc<PortRuntime>>,
+    ) -> Box<[Option<Arc<Configured>>]> {
+        let mut table: Vec<Option<Arc<Configured>>> = vec![None; self.plugin_slots.len()];
+        for slot in self.plugin_slots.iter() {
+            let former = || {
+                let former = before.plugins.get(slot.index()).and_then(Option::as_ref);
+                former.filter(|former| former.key() == slot.key()).cloned()
+            };
+            if let Some(place) = table.get_mut(slot.index()) {
+                *place = self.plugins.current(slot.key()).or_else(former);
+            }
+        }
+        // A version that only stands in for another is dropped as soon as that one is ready.
+        let mut standing_in = vec![false; table.len()];
+        for plugin in rules(ports).flat_map(|rule| &rule.plugins) {
+            let ready = table.get(plugin.slot.index()).is_some_and(Option::is_some);
+            if let Some(former) = plugin.former.as_ref().filter(|_| !ready)
+                && let Some(needed) = standing_in.get_mut(former.index())
+            {
+                *needed = true;
+            }
+        }
+        for slot in self.plugin_slots.iter() {
+            let wanted = self.desired.uses.contains_key(slot.key());
+            let needed = standing_in.get(slot.index()).copied().unwrap_or_default();
+            if !wanted
+                && !needed
+                && let Some(place) = table.get_mut(slot.index())
+            {
+                *place = None;
+            }
+        }
+        table.into()
+    }
+}
+
+fn rules(ports: &FastMap<SocketAddr, Arc<PortRuntime>>) -> impl Iterator<Item = &Arc<RuleRuntime>> {
+    ports.values().flat_map(|port| &port.listeners).flat_map(|l| l.hosts.values()).flat_map(|host| &host.rules)
+}
+
+/// The listeners of the snapshot before, by label.
+struct HostsBefore<'s> {
+    listeners: FastMap<&'s str, &'s Arc<ListenerRuntime>>,
+}
+
+impl<'s> HostsBefore<'s> {
+    fn of(snapshot: &'s Snapshot) -> Self {
+        let listeners = snapshot.ports.values().flat_map(|port| &port.listeners);
+        HostsBefore { listeners: listeners.map(|listener| (&*listener.label, listener)).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

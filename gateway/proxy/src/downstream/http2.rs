@@ -1,0 +1,192 @@
+//! HTTP/2 (RFC 9113), over TLS by ALPN or in clear by prior knowledge: one task a connection, one a request.
+
+use super::connection::Connection;
+use super::h2_frames::PREFACE;
+use super::h2_tap::{STREAM_SEND_BUFFER, Tap};
+use super::header_budget::HeaderBudget;
+use super::stream::DownstreamStream;
+use h2::Reason;
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, default_h2_options, handshake};
+use pingora_core::protocols::{Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Ssl, Stream};
+use sluice_model::config::Edge;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+/// Requests of one connection that may be malformed, before it is closed: the engine's own number.
+const MALFORMED_MAX: u32 = 32;
+/// How long a client has to take the GOAWAY that tells it why.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// How long requests may take to notice that their connection is gone.
+const AFTERMATH: Duration = Duration::from_secs(5);
+
+/// Whether a connection begins with the preface of HTTP/2.
+pub(super) fn is_preface(bytes: &[u8]) -> bool {
+    bytes.starts_with(PREFACE)
+}
+
+/// Whether these first bytes of a connection are, or may yet become, the preface of HTTP/2.
+pub(super) fn may_be_preface(bytes: &[u8]) -> bool {
+    let common = bytes.len().min(PREFACE.len());
+    bytes.get(..common) == PREFACE.get(..common)
+}
+
+fn options(edge: &Edge) -> H2Options {
+    let mut options = default_h2_options();
+    options
+        .max_concurrent_streams(edge.http2.max_concurrent_streams)
+        .initial_window_size(edge.http2.stream_window)
+        .initial_connection_window_size(edge.http2.connection_window)
+        .max_header_list_size(u32::try_from(edge.limits.header_bytes).unwrap_or(u32::MAX))
+        .max_send_buffer_size(STREAM_SEND_BUFFER as usize);
+    options
+}
+
+/// Serves the connection to its end.
+pub(super) async fn serve<A>(mut stream: Box<DownstreamStream>, connection: &Connection, app: &Arc<A>)
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let edge = &connection.edge;
+    let alarm = Arc::new(Notify::new());
+    stream.begin_http2(Tap::new(edge, &connection.port.metrics.all, alarm.clone()));
+    let digest = Arc::new(Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        timing_digest: stream.get_timing_digest(),
+        proxy_digest: stream.get_proxy_digest(),
+        socket_digest: stream.get_socket_digest(),
+    });
+    let io: Stream = stream;
+    let greeting = tokio::time::timeout(edge.timeouts.request_headers, handshake(io, Some(options(edge))));
+    let h2 = tokio::select! {
+        biased;
+        greeted = greeting => match greeted {
+            Ok(Ok(h2)) => h2,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "HTTP/2 connection that did not begin");
+                return;
+            }
+            Err(_) => {
+                connection.port.metrics.all.timeout("request_headers");
+                return;
+            }
+        },
+        () = alarm.notified() => return,
+    };
+    let mut requests = JoinSet::new();
+    accept(h2, digest, connection, app, &alarm, &mut requests).await;
+    // Whatever still runs has lost its streams. It ends by itself, and writes its log line.
+    let rest = async {
+        while let Some(ended) = requests.join_next().await {
+            note(connection, ended);
+        }
+    };
+    if tokio::time::timeout(AFTERMATH, rest).await.is_err() {
+        requests.detach_all();
+    }
+}
+
+fn note(connection: &Connection, ended: Result<(), tokio::task::JoinError>) {
+    if ended.is_err_and(|error| error.is_panic()) {
+        connection.port.metrics.all.restart("request");
+    }
+}
+
+/// GOAWAY with ENHANCE_YOUR_CALM, and the end.
+async fn calm_down(h2: &mut h2::server::Connection<Stream, bytes::Bytes>) {
+    h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+    // A client that does not take it is closed all the same.
+    let _ = tokio::time::timeout(GOODBYE, std::future::poll_fn(|cx| h2.poll_closed(cx))).await;
+}
+
+async fn accept<A>(
+    mut h2: h2::server::Connection<Stream, bytes::Bytes>,
+    digest: Arc<Digest>,
+    connection: &Connection,
+    app: &Arc<A>,
+    alarm: &Notify,
+    requests: &mut JoinSet<()>,
+) where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let edge = &connection.edge;
+    let limits = &edge.limits;
+    let mut draining = connection.port.draining();
+    let mut leaving = false;
+    let mut malformed = 0;
+    let mut served = 0_u32;
+    let mut quiet_since = Instant::now();
+    let budget = HeaderBudget::new(limits.header_bytes, connection.port.shared.clone());
+    let quiet = tokio::time::sleep(edge.timeouts.keep_alive);
+    // The end of the connection's life; once it is leaving, the end of its patience.
+    let end = tokio::time::sleep(edge.timeouts.connection_max.unwrap_or(Duration::MAX));
+    tokio::pin!(quiet, end);
+    loop {
+        let leave = tokio::select! {
+            biased;
+            () = alarm.notified() => {
+                return calm_down(&mut h2).await;
+            }
+            changed = draining.changed(), if !leaving => changed.is_err() || *draining.borrow(),
+            accepted = HttpSession::from_h2_conn(&mut h2, digest.clone()) => match accepted {
+                Ok(Some(H2Accept::Session(session))) => {
+                    let Some(charge) = budget.charge(&session.req_header().headers) else {
+                        connection.port.metrics.all.limit("header_bytes");
+                        return calm_down(&mut h2).await;
+                    };
+                    let (app, shutdown) = (app.clone(), draining.clone());
+                    requests.spawn(async move {
+                        let _charge = charge;
+                        app.process_new_http(ServerSession::new_http2(session), &shutdown).await;
+                    });
+                    served = served.saturating_add(1);
+                    served == limits.requests_per_connection
+                }
+                Ok(Some(H2Accept::Rejected)) => {
+                    malformed += 1;
+                    if malformed >= MALFORMED_MAX {
+                        connection.port.metrics.all.limit("malformed_streams");
+                        return calm_down(&mut h2).await;
+                    }
+                    false
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "HTTP/2 connection ended");
+                    return;
+                }
+            },
+            Some(ended) = requests.join_next() => {
+                note(connection, ended);
+                quiet_since = Instant::now();
+                false
+            }
+            () = &mut quiet, if requests.is_empty() => {
+                let until = quiet_since + edge.timeouts.keep_alive;
+                quiet.as_mut().reset(until.into());
+                let idle = Instant::now() >= until;
+                if idle && leaving {
+                    return;
+                }
+                idle
+            }
+            () = &mut end => {
+                if leaving {
+                    // Its streams are cut: whoever holds one for longer than draining takes is told by the reset.
+                    return;
+                }
+                connection.port.metrics.all.timeout("connection_max");
+                true
+            }
+        };
+        if leave && !leaving {
+            leaving = true;
+            h2.graceful_shutdown();
+            end.as_mut().reset(tokio::time::Instant::now() + edge.timeouts.drain);
+            quiet_since = Instant::now();
+        }
+    }
+}

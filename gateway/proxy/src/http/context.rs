@@ -1,0 +1,178 @@
+//! What the gateway knows of one request while it runs.
+
+use super::plugins::PluginRun;
+use super::retry::Tries;
+use crate::metrics::InFlight;
+use crate::snapshot::{BackendRef, ListenerRuntime, RuleRuntime, Snapshot};
+use crate::upstream::Pick;
+use ::http::StatusCode;
+use ::http::header::{self, HeaderMap, HeaderValue};
+use bytes::Bytes;
+use sluice_model::Reason;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// One request, from its header section to its log line. It holds the one snapshot that the request sees.
+pub(crate) struct RequestContext {
+    /// `Some` from the first hook on.
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+    pub(super) started: Instant,
+    pub(super) listener: Option<Arc<ListenerRuntime>>,
+    pub(super) rule: Option<Arc<RuleRuntime>>,
+    pub(super) in_flight: Option<InFlight>,
+    /// The client, as trusted proxies tell it.
+    pub(super) client: IpAddr,
+    pub(super) tls: bool,
+    pub(super) grpc: bool,
+    /// Bytes of the path that the rule's prefix matched; what a prefix rewrite replaces.
+    pub(super) prefix: usize,
+    pub(super) listener_port: u16,
+    /// The request target as it came, where the normal form or a plugin changed it.
+    pub(super) raw_target: Option<Box<[u8]>>,
+    /// Place in [`RuleRuntime::backends`] of the one that was drawn.
+    pub(super) backend: Option<usize>,
+    /// Set where the request is refused before its answer can be written.
+    pub(super) refused: Option<Reply>,
+    /// Why the answer is what it is.
+    pub(super) reason: Reason,
+    /// Bytes that a body may have.
+    pub(super) body_limit: Option<u64>,
+    /// When the whole exchange must be over.
+    pub(super) deadline: Option<Instant>,
+    /// Where the client's session comes back to, while another stands in for it.
+    pub(super) replayed: Option<super::replay::Home>,
+    pub(super) upstream: Upstream,
+    pub(super) tries: Tries,
+    /// `None` where the rule uses no plugin.
+    pub(super) plugins: Option<Box<PluginRun>>,
+    /// Copies that go to mirrors once the request goes out.
+    pub(super) mirrors: Option<Box<crate::mirror::Copies>>,
+    /// The body that goes on instead of the client's.
+    pub(super) replacement: Option<Bytes>,
+    /// Whether the response is one that the browser's page may read (CORS).
+    pub(super) cors: super::cors::Verdict,
+    pub(super) answered_at: Option<Instant>,
+    pub(super) tunnel: bool,
+}
+
+/// What is to be answered instead of asking a backend.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) reason: Reason,
+    /// Replaces the reason's own status.
+    pub(super) status: Option<StatusCode>,
+    /// Framing is in doubt: the connection can't be used again.
+    pub(super) close: bool,
+    /// What it says besides.
+    pub(super) content: Option<Box<Content>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    pub(super) headers: HeaderMap,
+    /// `None`: a few words on the reason.
+    pub(super) body: Option<Bytes>,
+}
+
+impl Reply {
+    pub(super) fn with_status(reason: Reason, status: StatusCode) -> Self {
+        Reply { status: Some(status), ..Reply::from(reason) }
+    }
+
+    /// To another place.
+    pub(super) fn to(reason: Reason, status: StatusCode, location: HeaderValue) -> Self {
+        let headers = [(header::LOCATION, location)].into_iter().collect();
+        let content = Some(Box::new(Content { headers, body: None }));
+        Reply { content, ..Reply::with_status(reason, status) }
+    }
+}
+
+impl From<Reason> for Reply {
+    fn from(reason: Reason) -> Self {
+        let close = matches!(
+            reason,
+            Reason::BadRequest
+                | Reason::AmbiguousFraming
+                | Reason::HeaderTimeout
+                | Reason::BodyTimeout
+                | Reason::BodyTooLarge
+                | Reason::VersionNotSupported
+                | Reason::ShuttingDown
+        );
+        Reply { reason, status: None, close, content: None }
+    }
+}
+
+/// The endpoint side of the current try.
+#[derive(Debug, Default)]
+pub(super) struct Upstream {
+    /// Ends the try in all counters when it is dropped.
+    pub(super) pick: Option<Pick>,
+    /// The last endpoint, for the log: it outlives the pick.
+    pub(super) address: Option<SocketAddr>,
+    pub(super) picked_at: Option<Instant>,
+    pub(super) connected_at: Option<Instant>,
+    /// `None` where a pooled connection was used.
+    pub(super) connect: Option<Duration>,
+    pub(super) headers_at: Option<Instant>,
+    /// The pick's outcome was told.
+    pub(super) reported: bool,
+    /// The try ends by the rule's own timeout, not by the listener's.
+    pub(super) backend_timeout: bool,
+    /// When the try must be over.
+    pub(super) deadline: Option<Instant>,
+}
+
+impl RequestContext {
+    pub(super) fn new() -> Self {
+        RequestContext {
+            snapshot: None,
+            started: Instant::now(),
+            listener: None,
+            rule: None,
+            in_flight: None,
+            client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            tls: false,
+            grpc: false,
+            prefix: 0,
+            listener_port: 0,
+            raw_target: None,
+            backend: None,
+            refused: None,
+            reason: Reason::Upstream,
+            body_limit: None,
+            deadline: None,
+            replayed: None,
+            upstream: Upstream::default(),
+            tries: Tries::default(),
+            plugins: None,
+            mirrors: None,
+            replacement: None,
+            cors: super::cors::Verdict::default(),
+            answered_at: None,
+            tunnel: false,
+        }
+    }
+
+    /// The backend that was drawn.
+    pub(super) fn backend_ref(&self) -> Option<&BackendRef> {
+        self.rule.as_ref()?.backends.get(self.backend?)
+    }
+
+    /// The filters of the backend that was drawn.
+    pub(super) fn backend_filters(&self) -> Option<&sluice_model::config::Filters> {
+        let sluice_model::config::Action::Forward(backends) = &self.rule.as_ref()?.config.action else { return None };
+        backends.get(self.backend?).map(|backend| &backend.filters)
+    }
+
+    /// What is left until the deadline; zero when it has passed.
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether the whole exchange, or the present try, has taken too long.
+    pub(super) fn expired(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+}

@@ -1,0 +1,192 @@
+//! Requests and responses of the gateway as plugins see them.
+
+use super::super::context::RequestContext;
+use super::super::names;
+use crate::downstream::ConnectionInfo;
+use crate::snapshot::{ListenerRuntime, RuleRuntime};
+use ::http::uri::PathAndQuery;
+use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header, request, response};
+use pingora_proxy::Session;
+use sluice_model::config::PathPolicy;
+use sluice_wasm::{RequestView, ResponseView};
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What is known besides the head section.
+pub(super) struct RequestFacts {
+    client: IpAddr,
+    tls: bool,
+    listener: Option<Arc<ListenerRuntime>>,
+    rule: Option<Arc<RuleRuntime>>,
+    sni: Option<Box<str>>,
+    tls_version: Option<&'static str>,
+}
+
+impl RequestFacts {
+    pub(super) fn new(session: &Session, ctx: &RequestContext) -> Self {
+        let info = session.digest().and_then(ConnectionInfo::of).and_then(|info| info.tls.as_ref());
+        RequestFacts {
+            client: ctx.client,
+            tls: ctx.tls,
+            listener: ctx.listener.clone(),
+            rule: ctx.rule.clone(),
+            sni: info.and_then(|tls| tls.sni.clone()),
+            tls_version: info.map(|tls| tls.version),
+        }
+    }
+
+    fn path_policy(&self) -> PathPolicy {
+        self.listener.as_ref().map(|listener| listener.edge().path).unwrap_or_default()
+    }
+}
+
+pub(super) struct GatewayRequest {
+    head: request::Parts,
+    facts: RequestFacts,
+    /// The target before the first change.
+    former: Option<Box<[u8]>>,
+}
+
+impl GatewayRequest {
+    pub(super) fn new(head: request::Parts, facts: RequestFacts) -> Self {
+        GatewayRequest { head, facts, former: None }
+    }
+
+    pub(super) fn into_parts(self) -> (request::Parts, Option<Box<[u8]>>) {
+        (self.head, self.former)
+    }
+
+    fn set_target(&mut self, path: &str, query: Option<&str>) {
+        let mut target = String::with_capacity(path.len() + query.map_or(0, |query| query.len() + 1));
+        target.push_str(path);
+        if let Some(query) = query {
+            target.push('?');
+            target.push_str(query);
+        }
+        // The host has checked both; what `Uri` refuses beyond that stays as it was.
+        let Ok(target) = PathAndQuery::try_from(target) else { return };
+        let before = self.head.uri.path_and_query().map_or("/", PathAndQuery::as_str).as_bytes().into();
+        let mut uri = std::mem::take(&mut self.head.uri).into_parts();
+        uri.path_and_query = Some(target);
+        if let Ok(uri) = Uri::from_parts(uri) {
+            self.head.uri = uri;
+        }
+        self.former.get_or_insert(before);
+    }
+}
+
+impl RequestView for GatewayRequest {
+    fn method(&self) -> &str {
+        self.head.method.as_str()
+    }
+
+    fn scheme(&self) -> &str {
+        if self.facts.tls { "https" } else { "http" }
+    }
+
+    fn authority(&self) -> &str {
+        let host = self.head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        host.or_else(|| self.head.uri.authority().map(|authority| authority.as_str())).unwrap_or_default()
+    }
+
+    fn path(&self) -> &str {
+        self.head.uri.path()
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.head.uri.query()
+    }
+
+    fn property(&self, name: &str) -> Option<Cow<'_, str>> {
+        let facts = &self.facts;
+        match name {
+            "request.id" => self.head.headers.get(names::X_REQUEST_ID)?.to_str().ok().map(Cow::Borrowed),
+            "request.protocol" => Some(Cow::Borrowed(protocol(self.head.version))),
+            "client.address" => Some(Cow::Owned(facts.client.to_string())),
+            "connection.tls_version" => facts.tls_version.map(Cow::Borrowed),
+            "connection.sni" => facts.sni.as_deref().map(Cow::Borrowed),
+            "listener.name" => facts.listener.as_ref().map(|listener| Cow::Borrowed(&*listener.label)),
+            "route.name" => facts.rule.as_ref().map(|rule| Cow::Borrowed(&*rule.route_label)),
+            "route.rule" => facts.rule.as_ref().map(|rule| Cow::Borrowed(&*rule.config.id.rule)),
+            _ => None,
+        }
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        &self.head.headers
+    }
+
+    /// What a plugin sets is brought into normal form as what a client sends: there is one form behind the gateway.
+    fn set_path(&mut self, path: &str) {
+        let normal = sluice_model::path::normalize(path.as_bytes(), self.facts.path_policy());
+        let path = normal.as_deref().unwrap_or(path);
+        let query = self.head.uri.query().map(str::to_owned);
+        self.set_target(path, query.as_deref());
+    }
+
+    fn set_query(&mut self, query: Option<&str>) {
+        let path = self.head.uri.path().to_owned();
+        self.set_target(&path, query);
+    }
+
+    fn set_header(&mut self, name: HeaderName, value: HeaderValue) {
+        self.head.headers.insert(name, value);
+    }
+
+    fn append_header(&mut self, name: HeaderName, value: HeaderValue) {
+        self.head.headers.append(name, value);
+    }
+
+    fn remove_header(&mut self, name: &HeaderName) {
+        self.head.headers.remove(name);
+    }
+}
+
+/// `HTTP/1.1`, as the log says it.
+pub(in super::super) fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_11 => "HTTP/1.1",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP",
+    }
+}
+
+pub(super) struct GatewayResponse(response::Parts);
+
+impl GatewayResponse {
+    pub(super) fn new(head: response::Parts) -> Self {
+        GatewayResponse(head)
+    }
+
+    pub(super) fn into_parts(self) -> response::Parts {
+        self.0
+    }
+}
+
+impl ResponseView for GatewayResponse {
+    fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        &self.0.headers
+    }
+
+    fn set_status(&mut self, status: StatusCode) {
+        self.0.status = status;
+    }
+
+    fn set_header(&mut self, name: HeaderName, value: HeaderValue) {
+        self.0.headers.insert(name, value);
+    }
+
+    fn append_header(&mut self, name: HeaderName, value: HeaderValue) {
+        self.0.headers.append(name, value);
+    }
+
+    fn remove_header(&mut self, name: &HeaderName) {
+        self.0.headers.remove(name);
+    }
+}

@@ -1,0 +1,54 @@
+//! What comes back from the endpoint, on its way to the client.
+
+use super::context::RequestContext;
+use super::{headers, plugins, reply};
+use ::http::StatusCode;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+use sluice_model::Reason;
+use std::time::Instant;
+
+/// The head: hop-by-hop fields, the rule's filters, then plugins.
+pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, response: &mut ResponseHeader) -> Result<()> {
+    let upgraded = response.status == StatusCode::SWITCHING_PROTOCOLS;
+    if response.status.is_informational() && !upgraded {
+        return Ok(());
+    }
+    headers::strip_hop_by_hop(response);
+    if let Some(listener) = &ctx.listener {
+        headers::server(&listener.server_header, response);
+    }
+    reply::decorate(session, ctx, response);
+    if ctx.plugins.is_some()
+        && let Err(other) = plugins::on_response(session, ctx, response).await
+    {
+        // The engine knows no other way to send something else: the try ends, and the answer is the plugin's.
+        ctx.refused = Some(other);
+        return Err(Error::explain(ErrorType::InternalError, "a plugin answers instead of the backend"));
+    }
+    if upgraded {
+        ctx.tunnel = true;
+        // A tunnel lives by its idle timeout and its longest life, which the client's side watches.
+        ctx.deadline = None;
+        ctx.upstream.deadline = None;
+        if let Some(plugins) = &mut ctx.plugins {
+            plugins.release();
+        }
+    }
+    ctx.answered_at = Some(Instant::now());
+    Ok(())
+}
+
+/// Each piece of the body: the deadline holds to the response's last byte.
+pub(super) fn piece(ctx: &mut RequestContext) -> Result<()> {
+    let late = if ctx.expired() {
+        Reason::RequestTimeout
+    } else if ctx.upstream.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        Reason::UpstreamTimeout
+    } else {
+        return Ok(());
+    };
+    ctx.refused = Some(late.into());
+    Err(Error::explain(ErrorType::InternalError, late.as_str()))
+}

@@ -1,0 +1,26 @@
+//! The data plane: it opens listeners, ends TLS, finds the rule of each request, runs plugins and filters, and sends
+//! the request to an endpoint.
+//!
+//! Configuration reaches it only as one [`Snapshot`](snapshot::Snapshot), swapped atomically:
+//!
+//! ```text
+//! Config ──► assemble (+ registry, plugins) ──► Snapshot ──► ArcSwap
+//!                                                              │ one load a request
+//! accept ─► tls ─► http ─► route ─► plugins ─► balance ─► upstream ─► plugins ─► log
+//! downstream/      http/                       upstream/              http/     access_log
+//! ```
+//!
+//! It refuses to know Kubernetes and files, and takes no lock of its own while it serves a request. [`Proxy`] is the
+//! door: everything else here is public for tests and benches only.
+
+pub mod access_log;
+mod assemble;
+pub mod downstream;
+mod http;
+pub mod metrics;
+mod mirror;
+mod proxy;
+pub mod snapshot;
+pub mod upstream;
+
+pub use proxy::{Applied, Drained, Proxy, ProxyOptions, StartError};

@@ -1,0 +1,381 @@
+//! Metrics of requests. A handle belongs to an identity (listener, rule, backend), is resolved when a snapshot is
+//! assembled, and goes when nothing refers to it any more; a request only adds to atomics that it already holds.
+//!
+//! A series appears with its first request: a rule without traffic costs none. A rule in use has at most 20: five
+//! classes of status, and a histogram of [`BUCKETS`] with its infinity, sum and count.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use sluice_model::Reason;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+/// Upper bounds in seconds: half a millisecond to ten seconds.
+pub const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+
+/// The same in microseconds, for comparing without floating point.
+const BUCKETS_US: [u64; 12] =
+    [500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 2_500_000, 10_000_000];
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const REASONS: usize = Reason::ALL.len();
+
+fn class(status: u16) -> usize {
+    usize::from((status / 100).clamp(1, 5)) - 1
+}
+
+/// A histogram that is added to without a lock.
+#[derive(Debug, Default)]
+pub struct AtomicHistogram {
+    /// One more than [`BUCKETS`]: what is above them all.
+    buckets: [AtomicU64; BUCKETS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl AtomicHistogram {
+    pub fn observe(&self, duration: Duration) {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS_US.iter().position(|bound| micros <= *bound).unwrap_or(BUCKETS.len());
+        self.buckets[bucket].fetch_add(1, Relaxed);
+        self.sum_us.fetch_add(micros, Relaxed);
+    }
+
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum()
+    }
+
+    fn encode(&self, encoder: &mut prometheus_client::encoding::MetricEncoder<'_>) -> fmt::Result {
+        let bounds = BUCKETS.iter().copied().chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> =
+            bounds.zip(&self.buckets).map(|(bound, count)| (bound, count.load(Relaxed))).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = self.sum_us.load(Relaxed) as f64 / 1e6;
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+}
+
+/// Requests of one listener by outcome, and those that run.
+#[derive(Debug)]
+pub struct ListenerMetrics {
+    label: Arc<str>,
+    requests: Box<[[AtomicU64; REASONS]; CLASSES.len()]>,
+    in_flight: AtomicI64,
+}
+
+impl ListenerMetrics {
+    fn new(label: Arc<str>) -> Self {
+        let requests = std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0)));
+        ListenerMetrics { label, requests: Box::new(requests), in_flight: AtomicI64::new(0) }
+    }
+
+    pub fn count(&self, status: u16, reason: Reason) {
+        self.requests[class(status)][reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Requests that ended with this status' class and this reason.
+    pub fn requests(&self, status: u16, reason: Reason) -> u64 {
+        self.requests[class(status)][reason as usize].load(Relaxed)
+    }
+
+    pub fn in_flight(&self) -> i64 {
+        self.in_flight.load(Relaxed)
+    }
+}
+
+/// One running request, for as long as it is held.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<ListenerMetrics>);
+
+impl InFlight {
+    pub(crate) fn new(listener: &Arc<ListenerMetrics>) -> Self {
+        listener.in_flight.fetch_add(1, Relaxed);
+        InFlight(listener.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Requests of one rule.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    label: Arc<str>,
+    requests: [AtomicU64; CLASSES.len()],
+    duration: OnceLock<Box<AtomicHistogram>>,
+}
+
+impl RouteMetrics {
+    fn new(label: Arc<str>) -> Self {
+        RouteMetrics { label, requests: Default::default(), duration: OnceLock::new() }
+    }
+
+    pub fn observe(&self, status: u16, duration: Duration) {
+        self.requests[class(status)].fetch_add(1, Relaxed);
+        self.duration.get_or_init(Box::default).observe(duration);
+    }
+
+    /// Requests that ended with a status of the class of `status`.
+    pub fn requests(&self, status: u16) -> u64 {
+        self.requests[class(status)].load(Relaxed)
+    }
+}
+
+/// Answers of one backend, over all its policies.
+#[derive(Debug)]
+pub struct BackendMetrics {
+    /// `namespace/name:port`.
+    pub label: Arc<str>,
+    duration: OnceLock<Box<AtomicHistogram>>,
+}
+
+impl BackendMetrics {
+    fn new(label: Arc<str>) -> Self {
+        BackendMetrics { label, duration: OnceLock::new() }
+    }
+
+    /// From the request's way out to the response's header section.
+    pub fn observe(&self, duration: Duration) {
+        self.duration.get_or_init(Box::default).observe(duration);
+    }
+}
+
+/// What became of a mirrored copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MirrorResult {
+    /// An answer came; it was thrown away.
+    Answered,
+    Failed,
+    /// The queue was full, or the body too large: no copy was sent.
+    Dropped,
+}
+
+/// All handles that are in use, by label. The lock is taken when a snapshot is assembled and when metrics are scraped.
+#[derive(Debug, Default)]
+pub struct RequestMetrics {
+    listeners: Mutex<BTreeMap<Arc<str>, Weak<ListenerMetrics>>>,
+    routes: Mutex<BTreeMap<Arc<str>, Weak<RouteMetrics>>>,
+    backends: Mutex<BTreeMap<Arc<str>, Weak<BackendMetrics>>>,
+    mirrors: [AtomicU64; 3],
+    log_lines: AtomicU64,
+    log_dropped: AtomicU64,
+}
+
+impl RequestMetrics {
+    pub fn register(registry: &mut Registry) -> Arc<Self> {
+        let metrics = Arc::new(RequestMetrics::default());
+        registry.register_collector(Box::new(metrics.clone()));
+        metrics
+    }
+
+    pub fn listener(&self, label: &Arc<str>) -> Arc<ListenerMetrics> {
+        handle(&self.listeners, label, ListenerMetrics::new)
+    }
+
+    pub fn route(&self, label: &Arc<str>) -> Arc<RouteMetrics> {
+        handle(&self.routes, label, RouteMetrics::new)
+    }
+
+    pub fn backend(&self, label: &Arc<str>) -> Arc<BackendMetrics> {
+        handle(&self.backends, label, BackendMetrics::new)
+    }
+
+    /// Forgets the labels that nothing refers to any more.
+    pub fn sweep(&self) {
+        lock(&self.listeners).retain(|_, handle| handle.strong_count() > 0);
+        lock(&self.routes).retain(|_, handle| handle.strong_count() > 0);
+        lock(&self.backends).retain(|_, handle| handle.strong_count() > 0);
+    }
+
+    pub fn mirror(&self, result: MirrorResult) {
+        self.mirrors[result as usize].fetch_add(1, Relaxed);
+    }
+
+    pub fn mirrors(&self, result: MirrorResult) -> u64 {
+        self.mirrors[result as usize].load(Relaxed)
+    }
+
+    pub(crate) fn log_line(&self) {
+        self.log_lines.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn log_line_dropped(&self) {
+        self.log_dropped.fetch_add(1, Relaxed);
+    }
+
+    /// Lines of the access log that were dropped because the log could not be written fast enough.
+    pub fn log_lines_dropped(&self) -> u64 {
+        self.log_dropped.load(Relaxed)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // A map of weak handles has no state that a panic could leave half-done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn handle<T>(map: &Mutex<BTreeMap<Arc<str>, Weak<T>>>, label: &Arc<str>, new: fn(Arc<str>) -> T) -> Arc<T> {
+    let mut map = lock(map);
+    if let Some(handle) = map.get(label).and_then(Weak::upgrade) {
+        return handle;
+    }
+    let handle = Arc::new(new(label.clone()));
+    map.insert(label.clone(), Arc::downgrade(&handle));
+    handle
+}
+
+fn live<T>(map: &Mutex<BTreeMap<Arc<str>, Weak<T>>>) -> Vec<Arc<T>> {
+    lock(map).values().filter_map(Weak::upgrade).collect()
+}
+
+impl Collector for RequestMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let counter = MetricType::Counter;
+        let listeners = live(&self.listeners);
+        let routes = live(&self.routes);
+
+        let help = "Requests that have ended, by listener, class of status and reason (docs/reasons.md)";
+        let mut family = encoder.encode_descriptor("sluice_requests", help, None, counter)?;
+        for listener in &listeners {
+            for (class, by_reason) in CLASSES.iter().zip(listener.requests.iter()) {
+                for (reason, count) in Reason::ALL.iter().zip(by_reason) {
+                    let count = count.load(Relaxed);
+                    if count > 0 {
+                        let labels =
+                            [("listener", &*listener.label), ("code_class", *class), ("reason", reason.as_str())];
+                        let mut series = family.encode_family(&labels)?;
+                        series.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+                    }
+                }
+            }
+        }
+
+        let help = "Requests that run now, by listener";
+        let mut family = encoder.encode_descriptor("sluice_requests_in_flight", help, None, MetricType::Gauge)?;
+        for listener in &listeners {
+            let labels = [("listener", &*listener.label)];
+            family.encode_family(&labels)?.encode_gauge(&listener.in_flight())?;
+        }
+
+        let help = "Requests that have ended, by route and class of status";
+        let mut family = encoder.encode_descriptor("sluice_route_requests", help, None, counter)?;
+        for route in &routes {
+            for (class, count) in CLASSES.iter().zip(&route.requests) {
+                let count = count.load(Relaxed);
+                if count > 0 {
+                    let labels = [("route", &*route.label), ("code_class", *class)];
+                    family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+                }
+            }
+        }
+
+        let help = "From the request seen to the last byte of its response, by route";
+        let name = "sluice_request_duration_seconds";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for route in &routes {
+            if let Some(duration) = route.duration.get() {
+                duration.encode(&mut family.encode_family(&[("route", &*route.label)])?)?;
+            }
+        }
+
+        let help = "From the request's way out to the first byte of the response, by backend";
+        let name = "sluice_upstream_duration_seconds";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for backend in live(&self.backends) {
+            if let Some(duration) = backend.duration.get() {
+                duration.encode(&mut family.encode_family(&[("backend", &*backend.label)])?)?;
+            }
+        }
+
+        let help = "Mirrored copies of requests, by result: answered, failed, dropped";
+        let mut family = encoder.encode_descriptor("sluice_mirror_requests", help, None, counter)?;
+        for (result, count) in ["answered", "failed", "dropped"].into_iter().zip(&self.mirrors) {
+            let count = count.load(Relaxed);
+            family.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+        }
+
+        for (name, help, count) in [
+            ("sluice_access_log_lines", "Lines handed to the access log's writer", &self.log_lines),
+            ("sluice_access_log_dropped", "Lines dropped because the writer could not keep up", &self.log_dropped),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, counter)?;
+            family.encode_counter::<NoLabelSet, u64, u64>(&count.load(Relaxed), None)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scrape(registry: &Registry) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_route_without_traffic_costs_no_series_and_one_that_is_gone_leaves_none() {
+        let mut registry = Registry::default();
+        let metrics = RequestMetrics::register(&mut registry);
+        let label: Arc<str> = "HTTPRoute shop/web/0".into();
+        let route = metrics.route(&label);
+        assert!(!scrape(&registry).contains("shop/web"));
+        route.observe(200, Duration::from_millis(3));
+        let text = scrape(&registry);
+        assert!(
+            text.contains("sluice_route_requests_total{route=\"HTTPRoute shop/web/0\",code_class=\"2xx\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("sluice_request_duration_seconds_bucket{le=\"0.005\",route=\"HTTPRoute shop/web/0\"} 1"),
+            "{text}"
+        );
+        drop(route);
+        assert!(!scrape(&registry).contains("shop/web"));
+    }
+
+    #[test]
+    fn a_route_in_use_has_at_most_twenty_series() {
+        let mut registry = Registry::default();
+        let metrics = RequestMetrics::register(&mut registry);
+        let route = metrics.route(&"r".into());
+        for status in [101, 200, 301, 404, 503] {
+            for millis in [0, 1, 20, 400, 60_000] {
+                route.observe(status, Duration::from_millis(millis));
+            }
+        }
+        let series = scrape(&registry).lines().filter(|line| line.contains("route=\"r\"")).count();
+        assert_eq!(series, 20);
+    }
+
+    #[test]
+    fn a_handle_is_the_same_while_somebody_holds_it() {
+        let metrics = RequestMetrics::default();
+        let label: Arc<str> = "a".into();
+        let first = metrics.listener(&label);
+        first.count(503, Reason::NoEndpoints);
+        assert!(Arc::ptr_eq(&first, &metrics.listener(&label)));
+        drop(first);
+        metrics.sweep();
+        assert_eq!(metrics.listener(&label).requests(503, Reason::NoEndpoints), 0);
+    }
+
+    #[test]
+    fn what_runs_is_counted_until_it_is_dropped() {
+        let metrics = RequestMetrics::default();
+        let listener = metrics.listener(&"a".into());
+        let running = InFlight::new(&listener);
+        assert_eq!(listener.in_flight(), 1);
+        drop(running);
+        assert_eq!(listener.in_flight(), 0);
+    }
+}

@@ -1,0 +1,198 @@
+use super::super::endpoint::InFlight;
+use super::super::metrics::UpstreamMetrics;
+use super::*;
+use http::HeaderValue;
+use http::header::COOKIE;
+use proptest::prelude::*;
+use sluice_model::config::HealthCheck;
+use std::collections::HashMap;
+use std::time::Duration;
+
+struct Backend {
+    candidates: Candidates,
+    policy: BackendPolicy,
+    cursor: AtomicUsize,
+    clock: Clock,
+    metrics: Arc<BackendMetrics>,
+}
+
+fn address(n: usize) -> SocketAddr {
+    ([10, 0, (n / 250) as u8, (n % 250) as u8], 80).into()
+}
+
+impl Backend {
+    fn new(endpoints: usize, load_balancer: LoadBalancer) -> Self {
+        let endpoints = (0..endpoints).map(|n| Arc::new(EndpointState::new(address(n)))).collect();
+        let policy =
+            BackendPolicy { load_balancer, health_check: Some(HealthCheck::default()), ..BackendPolicy::default() };
+        Backend {
+            candidates: Candidates::new(endpoints, &policy.load_balancer),
+            policy,
+            cursor: AtomicUsize::new(0),
+            clock: Clock::manual(),
+            metrics: UpstreamMetrics::default().backend("shop/web:80".into()),
+        }
+    }
+
+    fn pick_with(&self, headers: &HeaderMap, client: IpAddr, tried: &[SocketAddr]) -> Option<Arc<EndpointState>> {
+        let request = PickRequest { headers, client, tried };
+        self.candidates.pick(&request, &self.policy, &self.cursor, &self.clock, &self.metrics).cloned()
+    }
+
+    fn pick(&self, tried: &[SocketAddr]) -> Option<Arc<EndpointState>> {
+        self.pick_with(&HeaderMap::new(), IpAddr::from([192, 0, 2, 1]), tried)
+    }
+
+    fn shares(&self, picks: usize) -> HashMap<SocketAddr, usize> {
+        let mut shares = HashMap::new();
+        for _ in 0..picks {
+            *shares.entry(self.pick(&[]).unwrap().address).or_default() += 1;
+        }
+        shares
+    }
+
+    fn set_unhealthy(&self, which: impl IntoIterator<Item = usize>) {
+        for n in which {
+            self.candidates.endpoints[n].set_healthy(false, &self.clock);
+        }
+    }
+}
+
+fn algorithms() -> impl Strategy<Value = LoadBalancer> {
+    prop_oneof![
+        Just(LoadBalancer::RoundRobin),
+        Just(LoadBalancer::LeastRequest),
+        Just(LoadBalancer::ConsistentHash(HashKey::Source)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn round_robin_is_even_to_one_request(endpoints in 1usize..40, picks in 1usize..400) {
+        let shares = Backend::new(endpoints, LoadBalancer::RoundRobin).shares(picks);
+        let most = shares.values().max().copied().unwrap_or(0);
+        let least = if shares.len() < endpoints { 0 } else { shares.values().min().copied().unwrap_or(0) };
+        prop_assert!(most - least <= 1, "{shares:?}");
+    }
+
+    #[test]
+    fn least_request_keeps_the_load_level(endpoints in 2usize..20) {
+        fastrand::seed(endpoints as u64);
+        let backend = Backend::new(endpoints, LoadBalancer::LeastRequest);
+        let held: Vec<InFlight> = (0..endpoints * 50).map(|_| InFlight::new(backend.pick(&[]).unwrap())).collect();
+        let loads: Vec<u32> = backend.candidates.endpoints.iter().map(|e| e.in_flight()).collect();
+        // The fullest is a few above the mean of 50, however many there are; one random choice would be 10 to 20 above.
+        prop_assert!(loads.iter().all(|load| *load <= 55), "{loads:?}");
+        prop_assert_eq!(held.len(), loads.iter().map(|n| *n as usize).sum::<usize>());
+    }
+
+    #[test]
+    fn an_endpoint_that_was_tried_is_not_picked_while_another_is_left(
+        endpoints in 1usize..12, tried in 0usize..12, algorithm in algorithms(),
+    ) {
+        let backend = Backend::new(endpoints, algorithm);
+        let tried: Vec<SocketAddr> = (0..tried.min(endpoints)).map(address).collect();
+        for _ in 0..50 {
+            let picked = backend.pick(&tried).unwrap().address;
+            prop_assert!(tried.len() == endpoints || !tried.contains(&picked));
+        }
+    }
+
+    #[test]
+    fn an_unhealthy_endpoint_gets_nothing_while_half_are_well(
+        endpoints in 2usize..20, share in 0.0f64..0.5, algorithm in algorithms(),
+    ) {
+        let backend = Backend::new(endpoints, algorithm);
+        let sick = (endpoints as f64 * share) as usize;
+        backend.set_unhealthy(0..sick);
+        for n in 0..100u8 {
+            let picked = backend.pick_with(&HeaderMap::new(), IpAddr::from([192, 0, 2, n]), &[]).unwrap();
+            prop_assert!(picked.healthy());
+        }
+        prop_assert_eq!(backend.metrics.panics.get(), 0);
+    }
+
+    #[test]
+    fn a_pick_always_finds_somebody(
+        endpoints in 1usize..10, sick in 0usize..10, tried in 0usize..10, algorithm in algorithms(),
+    ) {
+        let backend = Backend::new(endpoints, algorithm);
+        backend.set_unhealthy(0..sick.min(endpoints));
+        let tried: Vec<SocketAddr> = (0..endpoints).rev().take(tried).map(address).collect();
+        prop_assert!(backend.pick(&tried).is_some());
+    }
+}
+
+#[test]
+fn an_empty_set_gives_nobody() {
+    assert!(Backend::new(0, LoadBalancer::RoundRobin).pick(&[]).is_none());
+}
+
+#[test]
+fn when_too_few_are_healthy_all_are_used() {
+    for algorithm in [LoadBalancer::RoundRobin, LoadBalancer::LeastRequest] {
+        let backend = Backend::new(10, algorithm);
+        backend.set_unhealthy(0..6);
+        assert_eq!(backend.shares(1_000).len(), 10);
+        assert!(backend.metrics.panics.get() > 0);
+    }
+}
+
+#[test]
+fn ejected_endpoints_come_back_when_their_time_is_over() {
+    let backend = Backend::new(4, LoadBalancer::RoundRobin);
+    backend.candidates.endpoints[1].ejected_until.store(backend.clock.now() + 1_000, Relaxed);
+    let shares = backend.shares(300);
+    assert_eq!(shares.len(), 3);
+    assert!(shares.values().all(|n| (60..=140).contains(n)), "its turns are shared: {shares:?}");
+    backend.clock.advance(Duration::from_millis(1_000));
+    assert_eq!(backend.shares(400).len(), 4);
+}
+
+#[test]
+fn one_key_stays_with_one_endpoint_and_moves_only_while_that_is_out() {
+    let backend = Backend::new(10, LoadBalancer::ConsistentHash(HashKey::Source));
+    let client = IpAddr::from([198, 51, 100, 7]);
+    let home = backend.pick_with(&HeaderMap::new(), client, &[]).unwrap();
+    let again = |backend: &Backend| backend.pick_with(&HeaderMap::new(), client, &[]).unwrap().address;
+    assert!((0..20).all(|_| again(&backend) == home.address));
+    home.set_healthy(false, &backend.clock);
+    let refuge = again(&backend);
+    assert_ne!(refuge, home.address);
+    assert!((0..20).all(|_| again(&backend) == refuge));
+    home.set_healthy(true, &backend.clock);
+    assert_eq!(again(&backend), home.address);
+}
+
+#[test]
+fn an_address_is_one_key_in_both_its_forms() {
+    let backend = Backend::new(50, LoadBalancer::ConsistentHash(HashKey::Source));
+    let v4 = std::net::Ipv4Addr::new(198, 51, 100, 7);
+    let pick = |client: IpAddr| backend.pick_with(&HeaderMap::new(), client, &[]).unwrap().address;
+    assert_eq!(pick(v4.into()), pick(v4.to_ipv6_mapped().into()));
+}
+
+#[test]
+fn keys_come_from_the_header_or_cookie_that_the_policy_names() {
+    let client = IpAddr::from([192, 0, 2, 1]);
+    let header = Backend::new(50, LoadBalancer::ConsistentHash(HashKey::Header("x-user".parse().unwrap())));
+    let cookie = Backend::new(50, LoadBalancer::ConsistentHash(HashKey::Cookie("user".into())));
+    let mut homes = std::collections::HashSet::new();
+    for user in ["ann", "bob", "eve"] {
+        let by_header = HeaderMap::from_iter([("x-user".parse().unwrap(), HeaderValue::from_static(user))]);
+        let jar = format!("a=b; user={user}; superuser=no");
+        let by_cookie = HeaderMap::from_iter([(COOKIE, HeaderValue::from_str(&jar).unwrap())]);
+        let home = header.pick_with(&by_header, client, &[]).unwrap().address;
+        assert_eq!(cookie.pick_with(&by_cookie, client, &[]).unwrap().address, home, "the value is the key");
+        homes.insert(home);
+    }
+    assert_eq!(homes.len(), 3);
+}
+
+#[test]
+fn a_request_without_the_key_goes_anywhere() {
+    let backend = Backend::new(5, LoadBalancer::ConsistentHash(HashKey::Cookie("user".into())));
+    assert_eq!(backend.shares(100).len(), 5);
+}

@@ -1,0 +1,19 @@
+//! What a source tells.
+
+use crate::Object;
+use sluice_model::ObjectRef;
+use std::sync::Arc;
+
+/// One thing that is otherwise than before.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// The object is new, or its new form replaces the former.
+    Upsert(Object),
+    Delete(ObjectRef),
+    /// A plugin's module beside the configuration appeared or changed (`Some`, SHA-256 of its content in hex), or
+    /// vanished. `translate` does no I/O: the source reads and fingerprints.
+    File {
+        path: Arc<str>,
+        sha256: Option<Arc<str>>,
+    },
+}

@@ -1,0 +1,149 @@
+//! `Plugin`: one piece of code, and what it may do. It holds no configuration: each use brings its own.
+
+// The schema's derive repeats the types within a function, where `pub` reaches nobody.
+#![allow(unreachable_pub)]
+
+use crate::values::free_form;
+use crate::{DurationText, Quantity};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One WebAssembly component that policies may use, with its limits.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "sluice.dev",
+    version = "v1alpha1",
+    kind = "Plugin",
+    plural = "plugins",
+    namespaced,
+    category = "sluice",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "One WebAssembly component that policies may use, with its limits."
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginSpec {
+    pub source: PluginSource,
+    /// Fresh: a sandbox of its own for each request. Pooled: instances are used again. Default Fresh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<PluginLimitsConfig>,
+    /// What happens to a request where the plugin fails: Closed answers 503, Open goes on without it. Default Closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fail_mode: Option<FailModeName>,
+    /// The namespaces whose TrafficPolicies may use this Plugin. Default: its own. A ReferenceGrant allows it as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_namespaces: Option<AllowedNamespaces>,
+}
+
+/// Where the code is; just one.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.configMap) != has(self.file)").message("name one of configMap and file"))]
+pub struct PluginSource {
+    /// A ConfigMap of the same namespace: the component under `key` in its binaryData.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<ConfigMapSource>,
+    /// A file, by a path from the folder of the object's own file. Where objects come from files only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileSource>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapSource {
+    pub name: String,
+    pub key: String,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct FileSource {
+    pub path: String,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
+pub enum InstanceName {
+    Fresh,
+    Pooled,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
+pub enum FailModeName {
+    Closed,
+    Open,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginLimitsConfig {
+    /// Bytes of memory an instance. Default 64Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Quantity>,
+    /// Time that the code may run within one call. Default 10ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_time: Option<DurationText>,
+    /// Wall time of one call, waiting included. Default 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<DurationText>,
+    /// Instances at a time. Default 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub concurrency: Option<u32>,
+    /// Bytes of a body that are read for the plugin. Default 1Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_buffer: Option<Quantity>,
+}
+
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.from) && self.from == 'Selector') == has(self.selector)")
+        .message("selector belongs to from: Selector")
+)]
+pub struct AllowedNamespaces {
+    /// Default Same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<NamespacesFrom>,
+    /// Labels of the namespaces, where from is Selector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<crate::api::LabelSelector>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
+pub enum NamespacesFrom {
+    Same,
+    All,
+    Selector,
+}
+
+/// One use of a plugin, in a TrafficPolicy.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginUseConfig {
+    /// What merging goes by; unique within the list.
+    pub name: String,
+    pub plugin_ref: PluginRef,
+    /// Checked against the schema in the plugin. Default: an empty object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "free_form")]
+    pub config: Option<BTreeMap<String, serde_json::Value>>,
+    /// Default: the Plugin's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fail_mode: Option<FailModeName>,
+    /// Uses run in this order, the smaller first. Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<i32>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginRef {
+    pub name: String,
+    /// Default: the policy's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}

@@ -1,0 +1,164 @@
+//! `sluice check`: everything that is wrong with a set of files, without starting anything.
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use sluice_model::{Config, Problem, Severity};
+use sluice_sources::files::FileSource;
+use sluice_translate::{Options, Translator};
+use sluice_wasm::{HostOptions, PluginHost};
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Longest time for all plugins to be compiled and configured.
+const PLUGINS: Duration = Duration::from_secs(120);
+
+/// Show every problem in files and folders of YAML; exit 1 if there is an error
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// Files and folders, as `sluice run --config` takes them
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+/// For people or for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+/// What files amount to, without anything started.
+pub(crate) struct Reading {
+    pub(crate) config: Arc<Config>,
+    /// In the order of the files.
+    pub(crate) problems: Vec<Problem>,
+    source: FileSource,
+    objects: usize,
+}
+
+/// Reads and translates files. A path that does not exist is an error; whatever else is wrong is a problem.
+pub(crate) fn read(paths: &[PathBuf]) -> Result<Reading> {
+    for path in paths {
+        std::fs::metadata(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    }
+    let mut source = FileSource::open(paths.to_vec());
+    let update = source.read();
+    let objects = update.changes.iter().filter(|c| matches!(c, sluice_resources::Change::Upsert(_))).count();
+    // A certificate is made at the first start where none is named: not a problem to report here.
+    let default_certificate = Some(crate::certificate::stand_in()?);
+    let mut translator =
+        Translator::new(Options { default_certificate, now: Some(SystemTime::now()), ..Options::default() });
+    let output = translator.apply(update.changes);
+    let mut problems = update.problems;
+    problems.extend(output.problems);
+    source.locate_all(&mut problems);
+    let mut reading = Reading { config: output.config, problems, source, objects };
+    reading.sort();
+    Ok(reading)
+}
+
+impl Reading {
+    fn sort(&mut self) {
+        self.problems.sort_by(|a, b| {
+            (&a.location, a.severity, &a.object, &a.field).cmp(&(&b.location, b.severity, &b.object, &b.field))
+        });
+    }
+}
+
+/// What is wrong with the plugins: each is compiled and configured, as the gateway would, and thrown away.
+fn plugin_problems(config: &Config) -> Result<Vec<Problem>> {
+    if config.plugins.is_empty() {
+        return Ok(Vec::new());
+    }
+    let host = PluginHost::new(HostOptions::default(), &mut Registry::default())?;
+    host.ensure(crate::plugins::desired(config));
+    crate::lifecycle::block_on(async {
+        tokio::time::timeout(PLUGINS, host.settled()).await.context("the plugins are not compiled in time")?;
+        Ok(host.problems())
+    })
+}
+
+pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode> {
+    let mut reading = read(&args.paths)?;
+    let mut problems = plugin_problems(&reading.config)?;
+    reading.source.locate_all(&mut problems);
+    reading.problems.append(&mut problems);
+    reading.sort();
+    let report = Report::of(&reading);
+    let mut out = io::stdout().lock();
+    match args.output {
+        Output::Json => {
+            serde_json::to_writer_pretty(&mut out, &report)?;
+            writeln!(out)?;
+        }
+        Output::Text => report.print(&mut out, io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none())?,
+    }
+    Ok(if report.errors > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    files: usize,
+    objects: usize,
+    errors: usize,
+    warnings: usize,
+    problems: &'a [Problem],
+}
+
+impl<'a> Report<'a> {
+    fn of(reading: &'a Reading) -> Report<'a> {
+        let count = |severity| reading.problems.iter().filter(|p| p.severity == severity).count();
+        Report {
+            files: reading.source.file_count(),
+            objects: reading.objects,
+            errors: count(Severity::Error),
+            warnings: count(Severity::Warning),
+            problems: &reading.problems,
+        }
+    }
+
+    fn print(&self, out: &mut impl Write, colour: bool) -> io::Result<()> {
+        let paint = |code: &'static str| if colour { code } else { "" };
+        let (bold, plain) = (paint("\x1b[1m"), paint("\x1b[0m"));
+        for problem in self.problems {
+            let (word, tint) = match problem.severity {
+                Severity::Error => ("error", paint("\x1b[31m")),
+                Severity::Warning => ("warning", paint("\x1b[33m")),
+            };
+            if let Some(location) = &problem.location {
+                write!(out, "{bold}{location}{plain}: ")?;
+            }
+            write!(out, "{tint}{word}{plain} {}", problem.code)?;
+            if let Some(object) = &problem.object {
+                write!(out, " {object}")?;
+            }
+            if !problem.field.is_empty() {
+                write!(out, " {}", problem.field)?;
+            }
+            writeln!(out, "\n    {}", problem.message)?;
+            if !problem.hint.is_empty() {
+                writeln!(out, "    {}", problem.hint)?;
+            }
+        }
+        writeln!(
+            out,
+            "{} in {}: {}, {}",
+            counted(self.objects, "object"),
+            counted(self.files, "file"),
+            counted(self.errors, "error"),
+            counted(self.warnings, "warning")
+        )
+    }
+}
+
+fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}

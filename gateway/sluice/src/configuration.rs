@@ -1,0 +1,301 @@
+//! The configuration's way from the source to the data plane, on threads of its own: read what changed, translate it,
+//! apply it, say so in one line. It starts at a change of the files, at SIGHUP, when a plugin became ready, and again
+//! and again while a port cannot be bound.
+
+use crate::view::State;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use sluice_model::{Code, Config, Problem, Severity};
+use sluice_proxy::Proxy;
+use sluice_sources::files::{FileSource, SourceUpdate, Watch};
+use sluice_translate::{Options, Translator};
+use sluice_wasm::PluginHost;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::Notify;
+
+/// How often to ask whether ports that could not be bound are bound now.
+const PORTS: Duration = Duration::from_secs(1);
+
+/// How long readiness waits for the plugins and ports of the first configuration. A pod that never became ready because
+/// of one broken plugin would take all other routes with it.
+const READINESS: Duration = Duration::from_secs(15);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
+struct SecretLabel {
+    /// `namespace/name`; `default` for the certificate that the gateway made, or was given on its command line.
+    secret: String,
+}
+
+/// What reloads are measured by.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    generation: Family<Outcome, Gauge>,
+    last_success: Gauge<f64, AtomicU64>,
+    propagation: Histogram,
+    certificates: Family<SecretLabel, Gauge>,
+}
+
+impl Metrics {
+    /// Registers under the prefix of `registry`.
+    pub(crate) fn new(registry: &mut Registry) -> Metrics {
+        let metrics = Metrics {
+            generation: Family::default(),
+            last_success: Gauge::default(),
+            // 1 ms to 8 s, doubling.
+            propagation: Histogram::new((0..14).map(|n| 0.001 * f64::from(1 << n))),
+            certificates: Family::default(),
+        };
+        registry.register(
+            "config_generation",
+            "The newest generation that is served (applied), and the newest that left something out (rejected)",
+            metrics.generation.clone(),
+        );
+        registry.register_with_unit(
+            "config_last_success_timestamp",
+            "When a configuration without errors was last read, in Unix time",
+            Unit::Seconds,
+            metrics.last_success.clone(),
+        );
+        registry.register_with_unit(
+            "route_propagation",
+            "From a change seen to the snapshot that serves it",
+            Unit::Seconds,
+            metrics.propagation.clone(),
+        );
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When a certificate in use ends, in Unix time",
+            Unit::Seconds,
+            metrics.certificates.clone(),
+        );
+        metrics
+    }
+
+    /// Shows when each certificate ends, and no others than those in use.
+    fn set_certificates(&self, config: &Config, former: &mut BTreeSet<SecretLabel>) {
+        let mut labels = BTreeSet::new();
+        for certificate in config.certificates.values() {
+            let secret = certificate.key.secret.as_ref();
+            let label = SecretLabel { secret: secret.map_or_else(|| "default".to_owned(), |s| s.key().to_string()) };
+            let ends = certificate.not_after.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |t| t.as_secs());
+            self.certificates.get_or_create(&label).set(i64::try_from(ends).unwrap_or(i64::MAX));
+            labels.insert(label);
+        }
+        for gone in former.difference(&labels) {
+            self.certificates.remove(gone);
+        }
+        *former = labels;
+    }
+}
+
+/// What the configuration task is made of, each time that it starts.
+#[derive(Clone)]
+pub(crate) struct Configuration {
+    pub(crate) paths: Vec<PathBuf>,
+    /// How often to look for what inotify cannot see.
+    pub(crate) poll: Duration,
+    pub(crate) options: Options,
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) plugins: Arc<PluginHost>,
+    pub(crate) state: Arc<State>,
+    pub(crate) metrics: Metrics,
+    /// Another process serves on the sockets that were taken over: nothing is accepted before the plugins are ready, or
+    /// that process would have answered better.
+    pub(crate) upgrading: bool,
+    /// SIGHUP.
+    pub(crate) reload: Arc<Notify>,
+    /// Told once, when the first configuration is served.
+    pub(crate) serving: Arc<Notify>,
+}
+
+enum Cause {
+    /// The first reading, or the first after a panic.
+    Start(Instant),
+    /// Files may have changed; when that was first seen.
+    Files(Instant),
+    /// Read everything, whatever its stamp says.
+    Forced,
+    /// Versions or problems of plugins are other ones.
+    Plugins,
+    /// The data plane tries again to bind what could not be bound.
+    Ports,
+}
+
+impl Configuration {
+    /// Runs for as long as the process does.
+    pub(crate) async fn run(self) {
+        let (watch, error) = Watch::start(self.poll);
+        if let Some(error) = error {
+            tracing::warn!(%error, poll = ?self.poll, "files cannot be watched, polling only");
+        }
+        let mut versions = self.plugins.changed();
+        let (reload, plugins, serving) = (self.reload.clone(), self.plugins.clone(), self.serving.clone());
+        let mut path = step(Path::new(self, watch), Cause::Start(Instant::now())).await;
+        let settled = tokio::time::timeout(READINESS, async move { plugins.settled().await });
+        tokio::pin!(settled);
+        let (mut waits_for_plugins, mut waits_for_ports) = (true, true);
+        let give_up = tokio::time::sleep(READINESS);
+        tokio::pin!(give_up);
+        loop {
+            if waits_for_ports && (give_up.is_elapsed() || !path.has_unbound_port()) {
+                waits_for_ports = false;
+            }
+            if !waits_for_plugins && !waits_for_ports {
+                serving.notify_one();
+            }
+            let Some(mut watch) = path.watch.take() else { return };
+            let cause = tokio::select! {
+                seen = watch.changed() => Some(Cause::Files(seen)),
+                () = reload.notified() => Some(Cause::Forced),
+                Ok(()) = versions.changed() => Some(Cause::Plugins),
+                () = tokio::time::sleep(PORTS), if path.has_unbound_port() => Some(Cause::Ports),
+                // What became ready has been announced before, or is announced now.
+                _ = &mut settled, if waits_for_plugins => {
+                    waits_for_plugins = false;
+                    Some(Cause::Plugins)
+                }
+                () = &mut give_up, if waits_for_ports => None,
+            };
+            path.watch = Some(watch);
+            if let Some(cause) = cause {
+                path = step(path, cause).await;
+            }
+        }
+    }
+}
+
+/// One step, off the runtime's threads: it reads files, and translating takes its time.
+async fn step(mut path: Path, cause: Cause) -> Path {
+    let stepped = tokio::task::spawn_blocking(move || {
+        path.step(cause);
+        path
+    });
+    match stepped.await {
+        Ok(path) => path,
+        // The supervisor counts it, and starts again from the files.
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// The state of the way: what each room on it reported last.
+struct Path {
+    configuration: Configuration,
+    watch: Option<Watch>,
+    source: FileSource,
+    translator: Translator,
+    read: Vec<Problem>,
+    translated: Vec<Problem>,
+    applied: Vec<Problem>,
+    certificates: BTreeSet<SecretLabel>,
+}
+
+impl Path {
+    fn new(configuration: Configuration, watch: Watch) -> Path {
+        Path {
+            watch: Some(watch),
+            source: FileSource::open(configuration.paths.clone()),
+            translator: Translator::new(configuration.options.clone()),
+            configuration,
+            read: Vec::new(),
+            translated: Vec::new(),
+            applied: Vec::new(),
+            certificates: BTreeSet::new(),
+        }
+    }
+
+    fn step(&mut self, cause: Cause) {
+        if self.configuration.state.draining.load(Ordering::Relaxed) {
+            return;
+        }
+        match cause {
+            Cause::Start(seen) => {
+                let update = self.source.read();
+                self.take(update, seen, true);
+            }
+            Cause::Files(seen) => {
+                let update = self.source.read();
+                self.take(update, seen, false);
+            }
+            Cause::Forced => {
+                tracing::info!("SIGHUP: reading all of the configuration again");
+                let update = self.source.reread();
+                let seen = update.seen;
+                self.take(update, seen, false);
+            }
+            Cause::Plugins => self.applied = self.configuration.proxy.refresh().problems,
+            Cause::Ports => self.applied = self.configuration.proxy.problems(),
+        }
+        self.report();
+    }
+
+    /// Puts a reading to work, if anything in it changed.
+    fn take(&mut self, update: SourceUpdate, seen: Instant, always: bool) {
+        self.read = update.problems;
+        if let Some(watch) = &mut self.watch {
+            watch.follow(self.source.folders());
+        }
+        if update.changes.is_empty() && !always {
+            return;
+        }
+        self.translator.set_now(SystemTime::now());
+        let output = self.translator.apply(update.changes);
+        self.translated = output.problems;
+        self.configuration.metrics.set_certificates(&output.config, &mut self.certificates);
+        if self.configuration.upgrading && always {
+            let plugins = &self.configuration.plugins;
+            plugins.ensure(crate::plugins::desired(&output.config));
+            let settled = tokio::time::timeout(READINESS, plugins.settled());
+            if tokio::runtime::Handle::current().block_on(settled).is_err() {
+                tracing::warn!("not all plugins are ready in time; serving without them");
+            }
+        }
+        let applied = self.configuration.proxy.apply(output.config);
+        self.applied = applied.problems;
+        self.say(&output.summary, seen, applied.generation);
+    }
+
+    /// One line a change.
+    fn say(&self, summary: &str, seen: Instant, generation: u64) {
+        let took = seen.elapsed();
+        self.configuration.metrics.propagation.observe(took.as_secs_f64());
+        tracing::info!(generation, took_ms = took.as_millis() as u64, "configuration applied: {summary}");
+        let reload = (SystemTime::now(), summary.to_owned());
+        self.configuration.state.last_reload.store(Some(Arc::new(reload)));
+    }
+
+    /// Collects what is wrong in every room.
+    fn report(&mut self) {
+        let Configuration { proxy, plugins, state, metrics, .. } = &self.configuration;
+        let mut problems: Vec<Problem> =
+            [&self.read, &self.translated, &self.applied].into_iter().flatten().cloned().collect();
+        problems.extend(plugins.problems());
+        self.source.locate_all(&mut problems);
+        let generation = i64::try_from(proxy.snapshot().generation).unwrap_or(i64::MAX);
+        metrics.generation.get_or_create(&Outcome { state: "applied" }).set(generation);
+        if problems.iter().any(|problem| problem.severity == Severity::Error) {
+            metrics.generation.get_or_create(&Outcome { state: "rejected" }).set(generation);
+        } else if let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+            metrics.last_success.set(now.as_secs_f64());
+        }
+        state.problems.set(problems);
+    }
+
+    fn has_unbound_port(&self) -> bool {
+        self.applied.iter().any(|problem| problem.code == Code::PortNotBound)
+    }
+}

@@ -1,0 +1,61 @@
+//! The `sluice` binary: commands, and for `sluice run` the wiring of the rooms. Nothing here decides what a request
+//! gets.
+
+mod certificate;
+mod check;
+mod configuration;
+mod crds;
+mod echo;
+mod explain;
+mod lifecycle;
+mod logging;
+mod plugins;
+mod problems;
+mod run;
+mod supervise;
+mod view;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A WebAssembly-extensible edge gateway for Kubernetes.
+#[derive(Parser, Debug)]
+#[command(name = "sluice", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Run(Box<run::RunArgs>),
+    Check(check::CheckArgs),
+    Explain(explain::ExplainArgs),
+    Echo(echo::EchoArgs),
+    Crds(crds::CrdsArgs),
+}
+
+/// 0: done, or all is well; 1: it failed, or what was looked at is bad; 2: the command line is wrong (clap's own).
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // All TLS of ours names its provider; this is for libraries that ask for the process's.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let result = match cli.command {
+        Command::Run(args) => run::run(*args),
+        Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Echo(args) => lifecycle::block_on(echo::run(args)).map(|()| ExitCode::SUCCESS),
+        Command::Crds(args) => crds::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        // Whoever read our output has seen enough of it.
+        if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("sluice: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,299 @@
+//! `sluice run`: the rooms wired together, from start to the end of the drain.
+
+use crate::certificate;
+use crate::configuration::{Configuration, Metrics};
+use crate::lifecycle::{Request, Signals, notify_systemd};
+use crate::logging::{self, LogFormat};
+use crate::problems::Problems;
+use crate::supervise::Supervisor;
+use crate::view::{GatewayView, State};
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use sluice_admin::{LogFilter, View};
+use sluice_proxy::access_log::AccessLogTarget;
+use sluice_proxy::downstream::handover::{self, Handover, HandoverError, Received};
+use sluice_proxy::{Proxy, ProxyOptions};
+use sluice_translate::Options;
+use sluice_wasm::{HostOptions, PluginHost};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Threads of everything that is not the data plane.
+const CONFIG_THREADS: usize = 2;
+
+/// Run the gateway from folders of YAML, which are watched
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// Folders and files of configuration, as `kubectl apply` takes it; may be repeated
+    #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
+    config: Vec<PathBuf>,
+    /// Where /metrics, /livez and /readyz are answered; in a cluster, the pod's address
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9180")]
+    metrics_address: SocketAddr,
+    /// Where the status page, /config, /problems, /explain and /log-level are answered: an address of this host only
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9181")]
+    admin_address: SocketAddr,
+    /// Threads that serve requests [default: one for each CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Option<u16>,
+    /// The folder for what outlives a restart [default: $STATE_DIRECTORY, $XDG_STATE_HOME/sluice or ~/.local/state/sluice]
+    #[arg(long, value_name = "DIR", env = "SLUICE_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    /// Take the listening sockets over from the process that runs with the same state folder, which then drains and ends
+    #[arg(long)]
+    upgrade: bool,
+    /// The PEM chain for HTTPS names that no other certificate covers [default: self-signed, made at the first start]
+    #[arg(long, value_name = "FILE", requires = "default_key")]
+    default_certificate: Option<PathBuf>,
+    /// The PEM key of --default-certificate
+    #[arg(long, value_name = "FILE", requires = "default_certificate")]
+    default_key: Option<PathBuf>,
+    /// Append the access log to this file instead of standard output; SIGHUP opens it anew
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
+    /// The form of the gateway's own log, on standard error
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// A level, or targets with levels: `info,sluice_proxy=debug`
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "SLUICE_LOG")]
+    log_level: String,
+    /// Seconds between looks for changes that inotify cannot see
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    poll: u64,
+    /// Seconds to go on serving, not ready any more, after SIGTERM and before the drain: time for load balancers to notice
+    #[arg(long, value_name = "SECONDS", default_value = "0")]
+    shutdown_delay: u64,
+    /// Seconds for running requests to end in the drain; what is open then is cut
+    #[arg(long, value_name = "SECONDS", default_value = "30")]
+    drain_timeout: u64,
+}
+
+pub(crate) fn run(args: RunArgs) -> Result<ExitCode> {
+    for path in &args.config {
+        std::fs::metadata(path).with_context(|| format!("--config {}", path.display()))?;
+    }
+    ensure!(
+        args.admin_address.ip().is_loopback(),
+        "--admin-address {} is not an address of this host only: use 127.0.0.1",
+        args.admin_address
+    );
+    let filter = logging::start(args.log_format, &args.log_level)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONFIG_THREADS)
+        .thread_name("config")
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let code = runtime.block_on(serve(args, filter));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+/// Why the gateway stops.
+enum End {
+    Signal,
+    Successor,
+}
+
+async fn serve(args: RunArgs, filter: LogFilter) -> Result<ExitCode> {
+    let mut signals = Signals::listen()?;
+    let stop = CancellationToken::new();
+    let _stop_tasks = stop.clone().drop_guard();
+    let state_folder = certificate::state_folder(args.state_dir.clone())?;
+    let default_certificate = match (&args.default_certificate, &args.default_key) {
+        (Some(chain), Some(key)) => certificate::load(chain, key)?,
+        _ => certificate::load_or_make(&state_folder)?,
+    };
+    let upgrade_socket = state_folder.join("upgrade.sock");
+    let mut former = if args.upgrade { take_over(&upgrade_socket)? } else { None };
+    let mut sockets = former.as_mut().map(|former| std::mem::take(&mut former.sockets)).unwrap_or_default();
+    sockets.extend(handover::from_systemd().context("the sockets that systemd passes")?);
+    let metrics_socket = listen(args.metrics_address, &mut sockets)?;
+    let admin_socket = listen(args.admin_address, &mut sockets)?;
+    let own = [(args.metrics_address, clone_of(&metrics_socket)?), (args.admin_address, clone_of(&admin_socket)?)];
+
+    let mut registry = Registry::default();
+    let ours = registry.sub_registry_with_prefix("sluice");
+    ours.register("build", "What is running", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    let state = Arc::new(State::new(Problems::new(ours)));
+    let metrics = Metrics::new(ours);
+    let host = HostOptions { cache_dir: Some(state_folder.join("plugins")), ..HostOptions::default() };
+    let plugins = Arc::new(PluginHost::new(host, ours)?);
+    let mut options = ProxyOptions { sockets, ..ProxyOptions::default() };
+    if let Some(workers) = args.workers {
+        options.workers = workers.into();
+    }
+    if let Some(file) = args.access_log.clone() {
+        options.access_log = AccessLogTarget::File(file);
+    }
+    let proxy = Arc::new(Proxy::new(options, &mut registry, plugins.clone())?);
+    let counter = proxy.clone();
+    let supervisor = Supervisor::new(stop.clone(), move |task| counter.count_restart(task));
+    let view: Arc<dyn View> =
+        Arc::new(GatewayView { state: state.clone(), proxy: proxy.clone(), plugins: plugins.clone() });
+    let registry = Arc::new(registry);
+
+    let (reload, serving) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let configuration = Configuration {
+        paths: args.config.clone(),
+        poll: Duration::from_secs(args.poll),
+        options: Options {
+            default_certificate: Some(default_certificate),
+            now: Some(SystemTime::now()),
+            ..Options::default()
+        },
+        proxy: proxy.clone(),
+        plugins,
+        state: state.clone(),
+        metrics,
+        upgrading: former.is_some(),
+        reload: reload.clone(),
+        serving: serving.clone(),
+    };
+    supervisor.spawn("configuration", move || configuration.clone().run());
+    serve_admin(&supervisor, "metrics", metrics_socket, sluice_admin::probes(registry, view.clone()), &stop);
+    serve_admin(&supervisor, "admin", admin_socket, sluice_admin::local(view, filter), &stop);
+
+    let end = tokio::select! {
+        () = serving.notified() => None,
+        end = first_signal(&mut signals, &reload, &proxy) => Some(end),
+    };
+    let end = match end {
+        Some(end) => end,
+        None => {
+            state.serving.store(true, Ordering::Relaxed);
+            let successor = successor(&upgrade_socket, proxy.clone(), own);
+            if let Some(former) = former {
+                former.serving().context("the former process cannot be told that it may stop")?;
+            }
+            notify_systemd("READY=1");
+            tracing::info!(metrics = %args.metrics_address, admin = %args.admin_address, "ready");
+            tokio::select! {
+                end = first_signal(&mut signals, &reload, &proxy) => end,
+                () = successor => End::Successor,
+            }
+        }
+    };
+    let delay = match end {
+        End::Signal => Duration::from_secs(args.shutdown_delay),
+        End::Successor => {
+            // Probes, metrics and reloads are its own from here on; the admin sockets are shared with it.
+            stop.cancel();
+            Duration::ZERO
+        }
+    };
+    let code = drain(&mut signals, &state, &proxy, delay, Duration::from_secs(args.drain_timeout)).await;
+    stop.cancel();
+    supervisor.ended().await;
+    Ok(code)
+}
+
+/// Answers SIGHUP until a signal asks for the end.
+async fn first_signal(signals: &mut Signals, reload: &Notify, proxy: &Proxy) -> End {
+    while signals.next().await == Request::Reload {
+        proxy.reopen_access_log();
+        reload.notify_one();
+    }
+    End::Signal
+}
+
+/// Stops gracefully; a second signal stops at once.
+async fn drain(signals: &mut Signals, state: &State, proxy: &Proxy, delay: Duration, deadline: Duration) -> ExitCode {
+    notify_systemd("STOPPING=1");
+    state.draining.store(true, Ordering::Relaxed);
+    tracing::info!(deadline_s = deadline.as_secs(), "draining");
+    let drained = async {
+        tokio::time::sleep(delay).await;
+        proxy.drain(deadline).await
+    };
+    tokio::select! {
+        drained = drained => {
+            if drained.cut > 0 {
+                tracing::warn!(cut = drained.cut, "stopped: the drain's deadline has passed, connections were cut");
+            } else {
+                tracing::info!("stopped: all connections have ended");
+            }
+            ExitCode::SUCCESS
+        }
+        () = signals.stop() => {
+            tracing::warn!("second signal: stopping at once");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The sockets of the process that runs with the same state folder, if there is one.
+fn take_over(path: &Path) -> Result<Option<Received>> {
+    match handover::receive(path) {
+        Ok(received) => {
+            tracing::info!(sockets = received.sockets.len(), "took over the sockets of the running process");
+            Ok(Some(received))
+        }
+        Err(error @ HandoverError::NobodyThere { .. }) => {
+            tracing::warn!(%error, "nothing to take over: starting on sockets of our own");
+            Ok(None)
+        }
+        Err(error) => Err(error).context("--upgrade"),
+    }
+}
+
+/// An admin socket: the one of the process before, or a new one.
+fn listen(address: SocketAddr, sockets: &mut Vec<(SocketAddr, TcpListener)>) -> Result<TcpListener> {
+    let socket = match sockets.iter().position(|(taken, _)| *taken == address) {
+        Some(place) => sockets.swap_remove(place).1,
+        None => TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?,
+    };
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn clone_of(socket: &TcpListener) -> Result<TcpListener> {
+    socket.try_clone().context("no file descriptor left")
+}
+
+fn serve_admin(
+    supervisor: &Supervisor,
+    task: &'static str,
+    socket: TcpListener,
+    router: sluice_admin::Router,
+    stop: &CancellationToken,
+) {
+    let stop = stop.clone();
+    supervisor.spawn(task, move || {
+        let (socket, router, stop) = (socket.try_clone(), router.clone(), stop.clone());
+        async move {
+            match socket.and_then(tokio::net::TcpListener::from_std) {
+                Ok(listener) => sluice_admin::serve(listener, router, stop).await,
+                Err(error) => tracing::error!(task, %error, "cannot listen"),
+            }
+        }
+    });
+}
+
+/// Waits for a process that takes over. Where the socket for that cannot be had, everything else works.
+async fn successor(path: &Path, proxy: Arc<Proxy>, own: [(SocketAddr, TcpListener); 2]) {
+    let mut handover = match Handover::listen(path) {
+        Ok(handover) => handover,
+        Err(error) => {
+            tracing::warn!(%error, "this process cannot be upgraded, only restarted");
+            return std::future::pending().await;
+        }
+    };
+    let own = Arc::new(own);
+    let sockets = move || {
+        let mut sockets = proxy.sockets()?;
+        for (address, socket) in own.iter() {
+            sockets.push((*address, socket.try_clone()?));
+        }
+        Ok(sockets)
+    };
+    handover.taken(sockets).await;
+}

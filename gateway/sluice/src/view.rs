@@ -1,0 +1,107 @@
+//! What the admin ports see of the running gateway.
+
+use crate::problems::Problems;
+use arc_swap::ArcSwapOption;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use sluice_admin::{EndpointStatus, PluginStatus, Readiness, Status, View};
+use sluice_model::{Config, Problem};
+use sluice_proxy::Proxy;
+use sluice_proxy::snapshot::Snapshot;
+use sluice_wasm::PluginHost;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+/// The state of the process, as far as others ask for it.
+pub(crate) struct State {
+    pub(crate) started: SystemTime,
+    pub(crate) problems: Problems,
+    /// The first configuration is served, its ports are bound, its plugins were waited for.
+    pub(crate) serving: AtomicBool,
+    pub(crate) draining: AtomicBool,
+    /// When the configuration last changed, and how.
+    pub(crate) last_reload: ArcSwapOption<(SystemTime, String)>,
+}
+
+impl State {
+    pub(crate) fn new(problems: Problems) -> State {
+        State {
+            started: SystemTime::now(),
+            problems,
+            serving: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            last_reload: ArcSwapOption::empty(),
+        }
+    }
+}
+
+pub(crate) struct GatewayView {
+    pub(crate) state: Arc<State>,
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) plugins: Arc<PluginHost>,
+}
+
+impl View for GatewayView {
+    fn config(&self) -> Arc<Config> {
+        self.proxy.snapshot().config.clone()
+    }
+
+    fn problems(&self) -> Arc<Vec<Problem>> {
+        self.state.problems.current()
+    }
+
+    fn status(&self) -> Status {
+        let snapshot = self.proxy.snapshot();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            started: self.state.started,
+            generation: snapshot.generation,
+            last_reload: self.state.last_reload.load_full().map(|reload| (*reload).clone()),
+            draining: self.state.draining.load(Ordering::Relaxed),
+            endpoints: endpoints(&snapshot),
+            plugins: self.plugins.statuses().into_iter().map(plugin_status).collect(),
+        }
+    }
+
+    fn readiness(&self) -> BoxFuture<'_, Readiness> {
+        async {
+            if self.state.draining.load(Ordering::Relaxed) {
+                return Readiness::NotReady("draining".into());
+            }
+            if !self.state.serving.load(Ordering::Relaxed) {
+                return Readiness::NotReady("the first configuration is not served yet".into());
+            }
+            // Whoever waits for this has a limit of its own.
+            self.proxy.answers().await;
+            Readiness::Ready
+        }
+        .boxed()
+    }
+}
+
+/// Each endpoint once a backend.
+fn endpoints(snapshot: &Snapshot) -> Vec<EndpointStatus> {
+    let mut endpoints = Vec::new();
+    for backend in snapshot.backends.iter().flatten() {
+        for endpoint in backend.endpoints() {
+            endpoints.push(EndpointStatus {
+                backend: backend.key().to_string(),
+                address: endpoint.address.to_string(),
+                state: endpoint.state.as_str().to_owned(),
+                in_flight: endpoint.in_flight as usize,
+            });
+        }
+    }
+    endpoints.sort_by(|a, b| (&a.backend, &a.address).cmp(&(&b.backend, &b.address)));
+    endpoints
+}
+
+fn plugin_status(plugin: sluice_wasm::PluginStatus) -> PluginStatus {
+    let state = match plugin.error {
+        Some(error) => format!("failed: {error}"),
+        None if plugin.ready == plugin.uses => format!("ready, {} in use", plugin.uses),
+        None => format!("compiling, {} of {} ready", plugin.ready, plugin.uses),
+    };
+    PluginStatus { name: plugin.plugin.to_string(), digest: plugin.sha256.to_string(), state }
+}

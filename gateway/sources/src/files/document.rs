@@ -1,0 +1,140 @@
+//! One file's text into objects: documents, `List`s, and what of an object's former version stays where the new one
+//! cannot be used.
+
+use crate::yaml::{self, Node, SyntaxError};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use sluice_model::{Code, Kind, Location, ObjectRef, Problem};
+use sluice_resources::{Object, parse};
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+/// One object as it stands in a file.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// `None` where the text does not even say which object it is.
+    pub(super) reference: Option<ObjectRef>,
+    pub(super) place: Place,
+    pub(super) line: u32,
+    /// Of the object's content, so that another layout of the same text is no change.
+    pub(super) fingerprint: [u8; 32],
+    /// What serves: this text's object, or the former one where this text's cannot be used.
+    pub(super) object: Option<Object>,
+    /// A plugin's code, absolute.
+    pub(super) module: Option<Arc<str>>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Where in a file an object stands: which document, and which item if that is a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    document: usize,
+    item: Option<usize>,
+}
+
+impl Place {
+    /// Of an object that stays, though the text that it came from has gone.
+    const GONE: Place = Place { document: usize::MAX, item: None };
+
+    pub(super) fn find(self, documents: &[Node]) -> Option<&Node> {
+        let document = documents.get(self.document)?;
+        match self.item {
+            None => Some(document),
+            Some(index) => match &document.get("items")?.data {
+                yaml::Data::Sequence(items) => items.get(index),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// Reads all objects of a file. `former` are the objects that it held before.
+pub(super) fn read(path: &Path, text: &str, former: &[Entry]) -> Result<Vec<Entry>, SyntaxError> {
+    let documents = yaml::load(text)?;
+    let mut entries = Vec::with_capacity(documents.len());
+    for (document, node) in documents.iter().enumerate() {
+        match list_items(node) {
+            Some(items) => {
+                for (item, node) in items.iter().enumerate() {
+                    entries.push(entry(path, Place { document, item: Some(item) }, node, former));
+                }
+            }
+            None => entries.push(entry(path, Place { document, item: None }, node, former)),
+        }
+    }
+    keep_unnamed(&mut entries, former);
+    Ok(entries)
+}
+
+/// A document that does not say which object it is may be any of those that the file held before: they stay.
+fn keep_unnamed(entries: &mut Vec<Entry>, former: &[Entry]) {
+    let unnamed = |entry: &Entry| entry.problems.iter().any(|problem| problem.code == Code::NotAnObject);
+    if !entries.iter().any(unnamed) {
+        return;
+    }
+    let named: HashSet<ObjectRef> = entries.iter().filter_map(|entry| entry.reference.clone()).collect();
+    let lost = former.iter().filter(|f| f.object.is_some() && f.reference.as_ref().is_some_and(|r| !named.contains(r)));
+    entries.extend(lost.map(|f| Entry { place: Place::GONE, problems: Vec::new(), ..f.clone() }));
+}
+
+/// The items of what `kubectl get -o yaml` prints.
+fn list_items(node: &Node) -> Option<&[Node]> {
+    let text = |key| match node.get(key).map(|n| &n.data) {
+        Some(yaml::Data::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    match (text("kind")?.ends_with("List"), text("apiVersion"), node.get("items").map(|n| &n.data)) {
+        (true, Some(_), Some(yaml::Data::Sequence(items))) => Some(items),
+        _ => None,
+    }
+}
+
+fn entry(path: &Path, place: Place, node: &Node, former: &[Entry]) -> Entry {
+    let mut value = node.to_json();
+    let reference = reference(&value);
+    let module = match &reference {
+        Some(reference) if reference.kind == Kind::Plugin => make_module_absolute(path, &mut value),
+        _ => None,
+    };
+    let fingerprint: [u8; 32] = Sha256::digest(value.to_string()).into();
+    let former = former.iter().find(|f| f.reference.is_some() && f.reference == reference);
+    if let Some(former) = former.filter(|f| f.fingerprint == fingerprint) {
+        let problems = former.problems.iter().cloned().map(|p| located(p, path, node)).collect();
+        return Entry { place, line: node.line, problems, ..former.clone() };
+    }
+    let parsed = parse(value);
+    Entry {
+        reference: parsed.object.as_ref().map(Object::reference).or(reference),
+        place,
+        line: node.line,
+        fingerprint,
+        object: parsed.object.or_else(|| former.and_then(|f| f.object.clone())),
+        module,
+        problems: parsed.problems.into_iter().map(|p| located(p, path, node)).collect(),
+    }
+}
+
+fn located(problem: Problem, path: &Path, node: &Node) -> Problem {
+    let location = Location { file: path.to_string_lossy().into(), line: node.line_of(&problem.field) };
+    Problem { location: Some(location), ..problem }
+}
+
+/// The name of an object, even where the rest of it cannot be read.
+fn reference(value: &Value) -> Option<ObjectRef> {
+    let text = |pointer| value.pointer(pointer).and_then(Value::as_str);
+    let group = text("/apiVersion")?.rsplit_once('/').map_or("", |(group, _)| group);
+    let kind = Kind::from_group_kind(group, text("/kind")?)?;
+    let namespace = text("/metadata/namespace").filter(|namespace| !namespace.is_empty()).unwrap_or("default");
+    Some(ObjectRef::new(kind, namespace, text("/metadata/name")?))
+}
+
+/// A plugin's file is named relative to the file that names it.
+fn make_module_absolute(path: &Path, value: &mut Value) -> Option<Arc<str>> {
+    let field = value.pointer_mut("/spec/source/file/path")?;
+    let named = Path::new(field.as_str()?);
+    let absolute = std::path::absolute(path.parent().unwrap_or(Path::new("")).join(named)).ok()?;
+    let absolute = absolute.to_str()?.to_owned();
+    *field = Value::String(absolute.clone());
+    Some(absolute.into())
+}

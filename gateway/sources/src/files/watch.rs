@@ -1,0 +1,150 @@
+//! When to read again: as soon as a change is complete, by inotify, and every few seconds, for what inotify cannot
+//! see (a target of links elsewhere, a folder on a network).
+
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
+use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
+use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+/// Quiet time after which a change counts as complete. Copying a folder touches its files faster than this.
+const QUIET: Duration = Duration::from_millis(10);
+
+/// Longest wait for quiet.
+const RESTLESS: Duration = Duration::from_millis(50);
+
+/// Longest wait for a file that somebody holds open and writes to.
+const WRITING: Duration = Duration::from_millis(500);
+
+/// Files that are being written at a time; above, they are no longer told apart.
+const MAX_WRITING: usize = 1_024;
+
+/// Watches the folders of a source. Dropping it ends the watch.
+pub struct Watch {
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeSet<PathBuf>,
+    poll: Duration,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    pending: Mutex<Pending>,
+    news: Notify,
+}
+
+#[derive(Default)]
+struct Pending {
+    first: Option<Instant>,
+    last: Option<Instant>,
+    /// Files that were written to and not closed since.
+    writing: HashSet<PathBuf>,
+}
+
+impl Shared {
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn event(&self, event: Event) {
+        let mut pending = self.pending();
+        match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                event.paths.iter().for_each(|path| {
+                    pending.writing.remove(path);
+                });
+            }
+            // Reading is no change, and our own reads would never end.
+            EventKind::Access(_) => return,
+            EventKind::Modify(ModifyKind::Data(_)) if pending.writing.len() < MAX_WRITING => {
+                pending.writing.extend(event.paths);
+            }
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => event.paths.iter().for_each(|path| {
+                pending.writing.remove(path);
+            }),
+            _ => {}
+        }
+        let now = Instant::now();
+        pending.first.get_or_insert(now);
+        pending.last = Some(now);
+        drop(pending);
+        self.news.notify_one();
+    }
+}
+
+impl Watch {
+    /// Begins to watch nothing; polls every `poll`. Where inotify cannot be had (its limits are those of the user),
+    /// polling is all there is, and the error says why.
+    pub fn start(poll: Duration) -> (Watch, Option<notify::Error>) {
+        let shared = Arc::new(Shared::default());
+        let sink = shared.clone();
+        let made = notify::recommended_watcher(move |event: notify::Result<Event>| match event {
+            Ok(event) => sink.event(event),
+            // Events were lost (the queue ran over): whatever they were, read.
+            Err(_) => sink.event(Event::new(EventKind::Any)),
+        });
+        let (watcher, error) = match made {
+            Ok(watcher) => (Some(watcher), None),
+            Err(error) => (None, Some(error)),
+        };
+        (Watch { watcher, watched: BTreeSet::new(), poll, shared }, error)
+    }
+
+    /// Watches these folders from now on, and no others. Blocks on the file system for a moment. A folder that cannot
+    /// be watched is polled.
+    pub fn follow(&mut self, folders: &BTreeSet<PathBuf>) {
+        let Some(watcher) = &mut self.watcher else { return };
+        let mut watched = BTreeSet::new();
+        for gone in self.watched.difference(folders) {
+            // It may be gone already.
+            let _ = watcher.unwatch(gone);
+        }
+        for folder in folders {
+            // Watching again what is watched is a no-op, and finds a folder that was replaced.
+            match watcher.watch(folder, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    watched.insert(folder.clone());
+                }
+                Err(error) => {
+                    tracing::debug!(folder = %folder.display(), %error, "cannot be watched, polling instead");
+                }
+            }
+        }
+        self.watched = watched;
+    }
+
+    /// Waits for a change that looks complete, or for the next poll. Answers when the first sign of it was seen. May be
+    /// dropped and called again at any time: no change is lost.
+    pub async fn changed(&mut self) -> Instant {
+        // Something may be pending from a call that was dropped while it waited for quiet.
+        let idle = self.shared.pending().first.is_none();
+        if idle && timeout(self.poll, self.shared.news.notified()).await.is_err() {
+            // While somebody is writing, the poll would read half of it.
+            self.shared.pending().first.get_or_insert_with(Instant::now);
+        }
+        loop {
+            match self.settled() {
+                Ok(seen) => return seen,
+                Err(wait) => sleep(wait).await,
+            }
+        }
+    }
+
+    /// When the pending change was first seen, if it is complete; else how long to wait before asking again.
+    fn settled(&self) -> Result<Instant, Duration> {
+        let mut pending = self.shared.pending();
+        let now = Instant::now();
+        let first = pending.first.unwrap_or(now);
+        let waited = now.duration_since(first);
+        let writing = !pending.writing.is_empty() && waited < WRITING;
+        let quiet = pending.last.map_or(QUIET, |last| now.duration_since(last));
+        if writing || (quiet < QUIET && waited < RESTLESS) {
+            return Err(QUIET.saturating_sub(quiet).max(Duration::from_millis(1)));
+        }
+        *pending = Pending::default();
+        Ok(first)
+    }
+}

@@ -1,0 +1,243 @@
+//! One listener of a Gateway, and which of several on one port serve.
+
+use super::{Builder, Gateways, ListenerPlan, Namespaces};
+use crate::report::Report;
+use crate::status::ListenerStatus;
+use sluice_model::config::{Certificate, Edge, ListenerTls, Protocol};
+use sluice_model::{Code, HostPattern, ObjectRef, Problem};
+use sluice_resources::GatewayConfigSpec;
+use sluice_resources::api::Gateway;
+use sluice_resources::api::gateway::{GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A listener whose fields could be read. Without a protocol it can be attached to, but serves nothing.
+pub(super) struct Read {
+    pub(super) port: u16,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) hostname: HostPattern,
+    pub(super) namespaces: Namespaces,
+    pub(super) http_routes: bool,
+    pub(super) edge: Arc<Edge>,
+    pub(super) tls: Option<ListenerTls>,
+    pub(super) certificates: Vec<Arc<Certificate>>,
+}
+
+const HTTP_ROUTE: &str = "HTTPRoute";
+const GROUP: &str = "gateway.networking.k8s.io";
+
+impl Builder<'_> {
+    pub(super) fn listener(
+        &mut self,
+        object: &ObjectRef,
+        gateway: &Gateway,
+        spec: &GatewayListeners,
+        field: &str,
+        settings: &GatewayConfigSpec,
+        status: &mut ListenerStatus,
+    ) -> Option<Read> {
+        let mut report = Report::new(object, &mut self.problems);
+        let protocol = match spec.protocol.as_str() {
+            "HTTP" => Some(Protocol::Http),
+            "HTTPS" => Some(Protocol::Https),
+            other => {
+                let message = format!("protocol `{other}` is not supported; HTTP and HTTPS are");
+                report.error(Code::UnsupportedProtocol, format!("{field}.protocol"), message.clone());
+                status.reject("UnsupportedProtocol", message);
+                None
+            }
+        };
+        let port = u16::try_from(spec.port).ok().filter(|port| *port > 0);
+        if port.is_none() {
+            let message = format!("{} is not a port: 1 to 65535", spec.port);
+            report.error(Code::OutOfRange, format!("{field}.port"), message.clone());
+            status.reject("UnsupportedValue", message);
+        }
+        let hostname = match HostPattern::parse_gateway(spec.hostname.as_deref()) {
+            Ok(hostname) => Some(hostname),
+            Err(error) => {
+                report.error(Code::InvalidHostname, format!("{field}.hostname"), error.to_string());
+                status.reject("UnsupportedValue", error.to_string());
+                None
+            }
+        };
+        let (namespaces, http_routes) = allowed_routes(spec, field, protocol, &mut report, status);
+        let nobody = object.clone();
+        let mut unreported = Vec::new();
+        let listener_settings = settings.listener(&spec.name);
+        let mut quiet = Report::new(&nobody, &mut unreported);
+        let edge = Arc::new(crate::edge::edge(&listener_settings, "", &mut quiet));
+        let tls_settings = crate::edge::tls(listener_settings.tls.as_ref(), "", &mut quiet);
+        let (tls, certificates) = match (protocol, port) {
+            (Some(Protocol::Https), Some(port)) => {
+                match self.listener_tls(object, gateway, spec, field, port, tls_settings, status) {
+                    Some((tls, certificates)) => (Some(tls), certificates),
+                    None => (None, Vec::new()),
+                }
+            }
+            (Some(Protocol::Http), _) if spec.tls.is_some() => {
+                let message = "protocol HTTP has no TLS; the block is ignored";
+                self.problems.push(Problem::warning(Code::InvalidTls, object, format!("{field}.tls"), message));
+                (None, Vec::new())
+            }
+            _ => (None, Vec::new()),
+        };
+        Some(Read { port: port?, protocol, hostname: hostname?, namespaces, http_routes, edge, tls, certificates })
+    }
+}
+
+fn allowed_routes(
+    spec: &GatewayListeners,
+    field: &str,
+    protocol: Option<Protocol>,
+    report: &mut Report<'_>,
+    status: &mut ListenerStatus,
+) -> (Namespaces, bool) {
+    let allowed = spec.allowed_routes.as_ref();
+    let kinds = allowed.and_then(|a| a.kinds.as_deref()).unwrap_or_default();
+    let mut http_routes = protocol.is_some() && kinds.is_empty();
+    for (i, kind) in kinds.iter().enumerate() {
+        if kind.group.as_deref().unwrap_or(GROUP) == GROUP && kind.kind == HTTP_ROUTE && protocol.is_some() {
+            http_routes = true;
+        } else {
+            let message = format!("routes of kind `{}` are not supported on this listener; HTTPRoute is", kind.kind);
+            report.error(Code::KindNotSupported, format!("{field}.allowedRoutes.kinds[{i}]"), message.clone());
+            status.unresolve("InvalidRouteKinds", message);
+        }
+    }
+    if http_routes {
+        status.supported_kinds.push(HTTP_ROUTE);
+    }
+    let from = allowed.and_then(|a| a.namespaces.as_ref());
+    let namespaces = match from.and_then(|n| n.from.as_ref()) {
+        None | Some(From::Same) => Namespaces::Same,
+        Some(From::All) => Namespaces::All,
+        Some(From::Selector) => match from.and_then(|n| n.selector.as_ref()) {
+            Some(selector) => Namespaces::Selector(label_selector(selector)),
+            None => {
+                let message = "from: Selector needs a selector; until then no route may attach";
+                report.error(Code::InvalidCombination, format!("{field}.allowedRoutes.namespaces"), message);
+                // A selector that nothing meets.
+                Namespaces::Selector(nothing())
+            }
+        },
+    };
+    (namespaces, http_routes)
+}
+
+use sluice_resources::api::gateway::GatewayListenersAllowedRoutesNamespacesSelector as ApiSelector;
+use sluice_resources::api::{LabelSelector, LabelSelectorRequirement};
+
+fn label_selector(selector: &ApiSelector) -> LabelSelector {
+    LabelSelector {
+        match_labels: selector.match_labels.clone(),
+        match_expressions: selector.match_expressions.as_ref().map(|expressions| {
+            let convert = |e: &sluice_resources::api::gateway::GatewayListenersAllowedRoutesNamespacesSelectorMatchExpressions| {
+                LabelSelectorRequirement {
+                    key: e.key.clone(),
+                    operator: e.operator.clone(),
+                    values: e.values.clone(),
+                }
+            };
+            expressions.iter().map(convert).collect()
+        }),
+    }
+}
+
+fn nothing() -> LabelSelector {
+    LabelSelector {
+        match_labels: None,
+        match_expressions: Some(vec![LabelSelectorRequirement {
+            key: "kubernetes.io/metadata.name".to_owned(),
+            operator: "DoesNotExist".to_owned(),
+            values: None,
+        }]),
+    }
+}
+
+/// Listeners of one Gateway that are not distinct, by index: of those the API lets none serve.
+pub(super) fn conflicts_within(gateway: &Gateway) -> BTreeMap<usize, &'static str> {
+    let mut conflicts = BTreeMap::new();
+    let listeners = &gateway.spec.listeners;
+    for (i, a) in listeners.iter().enumerate() {
+        for (j, b) in listeners.iter().enumerate().filter(|(j, b)| *j != i && b.port == a.port) {
+            let host = |l: &GatewayListeners| l.hostname.clone().unwrap_or_default().to_ascii_lowercase();
+            let web = |l: &GatewayListeners| matches!(l.protocol.as_str(), "HTTP" | "HTTPS");
+            // Only protocols that are served can stand in each other's way.
+            if !web(a) || !web(b) {
+                continue;
+            }
+            if a.protocol != b.protocol {
+                conflicts.insert(i, "ProtocolConflict");
+                conflicts.entry(j).or_insert("ProtocolConflict");
+            } else if host(a) == host(b) {
+                conflicts.entry(i).or_insert("HostnameConflict");
+                conflicts.entry(j).or_insert("HostnameConflict");
+            }
+        }
+    }
+    conflicts
+}
+
+/// Gateways share the host's ports. Where two want the same port with other protocols, or the same hostname on it, the
+/// older Gateway serves.
+pub(super) fn resolve_conflicts(gateways: &mut Gateways, problems: &mut Vec<Problem>) {
+    let mut plans = std::mem::take(&mut gateways.plans);
+    plans.sort_by(|a, b| {
+        // The Ingress Gateway has no age, and goes last.
+        (a.rank.is_none(), &a.rank).cmp(&(b.rank.is_none(), &b.rank))
+    });
+    let mut kept: Vec<ListenerPlan> = Vec::with_capacity(plans.len());
+    for plan in plans {
+        let rival = kept.iter().find_map(|other| Some((other, conflict(other, &plan)?)));
+        let Some((rival, reason)) = rival else {
+            kept.push(plan);
+            continue;
+        };
+        let message = format!(
+            "port {} is taken by listener `{}` of {}, with {}",
+            plan.port,
+            rival.id.name,
+            rival.object,
+            if reason == "ProtocolConflict" { "another protocol" } else { "the same hostname" },
+        );
+        problems.push(Problem::error(Code::ListenerConflict, &plan.object, plan.field.clone(), message));
+        for place in [&mut gateways.attach.ingress.http, &mut gateways.attach.ingress.https] {
+            *place = place.take().filter(|place| place.id != plan.id);
+        }
+        if let Some(gateway) = gateways.attach.gateways.get_mut(&plan.id.gateway) {
+            for listener in gateway.listeners.iter_mut().filter(|l| l.place.id == plan.id) {
+                listener.serves = false;
+            }
+        }
+        if let Some(status) = gateways.status.get_mut(&plan.object) {
+            for listener in status.listeners.iter_mut().filter(|l| l.name.as_str() == plan.id.name.as_ref()) {
+                listener.conflicted = Some(reason);
+            }
+        }
+    }
+    for status in gateways.status.values_mut() {
+        if status.listeners.iter().all(|listener| !listener.accepted()) {
+            status.reject("ListenersNotValid", "no listener can be served");
+        }
+    }
+    gateways.plans = kept;
+}
+
+fn conflict(a: &ListenerPlan, b: &ListenerPlan) -> Option<&'static str> {
+    if a.port != b.port || a.id == b.id || !share_an_address(&a.addresses, &b.addresses) {
+        return None;
+    }
+    if a.protocol != b.protocol {
+        return Some("ProtocolConflict");
+    }
+    (a.hostname == b.hostname).then_some("HostnameConflict")
+}
+
+/// Listeners that name different addresses don't meet; one that names none is on all of them, but as a socket of its
+/// own, so it meets only others that name none.
+fn share_an_address(a: &[IpAddr], b: &[IpAddr]) -> bool {
+    let set = |addresses: &[IpAddr]| addresses.iter().copied().collect::<BTreeSet<_>>();
+    (a.is_empty() && b.is_empty()) || !set(a).is_disjoint(&set(b))
+}

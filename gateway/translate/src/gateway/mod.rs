@@ -1,0 +1,336 @@
+//! Classes, Gateways and their listeners: what routes may attach to, and what is bound.
+//!
+//! [`build`] looks at all of them at once; they are few, and change seldom. Its result has two halves: [`Attach`] is
+//! what routes look at, and when it is equal to the former no route is looked at again; [`ListenerPlan`]s are what
+//! ports are made from.
+
+mod class;
+mod listener;
+mod ports;
+mod tls;
+
+pub(crate) use class::{Claim, IngressClasses};
+pub(crate) use ports::{IngressTls, IngressTlsUse, Ports, ports};
+
+use crate::certificate::Certificates;
+use crate::edge;
+use crate::options::Options;
+use crate::rank::Rank;
+use crate::report::Report;
+use crate::status::{GatewayStatus, ListenerStatus};
+use sluice_model::config::{AccessLog, Certificate, CertificateKey, Edge, ListenerId, ListenerTls, Protocol};
+use sluice_model::object::NamespacedName;
+use sluice_model::{Code, HostPattern, Hostname, Kind, ObjectRef, Problem};
+use sluice_resources::api::{Gateway, LabelSelector};
+use sluice_resources::{GatewayConfigSpec, Store};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The `controllerName` of our GatewayClasses.
+pub const GATEWAY_CONTROLLER: &str = "sluice.dev/gateway-controller";
+/// The `controller` of our IngressClasses.
+pub const INGRESS_CONTROLLER: &str = "sluice.dev/ingress-controller";
+/// The class that goes without saying in file mode, as the chart creates it in a cluster: `sluice`, of both kinds.
+pub const BUILT_IN_CLASS: &str = "sluice";
+/// The Gateway that all Ingress objects share.
+pub const INGRESS_NAMESPACE: &str = "sluice-system";
+pub const INGRESS_GATEWAY: &str = "ingress";
+
+/// The name of the Gateway that all Ingress objects share.
+pub(crate) fn ingress_gateway() -> NamespacedName {
+    NamespacedName::new(INGRESS_NAMESPACE, INGRESS_GATEWAY)
+}
+
+/// What routes look at.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Attach {
+    pub(crate) gateways: BTreeMap<NamespacedName, AttachGateway>,
+    /// Gateways of other controllers: routes for them are none of our business.
+    pub(crate) foreign: BTreeSet<NamespacedName>,
+    pub(crate) ingress: AttachIngress,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AttachGateway {
+    pub(crate) listeners: Vec<AttachListener>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AttachListener {
+    pub(crate) place: Arc<Place>,
+    pub(crate) port: u16,
+    pub(crate) hostname: HostPattern,
+    pub(crate) namespaces: Namespaces,
+    /// Whether its kinds include HTTPRoute.
+    pub(crate) http_routes: bool,
+    /// Whether what attaches is served: the listener is accepted, and neither conflicted nor of no use.
+    pub(crate) serves: bool,
+}
+
+/// Where the Ingress rules go.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct AttachIngress {
+    pub(crate) http: Option<Arc<Place>>,
+    pub(crate) https: Option<Arc<Place>>,
+    /// Class names, and whether Ingress objects without any class are ours.
+    pub(crate) classes: IngressClasses,
+    /// `GatewayConfig.ingress.defaultBackendRef`: the GatewayConfig, the Service, its port.
+    pub(crate) default_backend: Option<(ObjectRef, NamespacedName, u16)>,
+}
+
+/// A listener, as the rules that it serves see it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Place {
+    pub(crate) id: ListenerId,
+    /// Presented to backends over TLS.
+    pub(crate) client_certificate: Option<CertificateKey>,
+    /// Suffixes of external names that may be called.
+    pub(crate) external_names: Vec<Hostname>,
+}
+
+impl Place {
+    /// For references that are only checked: no listener, nothing allowed.
+    pub(crate) fn nowhere() -> Self {
+        let id = ListenerId { gateway: NamespacedName::new("", ""), name: "".into() };
+        Place { id, client_certificate: None, external_names: Vec::new() }
+    }
+}
+
+/// `allowedRoutes.namespaces`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Namespaces {
+    All,
+    Same,
+    Selector(LabelSelector),
+}
+
+/// One listener that can be bound.
+#[derive(Clone, Debug)]
+pub(crate) struct ListenerPlan {
+    pub(crate) id: ListenerId,
+    /// Of the Gateway; the Ingress Gateway goes last.
+    pub(crate) rank: Option<Rank>,
+    pub(crate) object: ObjectRef,
+    pub(crate) field: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+    pub(crate) hostname: HostPattern,
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) tls: Option<ListenerTls>,
+    pub(crate) certificates: Vec<Arc<Certificate>>,
+}
+
+/// Everything about Gateways.
+#[derive(Debug, Default)]
+pub(crate) struct Gateways {
+    pub(crate) attach: Attach,
+    pub(crate) plans: Vec<ListenerPlan>,
+    /// Certificates that backends are shown, or that no listener's plan holds.
+    pub(crate) certificates: Vec<Arc<Certificate>>,
+    pub(crate) default_certificate: Option<Arc<Certificate>>,
+    pub(crate) access_log: AccessLog,
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) status: BTreeMap<ObjectRef, GatewayStatus>,
+    /// Secrets and ConfigMaps that were asked for, there or not.
+    pub(crate) uses: BTreeSet<ObjectRef>,
+}
+
+/// What is looked at while Gateways are built.
+pub(crate) struct Builder<'b> {
+    pub(crate) store: &'b Store,
+    pub(crate) options: &'b Options,
+    pub(crate) certificates: &'b mut Certificates,
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) uses: BTreeSet<ObjectRef>,
+    /// GatewayConfigs that something refers to.
+    configs: BTreeSet<NamespacedName>,
+}
+
+/// Whether any Ingress is ours, so that there has to be a Gateway for it.
+pub(crate) fn has_ingress(store: &Store, options: &Options) -> bool {
+    let classes = class::ingress_classes(store, options);
+    store.ingresses.values().any(|ingress| classes.claim(ingress) == Claim::Ours)
+}
+
+/// Builds all Gateways anew. `with_ingress`: there are Ingress objects of ours, so their Gateway is there too.
+pub(crate) fn build(store: &Store, options: &Options, certificates: &mut Certificates, with_ingress: bool) -> Gateways {
+    let (problems, uses, configs) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+    let mut builder = Builder { store, options, certificates, problems, uses, configs };
+    for (name, config) in &store.gateway_configs {
+        let object = ObjectRef::new(Kind::GatewayConfig, name.namespace.clone(), name.name.clone());
+        edge::check(&config.spec, &mut Report::new(&object, &mut builder.problems));
+    }
+    let classes = class::gateway_classes(&mut builder);
+    let mut result = Gateways::default();
+    for (name, gateway) in &store.gateways {
+        match classes.get(&gateway.spec.gateway_class_name) {
+            Some(class::Ours { defaults }) => builder.gateway(name, gateway, defaults.as_ref(), &mut result),
+            None if store
+                .gateway_classes
+                .contains_key(&NamespacedName::new("", gateway.spec.gateway_class_name.as_str())) =>
+            {
+                result.attach.foreign.insert(name.clone());
+            }
+            None => {
+                let object = ObjectRef::new(Kind::Gateway, name.namespace.clone(), name.name.clone());
+                let message = format!("there is no GatewayClass `{}`", gateway.spec.gateway_class_name);
+                builder.problems.push(Problem::error(Code::ClassNotFound, &object, "spec.gatewayClassName", message));
+                result.attach.foreign.insert(name.clone());
+            }
+        }
+    }
+    let config = class::ingress_config(&mut builder, &classes);
+    result.attach.ingress.classes = class::ingress_classes(store, options);
+    if with_ingress {
+        builder.ingress_gateway(&config, &mut result);
+    }
+    let mut unreported = Vec::new();
+    let nobody = ObjectRef::new(Kind::GatewayConfig, "", "");
+    result.access_log = edge::access_log(config.spec.access_log.as_ref(), &mut Report::new(&nobody, &mut unreported));
+    listener::resolve_conflicts(&mut result, &mut builder.problems);
+    for name in store.gateway_configs.keys().filter(|name| !builder.configs.contains(name)) {
+        let object = ObjectRef::new(Kind::GatewayConfig, name.namespace.clone(), name.name.clone());
+        let message = "no class or Gateway of ours refers to this GatewayConfig";
+        builder.problems.push(Problem::warning(Code::ConfigUnused, &object, "", message));
+    }
+    result.problems = builder.problems;
+    result.uses = builder.uses;
+    result
+}
+
+impl Builder<'_> {
+    fn gateway(
+        &mut self,
+        name: &NamespacedName,
+        gateway: &Gateway,
+        defaults: Option<&GatewayConfigSpec>,
+        result: &mut Gateways,
+    ) {
+        let object = ObjectRef::new(Kind::Gateway, name.namespace.clone(), name.name.clone());
+        let mut status = GatewayStatus::default();
+        let settings = match self.parameters(&object, gateway, defaults) {
+            Ok(settings) => settings,
+            Err(()) => {
+                status.reject("InvalidParameters", "spec.infrastructure.parametersRef cannot be used");
+                defaults.cloned().unwrap_or_default()
+            }
+        };
+        let addresses = self.addresses(&object, gateway, &settings, &mut status);
+        let client_certificate = self.client_certificate(&object, gateway, &mut status);
+        let mut unreported = Vec::new();
+        let external_names = edge::external_names(&settings, &mut Report::new(&object, &mut unreported));
+        let client_key = client_certificate.as_ref().map(|certificate| certificate.key.clone());
+        result.certificates.extend(client_certificate);
+        let conflicts = listener::conflicts_within(gateway);
+        let mut attach = AttachGateway { listeners: Vec::new() };
+        for (index, spec) in gateway.spec.listeners.iter().enumerate() {
+            let field = format!("spec.listeners[{index}]");
+            let mut listener_status = ListenerStatus::new(&spec.name);
+            if let Some(reason) = conflicts.get(&index) {
+                let message = format!(
+                    "listener `{}` conflicts with another listener of this Gateway on port {}",
+                    spec.name, spec.port
+                );
+                self.problems.push(
+                    Problem::error(Code::ListenerConflict, &object, field.clone(), message)
+                        .hint("give one of them another port, protocol or hostname; until then neither serves"),
+                );
+                listener_status.conflicted = Some(*reason);
+            }
+            let read = self.listener(&object, gateway, spec, &field, &settings, &mut listener_status);
+            if let Some(read) = read {
+                let id = ListenerId { gateway: name.clone(), name: spec.name.as_str().into() };
+                let place = Arc::new(Place {
+                    id: id.clone(),
+                    client_certificate: client_key.clone(),
+                    external_names: external_names.clone(),
+                });
+                let serves = listener_status.accepted() && !status.rejected();
+                attach.listeners.push(AttachListener {
+                    place,
+                    port: read.port,
+                    hostname: read.hostname.clone(),
+                    namespaces: read.namespaces,
+                    http_routes: read.http_routes,
+                    serves,
+                });
+                if serves && let Some(protocol) = read.protocol {
+                    result.plans.push(ListenerPlan {
+                        id,
+                        rank: Some(Rank::of(&gateway.metadata)),
+                        object: object.clone(),
+                        field,
+                        addresses: addresses.clone(),
+                        port: read.port,
+                        protocol,
+                        hostname: read.hostname,
+                        edge: read.edge,
+                        tls: read.tls,
+                        certificates: read.certificates,
+                    });
+                }
+            }
+            status.listeners.push(listener_status);
+        }
+        result.attach.gateways.insert(name.clone(), attach);
+        result.status.insert(object, status);
+    }
+
+    /// The Gateway's own GatewayConfig over its class's.
+    fn parameters(
+        &mut self,
+        object: &ObjectRef,
+        gateway: &Gateway,
+        defaults: Option<&GatewayConfigSpec>,
+    ) -> Result<GatewayConfigSpec, ()> {
+        let reference = gateway.spec.infrastructure.as_ref().and_then(|infra| infra.parameters_ref.as_ref());
+        let Some(reference) = reference else { return Ok(defaults.cloned().unwrap_or_default()) };
+        let target = class::ParametersRef {
+            group: &reference.group,
+            kind: &reference.kind,
+            name: NamespacedName::new(object.namespace.clone(), reference.name.as_str()),
+        };
+        let own = class::parameters(self, object, "spec.infrastructure.parametersRef", &target).ok_or(())?;
+        Ok(class::layered(own, defaults))
+    }
+
+    /// The addresses to bind; none means all.
+    fn addresses(
+        &mut self,
+        object: &ObjectRef,
+        gateway: &Gateway,
+        settings: &GatewayConfigSpec,
+        status: &mut GatewayStatus,
+    ) -> Vec<IpAddr> {
+        let mut report = Report::new(object, &mut self.problems);
+        let mut named = Vec::new();
+        for (i, address) in gateway.spec.addresses.iter().flatten().enumerate() {
+            let field = format!("spec.addresses[{i}]");
+            match (address.r#type.as_deref().unwrap_or("IPAddress"), address.value.as_deref()) {
+                ("IPAddress", Some(value)) => match value.parse() {
+                    Ok(ip) => named.push(ip),
+                    Err(_) => {
+                        let message = format!("`{value}` is not an IP address");
+                        report.error(Code::InvalidAddress, format!("{field}.value"), message);
+                        status.reject("UnsupportedAddress", "spec.addresses holds an address that cannot be read");
+                    }
+                },
+                // Any address will do: what is bound by default.
+                ("IPAddress", None) => {}
+                (other, _) => {
+                    let message = format!("addresses of type `{other}` are not supported; IPAddress is");
+                    report.error(Code::UnsupportedValue, format!("{field}.type"), message);
+                    status.reject("UnsupportedAddress", "spec.addresses holds a type that is not supported");
+                }
+            }
+        }
+        if !named.is_empty() {
+            return named;
+        }
+        let mut unreported = Vec::new();
+        let mut quiet = Report::new(object, &mut unreported);
+        edge::addresses(settings.addresses.as_deref().unwrap_or_default(), "spec.addresses", &mut quiet)
+    }
+}

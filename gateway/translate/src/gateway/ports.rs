@@ -1,0 +1,263 @@
+//! From listeners to sockets; and the Gateway that all Ingress objects share.
+
+use super::class::IngressSettings;
+use super::{Builder, Gateways, ListenerPlan, Place, ingress_gateway};
+use crate::certificate::Certificates;
+use crate::report::Report;
+use sluice_model::config::{Certificate, CertificateKey, Listener, ListenerId, ListenerTls, Port, Protocol};
+use sluice_model::object::NamespacedName;
+use sluice_model::{HostPattern, Kind, ObjectRef, Problem};
+use sluice_resources::Store;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+/// Names of the Ingress Gateway's listeners.
+const HTTP: &str = "http";
+const HTTPS: &str = "https";
+
+impl Builder<'_> {
+    /// Adds the Ingress Gateway. Where a Gateway already has a listener for any host on the same port with the same
+    /// protocol, the Ingress rules go to that listener.
+    pub(super) fn ingress_gateway(&mut self, settings: &IngressSettings, result: &mut Gateways) {
+        let gateway = ingress_gateway();
+        let object = ObjectRef::new(Kind::Gateway, gateway.namespace.clone(), gateway.name.clone());
+        let mut unreported = Vec::new();
+        let mut quiet = Report::new(&object, &mut unreported);
+        let ingress = settings.spec.ingress.clone().unwrap_or_default();
+        let addresses = crate::edge::addresses(settings.spec.addresses.as_deref().unwrap_or_default(), "", &mut quiet);
+        let external_names = crate::edge::external_names(&settings.spec, &mut quiet);
+        let source = |is_set: fn(&sluice_resources::IngressConfig) -> bool| {
+            let set = |spec: &sluice_resources::GatewayConfigSpec| spec.ingress.as_ref().is_some_and(is_set);
+            settings.sources.iter().find(|(_, spec)| set(spec)).map(|(object, _)| object.clone())
+        };
+        result.attach.ingress.default_backend = ingress.default_backend_ref.as_ref().and_then(|backend| {
+            let object = source(|i| i.default_backend_ref.is_some())?;
+            let service = NamespacedName::new(object.namespace.clone(), backend.name.as_str());
+            Some((object, service, backend.port))
+        });
+        result.default_certificate = match &ingress.default_certificate_ref {
+            Some(reference) => source(|i| i.default_certificate_ref.is_some()).and_then(|object| {
+                let name = NamespacedName::new(object.namespace.clone(), reference.name.as_str());
+                self.secret(&object, "spec.ingress.defaultCertificateRef", &name)
+            }),
+            None => None,
+        }
+        .or_else(|| self.options.default_certificate.clone());
+        let ports = [
+            (HTTP, Protocol::Http, ingress.http_port.unwrap_or(self.options.ingress_http_port)),
+            (HTTPS, Protocol::Https, ingress.https_port.unwrap_or(self.options.ingress_https_port)),
+        ];
+        for (name, protocol, port) in ports {
+            let shared = result.plans.iter().find(|plan| {
+                plan.port == port
+                    && plan.protocol == protocol
+                    && plan.hostname == HostPattern::Any
+                    && plan.addresses == addresses
+            });
+            let place = match shared {
+                Some(plan) => result
+                    .attach
+                    .gateways
+                    .get(&plan.id.gateway)
+                    .and_then(|g| g.listeners.iter().find(|l| l.place.id == plan.id))
+                    .map(|listener| listener.place.clone()),
+                None => {
+                    let id = ListenerId { gateway: gateway.clone(), name: name.into() };
+                    let listener = settings.spec.listener(name);
+                    let mut unreported = Vec::new();
+                    let mut quiet = Report::new(&object, &mut unreported);
+                    let tls = crate::edge::tls(listener.tls.as_ref(), "", &mut quiet);
+                    result.plans.push(ListenerPlan {
+                        id: id.clone(),
+                        rank: None,
+                        object: object.clone(),
+                        field: format!("listener `{name}`"),
+                        addresses: addresses.clone(),
+                        port,
+                        protocol,
+                        hostname: HostPattern::Any,
+                        edge: Arc::new(crate::edge::edge(&listener, "", &mut quiet)),
+                        tls: (protocol == Protocol::Https).then(|| ListenerTls {
+                            certificates: Vec::new(),
+                            min_version: tls.min_version,
+                            cipher_suites: tls.cipher_suites,
+                            http2: tls.http2,
+                            resumption: tls.resumption,
+                            client_validation: None,
+                        }),
+                        certificates: Vec::new(),
+                    });
+                    Some(Arc::new(Place { id, client_certificate: None, external_names: external_names.clone() }))
+                }
+            };
+            match protocol {
+                Protocol::Http => result.attach.ingress.http = place,
+                Protocol::Https => result.attach.ingress.https = place,
+            }
+        }
+    }
+}
+
+/// The Secrets that `tls` blocks of Ingress objects name, each with the hosts and the fields that name it.
+#[derive(Debug, Default)]
+pub(crate) struct IngressTls {
+    pub(crate) secrets: BTreeMap<NamespacedName, Vec<IngressTlsUse>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct IngressTlsUse {
+    pub(crate) object: ObjectRef,
+    pub(crate) field: String,
+    pub(crate) hosts: Vec<HostPattern>,
+}
+
+/// The sockets, the certificates that they need, and what was wrong with those of Ingress objects.
+#[derive(Debug, Default)]
+pub(crate) struct Ports {
+    pub(crate) ports: BTreeMap<SocketAddr, Arc<Port>>,
+    pub(crate) certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
+    pub(crate) problems: Vec<Problem>,
+    /// Secrets that were asked for, there or not.
+    pub(crate) uses: BTreeSet<ObjectRef>,
+}
+
+/// Lays listeners out on sockets. What is as it was in `former` is the same pointer.
+pub(crate) fn ports(
+    gateways: &Gateways,
+    ingress: &IngressTls,
+    store: &Store,
+    certificates: &mut Certificates,
+    former: &BTreeMap<SocketAddr, Arc<Port>>,
+) -> Ports {
+    let mut result = Ports::default();
+    let ingress_certificates = ingress_certificates(ingress, store, certificates, &mut result);
+    let https = gateways.attach.ingress.https.as_ref().map(|place| &place.id);
+    let mut sockets: BTreeMap<SocketAddr, Vec<(Protocol, Arc<Listener>)>> = BTreeMap::new();
+    for plan in &gateways.plans {
+        let mut tls = plan.tls.clone();
+        for certificate in &plan.certificates {
+            result.certificates.insert(certificate.key.clone(), certificate.clone());
+        }
+        if let Some(tls) = tls.as_mut().filter(|_| Some(&plan.id) == https) {
+            let of_ingress = plan.id.gateway == ingress_gateway();
+            let default = gateways.default_certificate.iter().filter(|_| of_ingress);
+            for certificate in default.chain(&ingress_certificates) {
+                if !tls.certificates.contains(&certificate.key) {
+                    tls.certificates.push(certificate.key.clone());
+                }
+                result.certificates.insert(certificate.key.clone(), certificate.clone());
+            }
+        }
+        let listener = Arc::new(Listener {
+            id: plan.id.clone(),
+            hostname: plan.hostname.clone(),
+            tls: tls.map(Arc::new),
+            edge: plan.edge.clone(),
+        });
+        for address in socket_addresses(&plan.addresses, plan.port) {
+            sockets.entry(address).or_default().push((plan.protocol, listener.clone()));
+        }
+    }
+    for certificate in &gateways.certificates {
+        result.certificates.insert(certificate.key.clone(), certificate.clone());
+    }
+    for (address, mut listeners) in sockets {
+        // From the most specific hostname to the least.
+        listeners.sort_by(|(_, a), (_, b)| a.hostname.cmp(&b.hostname).then_with(|| a.id.cmp(&b.id)));
+        let Some((protocol, least)) = listeners.last() else { continue };
+        let port = Port {
+            protocol: *protocol,
+            edge: least.edge.clone(),
+            listeners: listeners.iter().map(|(_, listener)| listener.clone()).collect(),
+        };
+        result.ports.insert(address, reuse(port, former.get(&address)));
+    }
+    result
+}
+
+/// The former pointers wherever the content is the same.
+fn reuse(mut port: Port, former: Option<&Arc<Port>>) -> Arc<Port> {
+    let Some(former) = former else { return Arc::new(port) };
+    if port == **former {
+        return former.clone();
+    }
+    if port.edge == former.edge {
+        port.edge = former.edge.clone();
+    }
+    for listener in &mut port.listeners {
+        let Some(old) = former.listeners.iter().find(|old| old.id == listener.id) else { continue };
+        if **old == **listener {
+            *listener = old.clone();
+            continue;
+        }
+        let mut changed = Listener::clone(listener);
+        if changed.edge == old.edge {
+            changed.edge = old.edge.clone();
+        }
+        if changed.tls == old.tls {
+            changed.tls = old.tls.clone();
+        }
+        *listener = Arc::new(changed);
+    }
+    Arc::new(port)
+}
+
+/// All addresses mean one socket for both families: `[::]`, which takes IPv4 as well.
+fn socket_addresses(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+    if addresses.is_empty() {
+        return vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)];
+    }
+    addresses.iter().map(|address| SocketAddr::new(*address, port)).collect()
+}
+
+/// Each Secret once, by name; one that can't be used leaves its hosts to the default certificate.
+fn ingress_certificates(
+    ingress: &IngressTls,
+    store: &Store,
+    certificates: &mut Certificates,
+    result: &mut Ports,
+) -> Vec<Arc<Certificate>> {
+    let mut found = Vec::new();
+    for (secret, uses) in &ingress.secrets {
+        let reference = ObjectRef::new(Kind::Secret, secret.namespace.clone(), secret.name.clone());
+        let certificate = certificates.get(store, secret, &mut result.problems);
+        for user in uses {
+            result.problems.extend(ingress_tls_problem(&reference, user, &certificate));
+        }
+        result.uses.insert(reference);
+        if let Ok(certificate) = certificate {
+            found.push(certificate);
+        }
+    }
+    found
+}
+
+fn ingress_tls_problem(
+    secret: &ObjectRef,
+    user: &IngressTlsUse,
+    certificate: &Result<Arc<Certificate>, crate::certificate::Missing>,
+) -> Option<Problem> {
+    use crate::certificate::Missing;
+    use sluice_model::Code;
+    let field = format!("{}.secretName", user.field);
+    match certificate {
+        Ok(certificate) => {
+            let covers =
+                |host: &HostPattern| certificate.names.iter().any(|name| name.intersect(host).as_ref() == Some(host));
+            let bare = user.hosts.iter().find(|host| **host != HostPattern::Any && !covers(host))?;
+            let message = format!("the certificate in {secret} does not cover `{bare}`");
+            Some(Problem::warning(Code::CertificateHost, &user.object, field, message))
+        }
+        Err(Missing::NotFound) => {
+            let message = format!("there is no {secret}; its hosts are served with the default certificate");
+            Some(Problem::error(Code::SecretNotFound, &user.object, field, message))
+        }
+        Err(Missing::Invalid) => {
+            let message = format!(
+                "{secret} holds no certificate that can be used; its hosts are served with the default certificate"
+            );
+            Some(Problem::error(Code::InvalidCertificate, &user.object, field, message))
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Virtual hosts: the rules of all routes that share one, in order of precedence.
+
+use crate::rank::Rank;
+use crate::world::Compiled;
+use sluice_model::config::{ListenerId, RouteMatch, VirtualHost};
+use sluice_model::matcher::precedence;
+use sluice_model::{Code, HostPattern, Kind, ObjectRef, Problem};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A listener and a host of it.
+pub(crate) type HostKey = (ListenerId, HostPattern);
+
+/// Which routes each virtual host is made of, the one that goes first on ties first.
+#[derive(Debug, Default)]
+pub(crate) struct Hosts {
+    contributors: BTreeMap<HostKey, BTreeSet<(Rank, ObjectRef)>>,
+}
+
+impl Hosts {
+    pub(crate) fn insert(&mut self, route: &ObjectRef, compiled: &Compiled) {
+        for key in compiled.placements.keys() {
+            let entry = (compiled.rank.clone(), route.clone());
+            self.contributors.entry(key.clone()).or_default().insert(entry);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, route: &ObjectRef, compiled: &Compiled) {
+        for key in compiled.placements.keys() {
+            if let Some(routes) = self.contributors.get_mut(key) {
+                routes.remove(&(compiled.rank.clone(), route.clone()));
+                if routes.is_empty() {
+                    self.contributors.remove(key);
+                }
+            }
+        }
+    }
+
+    /// Lays one host out; `None` where no route is left for it.
+    pub(crate) fn build(
+        &self,
+        key: &HostKey,
+        routes: &BTreeMap<ObjectRef, Compiled>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<VirtualHost> {
+        let mut rules = Vec::new();
+        let mut matches: Vec<(&RouteMatch, u32, &ObjectRef, (u32, u32))> = Vec::new();
+        for (_, route) in self.contributors.get(key)? {
+            let Some(set) = routes.get(route).and_then(|compiled| compiled.placements.get(key)) else { continue };
+            let offset = u32::try_from(rules.len()).unwrap_or(u32::MAX);
+            rules.extend(set.rules.iter().cloned());
+            for (found, origin) in set.matches.iter().zip(&set.origins) {
+                matches.push((found, offset.saturating_add(found.rule), route, *origin));
+            }
+        }
+        // Stable: what is equal stays in the order of age, name and position.
+        matches.sort_by(|a, b| precedence(a.0, b.0));
+        for pair in matches.windows(2) {
+            let [first, second] = pair else { continue };
+            if precedence(first.0, second.0) == Ordering::Equal && same(first.0, second.0) && !is_fallback(second) {
+                problems.push(shadowed(&key.1, first.2, second));
+            }
+        }
+        let matches = matches.into_iter().map(|(found, rule, ..)| RouteMatch { rule, ..found.clone() }).collect();
+        Some(VirtualHost { hostname: key.1.clone(), matches, rules })
+    }
+}
+
+/// Whether two matches take the same requests.
+fn same(a: &RouteMatch, b: &RouteMatch) -> bool {
+    a.path == b.path && a.method == b.method && a.headers == b.headers && a.query == b.query
+}
+
+/// A default backend is meant to come after others.
+fn is_fallback(found: &(&RouteMatch, u32, &ObjectRef, (u32, u32))) -> bool {
+    found.2.kind == Kind::GatewayConfig || found.3.0 == u32::MAX
+}
+
+fn shadowed(host: &HostPattern, first: &ObjectRef, second: &(&RouteMatch, u32, &ObjectRef, (u32, u32))) -> Problem {
+    let (_, _, route, (rule, index)) = second;
+    let field = match route.kind {
+        Kind::Ingress => format!("spec.rules[{rule}].http.paths[{index}].path"),
+        _ => format!("spec.rules[{rule}].matches[{index}]"),
+    };
+    let message = if first == *route {
+        format!("an earlier rule of the same object takes the same requests of host `{host}`")
+    } else {
+        format!("{first} takes the same requests of host `{host}`")
+    };
+    Problem::warning(Code::RouteShadowed, route, field, message)
+}

@@ -1,0 +1,132 @@
+//! backendRefs: who gets the request, with which share.
+
+use super::filter::BackendRef;
+use crate::gateway::Place;
+use crate::grant::{Reference, permits};
+use crate::policy::Chain;
+use crate::report::Report;
+use crate::service::{PortRef, Unusable, knows_protocol, resolve};
+use crate::world::{Compiled, World};
+use sluice_model::config::BackendKey;
+use sluice_model::object::NamespacedName;
+use sluice_model::{Code, Kind, ObjectRef};
+use std::sync::Arc;
+
+/// Resolves one reference. An error is the API's reason; the problem has been told.
+pub(super) fn backend(
+    world: &World<'_>,
+    object: &ObjectRef,
+    place: Option<&Place>,
+    reference: &BackendRef<'_>,
+    field: &str,
+    chain: &Chain<'_>,
+    compiled: &mut Compiled,
+) -> Result<BackendKey, &'static str> {
+    let outcome = look_up(world, object, place, reference, field, chain, compiled);
+    if let Err(reason) = outcome {
+        for parent in &mut compiled.status.parents {
+            parent.unresolved.get_or_insert((reason, format!("{field} cannot be used")));
+        }
+    }
+    outcome
+}
+
+fn look_up(
+    world: &World<'_>,
+    object: &ObjectRef,
+    place: Option<&Place>,
+    reference: &BackendRef<'_>,
+    field: &str,
+    chain: &Chain<'_>,
+    compiled: &mut Compiled,
+) -> Result<BackendKey, &'static str> {
+    let mut report = Report::new(object, &mut compiled.problems);
+    let (group, kind) = (reference.group.unwrap_or_default(), reference.kind.unwrap_or("Service"));
+    if !group.is_empty() || kind != "Service" {
+        let message = format!("a backend of kind `{kind}` of group `{group}` is not supported; Service is");
+        report.error(Code::KindNotSupported, format!("{field}.kind"), message);
+        return Err("InvalidKind");
+    }
+    let namespace = reference.namespace.filter(|n| !n.is_empty()).unwrap_or(&object.namespace);
+    let service = NamespacedName::new(namespace, reference.name);
+    let granted = Reference {
+        from: object.kind,
+        from_namespace: &object.namespace,
+        to: Kind::Service,
+        to_namespace: namespace,
+        to_name: reference.name,
+    };
+    if !permits(world.store, granted) {
+        let message =
+            format!("no ReferenceGrant in `{namespace}` permits {} to refer to Service {service}", object.kind);
+        report.error(Code::RefNotPermitted, field, message);
+        return Err("RefNotPermitted");
+    }
+    let Some(port) = reference.port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0) else {
+        report.error(
+            Code::ServicePortNotFound,
+            format!("{field}.port"),
+            "a reference to a Service needs a port: 1 to 65535",
+        );
+        return Err("BackendNotFound");
+    };
+    // Without a listener the reference is only checked; any place that allows nothing will do.
+    let nowhere;
+    let place = match place {
+        Some(place) => place,
+        None => {
+            nowhere = Place::nowhere();
+            &nowhere
+        }
+    };
+    match resolve(world, place, &service, PortRef::Number(port), chain, &mut compiled.deps) {
+        Ok(backend) => {
+            let key = backend.key.clone();
+            warn_of_protocol(world, &service, port, field, &mut report);
+            compiled.backends.entry(key.clone()).or_insert_with(|| Arc::new(backend));
+            Ok(key)
+        }
+        Err(unusable) => Err(tell(&unusable, &service, &PortRef::Number(port), field, &mut report)),
+    }
+}
+
+/// The problem of a Service that is no backend, and the API's reason.
+pub(crate) fn tell(
+    unusable: &Unusable,
+    service: &NamespacedName,
+    port: &PortRef<'_>,
+    field: &str,
+    report: &mut Report<'_>,
+) -> &'static str {
+    match unusable {
+        Unusable::ServiceNotFound => {
+            report.error(Code::ServiceNotFound, field, format!("there is no Service {service}"));
+            "BackendNotFound"
+        }
+        Unusable::PortNotFound => {
+            report.error(Code::ServicePortNotFound, field, format!("Service {service} has no TCP port {port}"));
+            "BackendNotFound"
+        }
+        Unusable::ExternalName(message) => {
+            report.error(Code::ExternalNameNotAllowed, field, format!("Service {service}: {message}"));
+            "UnsupportedValue"
+        }
+        Unusable::Tls => {
+            let message = format!("the BackendTLSPolicy of Service {service} cannot be used, so nothing is sent to it");
+            report.error(Code::InvalidCa, field, message);
+            "InvalidBackendTLSPolicy"
+        }
+    }
+}
+
+fn warn_of_protocol(world: &World<'_>, service: &NamespacedName, port: u16, field: &str, report: &mut Report<'_>) {
+    let ports = world.store.services.get(service).and_then(|s| s.spec.as_ref()?.ports.as_ref());
+    let protocol = ports
+        .and_then(|ports| ports.iter().find(|p| p.port == i32::from(port)))
+        .and_then(|port| port.app_protocol.as_deref())
+        .filter(|protocol| !knows_protocol(protocol));
+    if let Some(protocol) = protocol {
+        let message = format!("appProtocol `{protocol}` of Service {service} is not known; HTTP/1.1 is spoken");
+        report.warn(Code::UnsupportedValue, field, message);
+    }
+}

@@ -1,0 +1,66 @@
+//! HTTPRoutes: to which listeners and hosts they attach, and what their rules do there.
+
+mod backend;
+mod cors;
+mod filter;
+mod matches;
+mod parent;
+mod rule;
+mod rule_filters;
+
+use crate::rank::Rank;
+use crate::world::{Compiled, RuleSet, World};
+use parent::Attachment;
+use sluice_model::config::CertificateKey;
+use sluice_model::object::NamespacedName;
+use sluice_model::{Hostname, Kind, ObjectRef};
+use sluice_resources::api::HttpRoute;
+use std::sync::Arc;
+
+pub(crate) use backend::tell;
+pub(crate) use matches::path_match;
+
+/// What a rule depends on beside its route: two listeners of which this is the same have the same rules.
+#[derive(PartialEq)]
+struct Surroundings<'w> {
+    client_certificate: Option<&'w CertificateKey>,
+    external_names: &'w [Hostname],
+    policies: Vec<NamespacedName>,
+}
+
+pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, route: &HttpRoute) -> Compiled {
+    let object = ObjectRef::new(Kind::HTTPRoute, name.namespace.clone(), name.name.clone());
+    let mut compiled = Compiled::new(Rank::of(&route.metadata));
+    let attachments = parent::attachments(world, &object, route, &mut compiled);
+    if attachments.is_empty() {
+        // Its references are checked all the same: status and `sluice check` tell of them.
+        rule::rules(world, &object, route, None, &mut compiled);
+    }
+    let mut known: Vec<(Surroundings<'_>, Arc<RuleSet>)> = Vec::new();
+    for Attachment { place, hostnames } in &attachments {
+        let gateway = ObjectRef::new(Kind::Gateway, place.id.gateway.namespace.clone(), place.id.gateway.name.clone());
+        let policies = [None, Some(place.id.name.as_ref())]
+            .into_iter()
+            .filter_map(|section| world.policies.attached(&gateway, section))
+            .map(|policy| policy.name.clone());
+        let surroundings = Surroundings {
+            client_certificate: place.client_certificate.as_ref(),
+            external_names: &place.external_names,
+            policies: policies.collect(),
+        };
+        let set = match known.iter().find(|(other, _)| *other == surroundings) {
+            Some((_, set)) => set.clone(),
+            None => {
+                let set = Arc::new(rule::rules(world, &object, route, Some(place), &mut compiled));
+                known.push((surroundings, set.clone()));
+                set
+            }
+        };
+        compiled.deps.insert(gateway);
+        for hostname in hostnames {
+            compiled.placements.insert((place.id.clone(), hostname.clone()), set.clone());
+        }
+    }
+    compiled.keep_used_backends();
+    compiled
+}

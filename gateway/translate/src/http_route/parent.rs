@@ -1,0 +1,203 @@
+//! parentRefs: which listeners take the route, for which hosts.
+
+use crate::gateway::{AttachListener, Namespaces, Place};
+use crate::grant::selects;
+use crate::report::Report;
+use crate::status::ParentStatus;
+use crate::world::{Compiled, World};
+use sluice_model::object::NamespacedName;
+use sluice_model::{Code, HostPattern, Kind, ObjectRef};
+use sluice_resources::api::HttpRoute;
+use sluice_resources::api::http_route::HttpRouteParentRefs;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One listener that serves the route.
+pub(super) struct Attachment {
+    pub(super) place: Arc<Place>,
+    pub(super) hostnames: Vec<HostPattern>,
+}
+
+pub(super) fn attachments(
+    world: &World<'_>,
+    object: &ObjectRef,
+    route: &HttpRoute,
+    compiled: &mut Compiled,
+) -> Vec<Attachment> {
+    let mut report = Report::new(object, &mut compiled.problems);
+    let mut hostnames = Vec::new();
+    for (i, text) in route.spec.hostnames.iter().flatten().enumerate() {
+        match HostPattern::parse_gateway(Some(text)) {
+            Ok(HostPattern::Any) => {
+                let message = format!("`{text}` is not a host name; leave hostnames out for all");
+                report.error(Code::InvalidHostname, format!("spec.hostnames[{i}]"), message);
+            }
+            Ok(pattern) => hostnames.push(pattern),
+            Err(error) => report.error(Code::InvalidHostname, format!("spec.hostnames[{i}]"), error.to_string()),
+        }
+    }
+    let named_hosts = route.spec.hostnames.as_ref().is_some_and(|names| !names.is_empty());
+    if !named_hosts {
+        hostnames.push(HostPattern::Any);
+    }
+    if route.spec.use_default_gateways.is_some() {
+        report.warn(
+            Code::UnsupportedValue,
+            "spec.useDefaultGateways",
+            "default Gateways are not supported; name parentRefs",
+        );
+    }
+    let mut found: BTreeMap<_, Attachment> = BTreeMap::new();
+    for (i, reference) in route.spec.parent_refs.iter().flatten().enumerate() {
+        let field = format!("spec.parentRefs[{i}]");
+        let mut report = Report::new(object, &mut compiled.problems);
+        let Some((mut status, listeners)) = candidates(world, object, reference, &field, &mut report) else { continue };
+        compiled.deps.insert(ObjectRef::new(
+            Kind::Gateway,
+            status.gateway.namespace.clone(),
+            status.gateway.name.clone(),
+        ));
+        match take(world, object, reference, &field, &hostnames, listeners, &mut report, &mut status) {
+            Ok(taken) => {
+                for (listener, hostnames) in taken {
+                    status.listeners.push(listener.place.id.name.to_string());
+                    if !listener.serves {
+                        continue;
+                    }
+                    let attachment = found
+                        .entry(listener.place.id.clone())
+                        .or_insert_with(|| Attachment { place: listener.place.clone(), hostnames: Vec::new() });
+                    for hostname in hostnames {
+                        if !attachment.hostnames.contains(&hostname) {
+                            attachment.hostnames.push(hostname);
+                        }
+                    }
+                }
+            }
+            Err((reason, message)) => status.rejected = Some((reason, message)),
+        }
+        compiled.status.parents.push(status);
+    }
+    if route.spec.parent_refs.as_ref().is_none_or(Vec::is_empty) {
+        let message = "the route names no parentRef, so nothing serves it";
+        Report::new(object, &mut compiled.problems).warn(Code::ParentNotFound, "spec.parentRefs", message);
+    }
+    found.into_values().collect()
+}
+
+/// The Gateway's listeners; `None` where the parent is none of our business.
+fn candidates<'w>(
+    world: &World<'w>,
+    object: &ObjectRef,
+    reference: &HttpRouteParentRefs,
+    field: &str,
+    report: &mut Report<'_>,
+) -> Option<(ParentStatus, &'w [AttachListener])> {
+    let group = reference.group.as_deref().unwrap_or("gateway.networking.k8s.io");
+    let kind = reference.kind.as_deref().unwrap_or("Gateway");
+    if group != "gateway.networking.k8s.io" || kind != "Gateway" {
+        let message = format!("a parent of kind `{kind}` is not served here; Gateway is");
+        report.warn(Code::KindNotSupported, format!("{field}.kind"), message);
+        return None;
+    }
+    let namespace = reference.namespace.as_deref().unwrap_or(&object.namespace);
+    let gateway = NamespacedName::new(namespace, reference.name.as_str());
+    if world.attach.foreign.contains(&gateway) {
+        return None;
+    }
+    let listeners = world.attach.gateways.get(&gateway).map(|found| found.listeners.as_slice());
+    let status = ParentStatus {
+        gateway,
+        section_name: reference.section_name.clone(),
+        port: reference.port.and_then(|port| u16::try_from(port).ok()),
+        listeners: Vec::new(),
+        rejected: None,
+        unresolved: None,
+    };
+    if listeners.is_none() {
+        let message = format!("there is no Gateway {}", status.gateway);
+        report.error(Code::ParentNotFound, field, message.clone());
+        return Some((ParentStatus { rejected: Some(("NoMatchingParent", message)), ..status }, &[]));
+    }
+    Some((status, listeners.unwrap_or_default()))
+}
+
+type Taken<'w> = Vec<(&'w AttachListener, Vec<HostPattern>)>;
+
+/// The listeners that take the route, or the API's reason for there being none.
+#[allow(clippy::too_many_arguments)] // each is another side of the one parentRef
+fn take<'w>(
+    world: &World<'_>,
+    object: &ObjectRef,
+    reference: &HttpRouteParentRefs,
+    field: &str,
+    hostnames: &[HostPattern],
+    listeners: &'w [AttachListener],
+    report: &mut Report<'_>,
+    status: &mut ParentStatus,
+) -> Result<Taken<'w>, (&'static str, String)> {
+    if let Some(rejected) = status.rejected.take() {
+        return Err(rejected);
+    }
+    let meant: Vec<&AttachListener> = listeners
+        .iter()
+        .filter(|l| reference.section_name.as_deref().is_none_or(|name| l.place.id.name.as_ref() == name))
+        .filter(|l| reference.port.is_none_or(|port| i32::from(l.port) == port))
+        .collect();
+    if meant.is_empty() {
+        let section = reference.section_name.as_deref().map(|name| format!(" `{name}`")).unwrap_or_default();
+        let port = reference.port.map(|port| format!(" on port {port}")).unwrap_or_default();
+        let message = format!("Gateway {} has no listener{section}{port}", status.gateway);
+        report.error(Code::ParentNotFound, field, message.clone());
+        return Err(("NoMatchingParent", message));
+    }
+    let allowed: Vec<&AttachListener> =
+        meant.iter().copied().filter(|l| l.http_routes && allows(world, l, object, report)).collect();
+    if allowed.is_empty() {
+        let why = if meant.iter().any(|l| l.http_routes) {
+            format!("routes from namespace `{}`", object.namespace)
+        } else {
+            "routes of kind HTTPRoute".to_owned()
+        };
+        let message = format!("no listener of Gateway {} that is meant allows {why}", status.gateway);
+        report.error(Code::NotAllowedByListeners, field, message.clone());
+        return Err(("NotAllowedByListeners", message));
+    }
+    let taken: Taken<'w> = allowed
+        .into_iter()
+        .filter_map(|listener| {
+            let shared: Vec<_> = hostnames.iter().filter_map(|host| listener.hostname.intersect(host)).collect();
+            (!shared.is_empty()).then_some((listener, shared))
+        })
+        .collect();
+    if taken.is_empty() {
+        let hosts: Vec<_> = hostnames.iter().take(3).map(ToString::to_string).collect();
+        let message = format!(
+            "no listener of Gateway {} that is meant has a hostname in common with {}",
+            status.gateway,
+            hosts.join(", ")
+        );
+        report.error(Code::NoMatchingHostname, field, message.clone());
+        return Err(("NoMatchingListenerHostname", message));
+    }
+    Ok(taken)
+}
+
+/// `allowedRoutes.namespaces` of a listener.
+fn allows(world: &World<'_>, listener: &AttachListener, object: &ObjectRef, report: &mut Report<'_>) -> bool {
+    match &listener.namespaces {
+        Namespaces::All => true,
+        Namespaces::Same => listener.place.id.gateway.namespace == object.namespace,
+        Namespaces::Selector(selector) => {
+            let selected = selects(world.store, selector, &object.namespace);
+            if selected.is_none() {
+                let message = format!(
+                    "listener {} asks for labels of namespace `{}`, and there is no such Namespace object",
+                    listener.place.id, object.namespace
+                );
+                report.warn(Code::NamespaceNotFound, "", message);
+            }
+            selected.unwrap_or(false)
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Rules: filters, backends, timeouts, retries, and the policies that meet there.
+
+use super::backend::backend;
+use super::filter::{self, BackendRef};
+use super::matches::route_match;
+use crate::gateway::Place;
+use crate::plugin::{Use, use_plugin};
+use crate::policy::{Chain, Level, MAX_ATTEMPTS, backend_plan, client_policy, retry};
+use crate::report::Report;
+use crate::values::{duration, number};
+use crate::world::{Compiled, RuleSet, World};
+use http::StatusCode;
+use sluice_model::config::{Action, BackendTarget, ClientPolicy, PathMatch, Retry, Rule, RuleId, WeightedBackend};
+use sluice_model::object::NamespacedName;
+use sluice_model::plugin::PluginUse;
+use sluice_model::{Code, Kind, ObjectRef, Reason};
+use sluice_resources::api::HttpRoute;
+use sluice_resources::api::http_route::{HttpRouteRules, HttpRouteRulesMatches};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The rules of a route as one listener sees them.
+pub(super) fn rules(
+    world: &World<'_>,
+    object: &ObjectRef,
+    route: &HttpRoute,
+    place: Option<&Place>,
+    compiled: &mut Compiled,
+) -> RuleSet {
+    let mut set = RuleSet::default();
+    let all = HttpRouteRulesMatches::default();
+    // A route without rules has one that matches everything (the API's default), and no backend.
+    let default = [HttpRouteRules::default()];
+    let sources = route.spec.rules.as_deref().filter(|rules| !rules.is_empty()).unwrap_or(&default);
+    for (index, source) in (0_u32..).zip(sources) {
+        let field = format!("spec.rules[{index}]");
+        let position = u32::try_from(set.rules.len()).unwrap_or(u32::MAX);
+        let matches = source.matches.as_deref().filter(|m| !m.is_empty());
+        let before = set.matches.len();
+        for (number, wanted) in (0_u32..).zip(matches.unwrap_or(std::slice::from_ref(&all))) {
+            let mut report = Report::new(object, &mut compiled.problems);
+            if let Some(found) = route_match(wanted, position, &format!("{field}.matches[{number}]"), &mut report) {
+                set.matches.push(found);
+                set.origins.push((index, number));
+            }
+        }
+        let prefixes = set.matches.iter().skip(before).all(|m| matches!(m.path, PathMatch::Prefix(_)));
+        let builder = RuleBuilder { world, object, place, source, field: &field };
+        let rule = builder.build(index, prefixes, compiled);
+        if set.matches.len() > before {
+            set.rules.push(Arc::new(rule));
+        }
+    }
+    set
+}
+
+pub(super) struct RuleBuilder<'r> {
+    pub(super) world: &'r World<'r>,
+    pub(super) object: &'r ObjectRef,
+    pub(super) place: Option<&'r Place>,
+    pub(super) source: &'r HttpRouteRules,
+    pub(super) field: &'r str,
+}
+
+impl RuleBuilder<'_> {
+    fn build(&self, index: u32, prefixes: bool, compiled: &mut Compiled) -> Rule {
+        let id = RuleId {
+            route: self.object.clone(),
+            rule: match self.source.name.as_deref().filter(|name| !name.is_empty()) {
+                Some(name) => name.into(),
+                None => index.to_string().into(),
+            },
+        };
+        let views: Vec<_> = self.source.filters.iter().flatten().map(filter::of_rule).collect();
+        let chain_of_rule = self.chain(&[]);
+        let filters_field = format!("{}.filters", self.field);
+        let filtered = self.filters(&views, &filters_field, prefixes, true, &chain_of_rule, compiled);
+        let chain = self.chain(&filtered.extensions);
+        let mut unreported = Vec::new();
+        let mut quiet = Report::new(self.object, &mut unreported);
+        let settings = chain.backend();
+        let plan = backend_plan(&settings, "", &mut quiet);
+        let mut retry = retry(settings.retry.as_ref(), "", &mut quiet);
+        let client =
+            if chain.is_empty() { ClientPolicy::default() } else { client_policy(&chain.client(), "", &mut quiet) };
+        let (request_timeout, backend_timeout) = self.timeouts(plan.request_timeout, compiled);
+        self.retry(&mut retry, compiled);
+        self.warn_of_unsupported(compiled);
+        let mut action = match (filtered.broken, filtered.redirect) {
+            (true, _) => reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::UnsupportedFilter),
+            (false, Some(redirect)) => Action::Redirect(redirect),
+            (false, None) => self.forward(prefixes, &chain, compiled),
+        };
+        let mut plugins: Vec<PluginUse> = Vec::new();
+        for entry in chain.plugins() {
+            let used =
+                use_plugin(&entry, self.world.store, self.world.plugins, &mut compiled.deps, &mut compiled.problems);
+            match used {
+                Use::Run(plugin) => plugins.push(plugin),
+                Use::Skip => {}
+                Use::Refuse => action = reply(StatusCode::SERVICE_UNAVAILABLE, Reason::PluginNotReady),
+            }
+        }
+        Rule { id, filters: filtered.filters, action, request_timeout, backend_timeout, retry, plugins, client }
+    }
+
+    /// The policies that meet here, with those that ExtensionRef filters name.
+    fn chain(&self, extensions: &[NamespacedName]) -> Chain<'_> {
+        let policies = self.world.policies;
+        let mut chain = Chain::default();
+        if let Some(place) = self.place {
+            let gateway = &place.id.gateway;
+            let gateway = ObjectRef::new(Kind::Gateway, gateway.namespace.clone(), gateway.name.clone());
+            chain.push(Level::Gateway, policies.attached(&gateway, None));
+            chain.push(Level::Listener, policies.attached(&gateway, Some(&place.id.name)));
+        }
+        chain.push(Level::Route, policies.attached(self.object, None));
+        if let Some(name) = self.source.name.as_deref() {
+            chain.push(Level::Rule, policies.attached(self.object, Some(name)));
+        }
+        for name in extensions {
+            chain.push(Level::Rule, policies.named(name));
+        }
+        chain
+    }
+
+    fn forward(&self, prefixes: bool, chain: &Chain<'_>, compiled: &mut Compiled) -> Action {
+        let mut backends = Vec::new();
+        for (i, reference) in self.source.backend_refs.iter().flatten().enumerate() {
+            let field = format!("{}.backendRefs[{i}]", self.field);
+            let target = BackendRef {
+                group: reference.group.as_deref(),
+                kind: reference.kind.as_deref(),
+                name: &reference.name,
+                namespace: reference.namespace.as_deref(),
+                port: reference.port,
+            };
+            let views: Vec<_> = reference.filters.iter().flatten().map(filter::of_backend).collect();
+            let filtered = self.filters(&views, &format!("{field}.filters"), prefixes, false, chain, compiled);
+            let resolved = backend(self.world, self.object, self.place, &target, &field, chain, compiled);
+            let invalid = |reason| BackendTarget::Invalid { status: StatusCode::INTERNAL_SERVER_ERROR, reason };
+            let target = match resolved {
+                Ok(_) if filtered.broken => invalid(Reason::UnsupportedFilter),
+                Ok(key) => BackendTarget::Backend(key),
+                Err(_) => invalid(Reason::InvalidBackend),
+            };
+            let mut report = Report::new(self.object, &mut compiled.problems);
+            let weight = number(reference.weight, 0..=1_000_000, &format!("{field}.weight"), &mut report);
+            let weight = match (reference.weight, weight) {
+                (None, _) => 1,
+                (Some(_), Some(weight)) => weight.unsigned_abs(),
+                // A share that can't be read is none.
+                (Some(_), None) => 0,
+            };
+            if weight > 0 {
+                backends.push(WeightedBackend { weight, target, filters: filtered.filters });
+            }
+        }
+        if backends.is_empty() {
+            return reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::NoBackends);
+        }
+        Action::Forward(backends)
+    }
+
+    /// `timeouts.request` and `timeouts.backendRequest`; a policy's where the rule says nothing.
+    fn timeouts(&self, policy: Option<Duration>, compiled: &mut Compiled) -> (Option<Duration>, Option<Duration>) {
+        let Some(timeouts) = &self.source.timeouts else { return (policy, None) };
+        let mut report = Report::new(self.object, &mut compiled.problems);
+        let mut read = |text: Option<&String>, name: &str| {
+            text.and_then(|text| duration(text, &format!("{}.timeouts.{name}", self.field), &mut report))
+        };
+        let request = read(timeouts.request.as_ref(), "request");
+        let backend = read(timeouts.backend_request.as_ref(), "backendRequest");
+        let on = |d: Option<Duration>| d.filter(|d| !d.is_zero());
+        if let (Some(request), Some(backend)) = (on(request), on(backend))
+            && backend > request
+        {
+            let message = "backendRequest is longer than request, and so never acts";
+            report.warn(Code::InvalidCombination, format!("{}.timeouts.backendRequest", self.field), message);
+        }
+        // 0s switches a timeout off, whatever a policy says.
+        (if request.is_some() { on(request) } else { policy }, on(backend))
+    }
+
+    /// GEP-1731. What the rule says counts before a policy.
+    fn retry(&self, retry: &mut Retry, compiled: &mut Compiled) {
+        let Some(source) = &self.source.retry else { return };
+        let mut report = Report::new(self.object, &mut compiled.problems);
+        let at = |name: &str| format!("{}.retry.{name}", self.field);
+        let attempts = source.attempts.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        if let Some(attempts) = number(attempts, 0..=MAX_ATTEMPTS, &at("attempts"), &mut report) {
+            retry.attempts = attempts;
+        }
+        if let Some(codes) = &source.codes {
+            retry.codes.clear();
+            for (i, code) in codes.iter().enumerate() {
+                let code = number(Some(*code), 400..=599, &format!("{}[{i}]", at("codes")), &mut report);
+                retry.codes.extend(code.and_then(|code| u16::try_from(code).ok()));
+            }
+        }
+        if let Some(text) = &source.backoff {
+            retry.backoff = duration(text, &at("backoff"), &mut report).filter(|d| !d.is_zero());
+        }
+    }
+
+    fn warn_of_unsupported(&self, compiled: &mut Compiled) {
+        if self.source.session_persistence.is_some() {
+            let message =
+                "session persistence is not supported; a TrafficPolicy with ConsistentHash by cookie comes close";
+            let field = format!("{}.sessionPersistence", self.field);
+            Report::new(self.object, &mut compiled.problems).warn(Code::UnsupportedValue, field, message);
+        }
+    }
+}
+
+pub(crate) fn reply(status: StatusCode, reason: Reason) -> Action {
+    Action::Reply { status, reason }
+}

@@ -1,0 +1,47 @@
+//! From objects to the configuration of the data plane: `(former Config, changes) -> Config + status + problems`.
+//!
+//! Pure: no I/O, no clock, no async, and the same objects give an equal [`Config`] whatever the order of changes that
+//! led to them. Incremental: what a change does not touch is the *same* pointer in the next configuration. Bad input is
+//! a [`Problem`] of its object; everything else goes on.
+//!
+//! ```text
+//!            classes, Gateways ─► Attach ─┐
+//!            TrafficPolicies, Plugins ────┼─► route ─► rules by (listener, host) ─► VirtualHost
+//! changes ─► BackendTLSPolicies, Services ┘     └────► backends ─► endpoint sets ◄─ EndpointSlices
+//!            Secrets ─► certificates ─► ports
+//! ```
+//!
+//! Routes remember what they looked at, so that a changed Service, policy or Plugin brings up just its routes.
+//! Gateways, classes, grants and namespaces are looked at as a whole; routes follow where what they see of them changed.
+
+mod backend_tls;
+mod certificate;
+mod edge;
+mod endpoints;
+mod gateway;
+mod grant;
+mod host;
+mod http_route;
+mod ingress;
+mod options;
+mod plugin;
+mod policy;
+mod rank;
+mod report;
+mod service;
+mod state;
+mod status;
+mod summary;
+mod translator;
+mod values;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub use certificate::certificate_from_pem;
+pub use gateway::{BUILT_IN_CLASS, GATEWAY_CONTROLLER, INGRESS_CONTROLLER, INGRESS_GATEWAY, INGRESS_NAMESPACE};
+pub use options::Options;
+pub use sluice_model::{Config, Problem};
+pub use status::{GatewayStatus, ListenerStatus, ParentStatus, RouteStatus, Status};
+pub use translator::{Output, Translator};

@@ -1,0 +1,27 @@
+//! What the translation is told once, from outside the objects.
+
+use sluice_model::config::Certificate;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// For names that no other certificate of the Ingress Gateway covers: what the gateway made itself at its first
+    /// start. Without one, and without `GatewayConfig.ingress.defaultCertificateRef`, such handshakes are refused.
+    pub default_certificate: Option<Arc<Certificate>>,
+    /// Ports of the Ingress Gateway where no GatewayConfig says otherwise. Default 8080 and 8443, those of file mode.
+    pub ingress_http_port: u16,
+    pub ingress_https_port: u16,
+    /// Objects come from files: the classes `sluice` are there without being written, an Ingress without any class is
+    /// ours unless an IngressClass that is not ours is the default, plugins may be files, and all Gateways share the
+    /// host's ports.
+    pub files: bool,
+    /// The time at which validity of certificates is judged. `None`: it is not. Default: none.
+    pub now: Option<SystemTime>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { default_certificate: None, ingress_http_port: 8080, ingress_https_port: 8443, files: true, now: None }
+    }
+}

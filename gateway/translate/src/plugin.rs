@@ -1,0 +1,284 @@
+//! Plugin objects: where the code is, its limits, and who may use it.
+
+use crate::grant::{Reference, permits, selects};
+use crate::report::Report;
+use crate::values::{bytes, number, positive_duration};
+use sha2::{Digest, Sha256};
+use sluice_model::object::NamespacedName;
+use sluice_model::plugin::{FailMode, InstanceMode, ModuleSource, PluginKey, PluginLimits, PluginSpec, PluginUse};
+use sluice_model::{Code, Kind, ObjectRef, Problem};
+use sluice_resources::api::ConfigMap;
+use sluice_resources::{FailModeName, InstanceName, NamespacesFrom, Plugin, PluginLimitsConfig, Store};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// All Plugins.
+#[derive(Debug, Default)]
+pub(crate) struct Plugins {
+    plugins: BTreeMap<PluginKey, Entry>,
+    pub(crate) problems: Vec<Problem>,
+    /// ConfigMaps that hold code, there or not.
+    pub(crate) uses: BTreeSet<ObjectRef>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    object: Arc<Plugin>,
+    /// The ConfigMap that the code was taken from, so that the same one is not hashed again.
+    config_map: Option<Arc<ConfigMap>>,
+    spec: Option<Arc<PluginSpec>>,
+}
+
+/// Fingerprints of module files, by path.
+pub(crate) type Files = BTreeMap<Arc<str>, Arc<str>>;
+
+impl Plugins {
+    pub(crate) fn read(store: &Store, files: &Files, with_files: bool, former: &Plugins) -> Self {
+        let mut result = Plugins::default();
+        for (name, object) in &store.plugins {
+            let reference = ObjectRef::new(Kind::Plugin, name.namespace.clone(), name.name.clone());
+            let entry = result.entry(&reference, object, store, files, with_files, former.plugins.get(name));
+            result.plugins.insert(name.clone(), entry);
+        }
+        result
+    }
+
+    fn entry(
+        &mut self,
+        reference: &ObjectRef,
+        object: &Arc<Plugin>,
+        store: &Store,
+        files: &Files,
+        with_files: bool,
+        former: Option<&Entry>,
+    ) -> Entry {
+        let mut report = Report::new(reference, &mut self.problems);
+        let source = &object.spec.source;
+        let mut config_map = None;
+        let module = match (&source.config_map, &source.file) {
+            (Some(wanted), None) => {
+                let name = NamespacedName::new(reference.namespace.clone(), wanted.name.as_str());
+                self.uses.insert(ObjectRef::new(Kind::ConfigMap, name.namespace.clone(), name.name.clone()));
+                config_map = store.config_maps.get(&name).cloned();
+                let same = |old: &&Entry| match (&old.config_map, &config_map) {
+                    (Some(old_map), Some(new_map)) => {
+                        Arc::ptr_eq(old_map, new_map) && old.object.spec.source == *source
+                    }
+                    _ => false,
+                };
+                match former.filter(same).and_then(|old| old.spec.as_ref()) {
+                    Some(spec) => Some(spec.source.clone()),
+                    None => inline(config_map.as_deref(), &wanted.key, &name, &mut report),
+                }
+            }
+            (None, Some(_)) if !with_files => {
+                let message = "plugins of files are for configuration that comes from files";
+                report.error(Code::PluginSource, "spec.source.file", message);
+                None
+            }
+            (None, Some(file)) => match files.get(file.path.as_str()) {
+                Some(sha256) => Some(ModuleSource::File { path: file.path.as_str().into(), sha256: sha256.clone() }),
+                None => {
+                    let message = format!("there is no file `{}`", file.path);
+                    report.error(Code::PluginSource, "spec.source.file.path", message);
+                    None
+                }
+            },
+            _ => {
+                report.error(Code::PluginSource, "spec.source", "name one of configMap and file");
+                None
+            }
+        };
+        if let Some(allowed) = &object.spec.allowed_namespaces {
+            let selector = allowed.from == Some(NamespacesFrom::Selector);
+            if selector != allowed.selector.is_some() {
+                let message = "selector belongs to from: Selector; until then no other namespace may use the Plugin";
+                report.error(Code::InvalidCombination, "spec.allowedNamespaces", message);
+            }
+        }
+        let limits = limits(object.spec.limits.as_ref(), &mut report);
+        let spec = module.map(|source| {
+            let spec = PluginSpec {
+                key: reference.key(),
+                source,
+                instance: match object.spec.instance {
+                    None | Some(InstanceName::Fresh) => InstanceMode::Fresh,
+                    Some(InstanceName::Pooled) => InstanceMode::Pooled,
+                },
+                limits,
+                fail_mode: object.spec.fail_mode.map_or(FailMode::Closed, fail_mode),
+            };
+            match former.and_then(|old| old.spec.as_ref()) {
+                Some(old) if **old == spec => old.clone(),
+                _ => Arc::new(spec),
+            }
+        });
+        Entry { object: object.clone(), config_map, spec }
+    }
+
+    /// What the plugin host is to compile.
+    pub(crate) fn specs(&self) -> BTreeMap<PluginKey, Arc<PluginSpec>> {
+        let specs = self.plugins.iter().filter_map(|(key, entry)| Some((key.clone(), entry.spec.clone()?)));
+        specs.collect()
+    }
+
+    /// Plugins that look different to their users than they did before.
+    pub(crate) fn changes_since(&self, former: &Plugins) -> BTreeSet<ObjectRef> {
+        let names: BTreeSet<&PluginKey> = self.plugins.keys().chain(former.plugins.keys()).collect();
+        let seen = |plugins: &Plugins, name: &PluginKey| {
+            let entry = plugins.plugins.get(name)?;
+            Some((entry.spec.is_some(), entry.object.spec.fail_mode, entry.object.spec.allowed_namespaces.clone()))
+        };
+        names
+            .into_iter()
+            .filter(|name| seen(self, name) != seen(former, name))
+            .map(|name| ObjectRef::new(Kind::Plugin, name.namespace.clone(), name.name.clone()))
+            .collect()
+    }
+}
+
+fn inline(map: Option<&ConfigMap>, key: &str, name: &NamespacedName, report: &mut Report<'_>) -> Option<ModuleSource> {
+    let Some(map) = map else {
+        report.error(Code::PluginSource, "spec.source.configMap.name", format!("there is no ConfigMap {name}"));
+        return None;
+    };
+    let Some(bytes) = map.binary_data.as_ref().and_then(|data| data.get(key)) else {
+        let message = format!("ConfigMap {name} has no binaryData `{key}`");
+        report.error(Code::PluginSource, "spec.source.configMap.key", message);
+        return None;
+    };
+    Some(ModuleSource::Inline {
+        sha256: hex::encode(Sha256::digest(&bytes.0)).into(),
+        bytes: bytes.0.as_slice().into(),
+    })
+}
+
+const MIB: u64 = 1 << 20;
+
+fn limits(settings: Option<&PluginLimitsConfig>, report: &mut Report<'_>) -> PluginLimits {
+    let none = PluginLimits::default();
+    let Some(s) = settings else { return none };
+    let at = |name: &str| format!("spec.limits.{name}");
+    PluginLimits {
+        memory: bytes(s.memory.as_ref(), 64 * 1024..=4096 * MIB, &at("memory"), report).unwrap_or(none.memory),
+        run_time: positive_duration(s.run_time.as_ref(), &at("runTime"), report).unwrap_or(none.run_time),
+        deadline: positive_duration(s.deadline.as_ref(), &at("deadline"), report).unwrap_or(none.deadline),
+        concurrency: number(s.concurrency, 1..=100_000, &at("concurrency"), report).unwrap_or(none.concurrency),
+        body_buffer: bytes(s.body_buffer.as_ref(), 0..=1024 * MIB, &at("bodyBuffer"), report)
+            .unwrap_or(none.body_buffer),
+    }
+}
+
+fn fail_mode(name: FailModeName) -> FailMode {
+    match name {
+        FailModeName::Closed => FailMode::Closed,
+        FailModeName::Open => FailMode::Open,
+    }
+}
+
+/// What a rule does with a use of a plugin.
+pub(crate) enum Use {
+    Run(PluginUse),
+    /// It can't be used, and fails open: the rule goes on without it.
+    Skip,
+    /// It can't be used, and fails closed: the rule answers 503.
+    Refuse,
+}
+
+/// Reads one use. Problems belong to the policy that holds it.
+pub(crate) fn use_plugin(
+    entry: &crate::policy::PluginEntry<'_>,
+    store: &Store,
+    plugins: &Plugins,
+    deps: &mut BTreeSet<ObjectRef>,
+    problems: &mut Vec<Problem>,
+) -> Use {
+    let settings = entry.settings;
+    let policy = ObjectRef::new(Kind::TrafficPolicy, entry.policy.namespace.clone(), entry.policy.name.clone());
+    let namespace = settings.plugin_ref.namespace.as_deref().unwrap_or(&policy.namespace);
+    let key = NamespacedName::new(namespace, settings.plugin_ref.name.as_str());
+    let plugin = ObjectRef::new(Kind::Plugin, key.namespace.clone(), key.name.clone());
+    deps.insert(plugin.clone());
+    let field = format!("{}.pluginRef", entry.field);
+    let found = plugins.plugins.get(&key);
+    let own = found.and_then(|entry| entry.object.spec.fail_mode);
+    let fail_mode = settings.fail_mode.or(own).map_or(FailMode::Closed, fail_mode);
+    let problem = match found {
+        None => Some((Code::PluginNotFound, format!("there is no {plugin}"))),
+        Some(found) if !permitted(store, found, &policy, &plugin) => {
+            Some((Code::PluginNotPermitted, format!("namespace `{}` may not use {plugin}", policy.namespace)))
+        }
+        Some(found) if found.spec.is_none() => Some((Code::PluginNotFound, format!("{plugin} has no code"))),
+        Some(_) => None,
+    };
+    if let Some((code, message)) = problem {
+        problems.push(Problem::error(code, &policy, field, message));
+        return if fail_mode == FailMode::Open { Use::Skip } else { Use::Refuse };
+    }
+    let config = canonical(settings.config.as_ref());
+    Use::Run(PluginUse {
+        name: settings.name.as_str().into(),
+        plugin: key,
+        config_hash: hex::encode(Sha256::digest(config.as_bytes())).into(),
+        config: config.into(),
+        fail_mode,
+    })
+}
+
+fn permitted(store: &Store, entry: &Entry, policy: &ObjectRef, plugin: &ObjectRef) -> bool {
+    let reference = Reference {
+        from: Kind::TrafficPolicy,
+        from_namespace: &policy.namespace,
+        to: Kind::Plugin,
+        to_namespace: &plugin.namespace,
+        to_name: &plugin.name,
+    };
+    let allowed = entry.object.spec.allowed_namespaces.as_ref();
+    let by_plugin = match allowed.and_then(|allowed| allowed.from).unwrap_or(NamespacesFrom::Same) {
+        NamespacesFrom::Same => policy.namespace == plugin.namespace,
+        NamespacesFrom::All => true,
+        NamespacesFrom::Selector => allowed
+            .and_then(|allowed| allowed.selector.as_ref())
+            .and_then(|selector| selects(store, selector, &policy.namespace))
+            .unwrap_or(false),
+    };
+    by_plugin || policy.namespace == plugin.namespace || permits(store, reference)
+}
+
+/// JSON with sorted keys, so that equal configurations are equal texts.
+fn canonical(config: Option<&BTreeMap<String, serde_json::Value>>) -> String {
+    fn write(value: &serde_json::Value, out: &mut String) {
+        use serde_json::Value;
+        match value {
+            Value::Object(fields) => {
+                let mut sorted: Vec<_> = fields.iter().collect();
+                sorted.sort_by_key(|(key, _)| *key);
+                out.push('{');
+                for (i, (key, value)) in sorted.into_iter().enumerate() {
+                    if i > 0 {
+                        out.push(',');
+                    }
+                    out.push_str(&Value::String(key.clone()).to_string());
+                    out.push(':');
+                    write(value, out);
+                }
+                out.push('}');
+            }
+            Value::Array(items) => {
+                out.push('[');
+                for (i, item) in items.iter().enumerate() {
+                    if i > 0 {
+                        out.push(',');
+                    }
+                    write(item, out);
+                }
+                out.push(']');
+            }
+            other => out.push_str(&other.to_string()),
+        }
+    }
+    let mut text = String::new();
+    let object = config.map(|c| c.iter().map(|(k, v)| (k.clone(), v.clone())).collect()).unwrap_or_default();
+    write(&serde_json::Value::Object(object), &mut text);
+    text
+}

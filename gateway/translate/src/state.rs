@@ -1,0 +1,143 @@
+//! What is derived from objects other than routes, and who looked at what.
+
+use crate::backend_tls::BackendTlsPolicies;
+use crate::certificate::Certificates;
+use crate::gateway::Gateways;
+use crate::options::Options;
+use crate::plugin::{Files, Plugins};
+use crate::policy::Policies;
+use crate::world::World;
+use sluice_model::{Kind, ObjectRef};
+use sluice_resources::{Change, Store};
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::endpoints::SliceIndex;
+use sluice_model::object::NamespacedName;
+
+/// Everything that routes are translated from.
+#[derive(Debug, Default)]
+pub(crate) struct Inputs {
+    pub(crate) options: Options,
+    pub(crate) store: Store,
+    pub(crate) files: Files,
+    pub(crate) slices: SliceIndex,
+    pub(crate) certificates: Certificates,
+    pub(crate) gateways: Gateways,
+    pub(crate) policies: Policies,
+    pub(crate) plugins: Plugins,
+    pub(crate) backend_tls: BackendTlsPolicies,
+}
+
+/// What one set of changes touched.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    pub(crate) objects: BTreeSet<ObjectRef>,
+    pub(crate) files: bool,
+    /// Services whose slices changed.
+    pub(crate) slices_of: BTreeSet<NamespacedName>,
+}
+
+impl Touched {
+    pub(crate) fn any(&self, kinds: &[Kind]) -> bool {
+        kinds
+            .iter()
+            .any(|kind| self.objects.range(ObjectRef::new(*kind, "", "")..).next().is_some_and(|o| o.kind == *kind))
+    }
+
+    pub(crate) fn any_of(&self, objects: &BTreeSet<ObjectRef>) -> bool {
+        self.objects.iter().any(|object| objects.contains(object))
+    }
+}
+
+impl Inputs {
+    pub(crate) fn world(&self) -> World<'_> {
+        World {
+            store: &self.store,
+            attach: &self.gateways.attach,
+            policies: &self.policies,
+            plugins: &self.plugins,
+            backend_tls: &self.backend_tls,
+        }
+    }
+
+    /// Puts changes into the store; those that change nothing touch nothing.
+    pub(crate) fn absorb(&mut self, changes: Vec<Change>) -> Touched {
+        let mut touched = Touched::default();
+        for change in changes {
+            match change {
+                Change::Upsert(object) => {
+                    let reference = object.reference();
+                    let former = self.slice(&reference);
+                    let slice = match &object {
+                        sluice_resources::Object::EndpointSlice(slice) => Some(slice.clone()),
+                        _ => None,
+                    };
+                    if !self.store.upsert(object) {
+                        continue;
+                    }
+                    for old in former.iter() {
+                        self.slices.remove(old);
+                        touched.slices_of.extend(crate::endpoints::service_of(old));
+                    }
+                    for new in slice.iter() {
+                        self.slices.insert(new);
+                        touched.slices_of.extend(crate::endpoints::service_of(new));
+                    }
+                    touched.objects.insert(reference);
+                }
+                Change::Delete(reference) => {
+                    let former = self.slice(&reference);
+                    if self.store.remove(&reference).is_none() {
+                        continue;
+                    }
+                    for old in former.iter() {
+                        self.slices.remove(old);
+                        touched.slices_of.extend(crate::endpoints::service_of(old));
+                    }
+                    touched.objects.insert(reference);
+                }
+                Change::File { path, sha256: Some(sha256) } => {
+                    touched.files |= self.files.insert(path, sha256.clone()) != Some(sha256);
+                }
+                Change::File { path, sha256: None } => touched.files |= self.files.remove(&path).is_some(),
+            }
+        }
+        touched
+    }
+
+    fn slice(&self, reference: &ObjectRef) -> Option<std::sync::Arc<sluice_resources::api::EndpointSlice>> {
+        if reference.kind != Kind::EndpointSlice {
+            return None;
+        }
+        self.store.endpoint_slices.get(&reference.key()).cloned()
+    }
+}
+
+/// Which routes looked at an object, there or not.
+#[derive(Debug, Default)]
+pub(crate) struct Dependents {
+    by_object: BTreeMap<ObjectRef, BTreeSet<ObjectRef>>,
+}
+
+impl Dependents {
+    pub(crate) fn insert(&mut self, route: &ObjectRef, deps: &BTreeSet<ObjectRef>) {
+        for dep in deps {
+            self.by_object.entry(dep.clone()).or_default().insert(route.clone());
+        }
+    }
+
+    pub(crate) fn remove(&mut self, route: &ObjectRef, deps: &BTreeSet<ObjectRef>) {
+        for dep in deps {
+            if let Some(routes) = self.by_object.get_mut(dep) {
+                routes.remove(route);
+                if routes.is_empty() {
+                    self.by_object.remove(dep);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn of<'d>(&'d self, object: &ObjectRef) -> impl Iterator<Item = &'d ObjectRef> {
+        self.by_object.get(object).into_iter().flatten()
+    }
+}

@@ -1,0 +1,11 @@
+//! YAML in, configuration and problems out. Names cite the conformance test (gw: Gateway API, icc: Ingress) that a test
+//! follows.
+
+mod gateway;
+mod http_route;
+mod incremental;
+mod ingress;
+mod policy;
+mod service;
+mod support;
+mod tls;

@@ -1,0 +1,129 @@
+//! What is read again as a whole: Gateways, policies, plugins, backend TLS, and the ports that come of Gateways.
+
+use super::{Translator, Unit};
+use crate::backend_tls::BackendTlsPolicies;
+use crate::gateway::{self, IngressTls};
+use crate::plugin::Plugins;
+use crate::policy::Policies;
+use crate::state::Touched;
+use crate::summary::Changed;
+use sluice_model::{Kind, ObjectRef};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Looked at as a whole, whoever of them changed.
+const GATEWAY_KINDS: &[Kind] =
+    &[Kind::GatewayClass, Kind::Gateway, Kind::GatewayConfig, Kind::IngressClass, Kind::ReferenceGrant];
+/// What a policy may be attached to.
+const TARGET_KINDS: &[Kind] = &[Kind::TrafficPolicy, Kind::Gateway, Kind::HTTPRoute, Kind::Ingress, Kind::Service];
+
+impl Translator {
+    /// Classes, Gateways and what is shared by all Ingress objects. Says whether they were read anew.
+    pub(super) fn gateways(&mut self, touched: &Touched, first: bool, all: &mut bool) -> bool {
+        if touched.any(&[Kind::Secret]) {
+            self.inputs.certificates.forget_missing(&self.inputs.store);
+        }
+        let had_ingress = self.with_ingress;
+        if first || touched.any(&[Kind::Ingress, Kind::IngressClass]) {
+            self.with_ingress = gateway::has_ingress(&self.inputs.store, &self.inputs.options);
+        }
+        let dirty = first
+            || touched.any(GATEWAY_KINDS)
+            || touched.any_of(&self.inputs.gateways.uses)
+            || had_ingress != self.with_ingress;
+        if !dirty {
+            return false;
+        }
+        let inputs = &mut self.inputs;
+        let built = gateway::build(&inputs.store, &inputs.options, &mut inputs.certificates, self.with_ingress);
+        *all |= built.attach != inputs.gateways.attach;
+        inputs.gateways = built;
+        let problems = std::mem::take(&mut self.inputs.gateways.problems);
+        self.set_problems(Unit::Gateways, problems);
+        true
+    }
+
+    pub(super) fn policies(&mut self, touched: &Touched, seen: &mut BTreeSet<ObjectRef>) {
+        if touched.any(&[Kind::TrafficPolicy]) {
+            let mut policies = Policies::read(&self.inputs.store);
+            seen.extend(policies.changes_since(&self.inputs.policies));
+            let problems = std::mem::take(&mut policies.problems);
+            self.inputs.policies = policies;
+            self.set_problems(Unit::Policies, problems);
+        }
+        if touched.any(TARGET_KINDS) {
+            let problems = Policies::missing_targets(&self.inputs.store);
+            self.set_problems(Unit::PolicyTargets, problems);
+        }
+    }
+
+    pub(super) fn plugins(
+        &mut self,
+        touched: &Touched,
+        all: bool,
+        seen: &mut BTreeSet<ObjectRef>,
+        changed: &mut Changed,
+    ) {
+        let plugins = &self.inputs.plugins;
+        if !(all || touched.files || touched.any(&[Kind::Plugin]) || touched.any_of(&plugins.uses)) {
+            return;
+        }
+        let inputs = &self.inputs;
+        let mut plugins = Plugins::read(&inputs.store, &inputs.files, inputs.options.files, &inputs.plugins);
+        seen.extend(plugins.changes_since(&inputs.plugins));
+        let problems = std::mem::take(&mut plugins.problems);
+        let specs = plugins.specs();
+        self.inputs.plugins = plugins;
+        self.set_problems(Unit::Plugins, problems);
+        changed.plugins = differences(&self.config.plugins, &specs);
+        if changed.plugins > 0 {
+            self.edit().plugins = specs;
+        }
+    }
+
+    pub(super) fn backend_tls(&mut self, touched: &Touched, seen: &mut BTreeSet<ObjectRef>) {
+        let uses = &self.inputs.backend_tls.uses;
+        if !(touched.any(&[Kind::BackendTLSPolicy]) || touched.any_of(uses)) {
+            return;
+        }
+        let mut policies = BackendTlsPolicies::read(&self.inputs.store);
+        seen.extend(policies.changes_since(&self.inputs.backend_tls));
+        let problems = std::mem::take(&mut policies.problems);
+        self.inputs.backend_tls = policies;
+        self.set_problems(Unit::BackendTls, problems);
+    }
+
+    pub(super) fn ports(&mut self, changed: &mut Changed) {
+        let mut tls = IngressTls::default();
+        for (secret, user) in self.routes.values().flat_map(|compiled| &compiled.tls) {
+            tls.secrets.entry(secret.clone()).or_default().push(user.clone());
+        }
+        let inputs = &mut self.inputs;
+        let former = &self.config.ports;
+        let mut ports = gateway::ports(&inputs.gateways, &tls, &inputs.store, &mut inputs.certificates, former);
+        let problems = std::mem::take(&mut ports.problems);
+        self.set_problems(Unit::Ports, problems);
+        changed.ports = differences(&self.config.ports, &ports.ports);
+        if changed.ports > 0 {
+            self.edit().ports = ports.ports.clone();
+        }
+        changed.certificates = differences(&self.config.certificates, &ports.certificates);
+        if changed.certificates > 0 {
+            self.edit().certificates = ports.certificates.clone();
+        }
+        if *self.config.access_log != self.inputs.gateways.access_log {
+            changed.access_log = true;
+            self.edit().access_log = Arc::new(self.inputs.gateways.access_log.clone());
+        }
+        self.ports = ports;
+    }
+}
+
+/// How many entries are new, gone or another.
+fn differences<K: Ord, V: PartialEq>(old: &BTreeMap<K, Arc<V>>, new: &BTreeMap<K, Arc<V>>) -> usize {
+    let gone = old.keys().filter(|key| !new.contains_key(*key)).count();
+    let other = new
+        .iter()
+        .filter(|(key, value)| old.get(*key).is_none_or(|former| !Arc::ptr_eq(former, value) && **former != ***value));
+    gone + other.count()
+}

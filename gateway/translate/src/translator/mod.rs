@@ -1,0 +1,170 @@
+//! The translator: it holds the objects and what was made of them, and takes changes.
+
+mod inputs;
+mod routes;
+
+use crate::certificate::check_validity;
+use crate::gateway::Ports;
+use crate::host::{HostKey, Hosts};
+use crate::options::Options;
+use crate::state::{Dependents, Inputs};
+use crate::status::Status;
+use crate::summary::Changed;
+use crate::world::Compiled;
+use sluice_model::config::{BackendKey, EndpointsKey};
+use sluice_model::{Config, Kind, ObjectRef, Problem};
+use sluice_resources::{Change, Store};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Holds objects and the configuration made of them.
+#[derive(Debug, Default)]
+pub struct Translator {
+    inputs: Inputs,
+    routes: BTreeMap<ObjectRef, Compiled>,
+    hosts: Hosts,
+    dependents: Dependents,
+    ports: Ports,
+    /// How many routes use a backend, and how many backends a set of endpoints.
+    backend_users: BTreeMap<BackendKey, usize>,
+    endpoint_users: BTreeMap<EndpointsKey, usize>,
+    problems: BTreeMap<Unit, Vec<Problem>>,
+    config: Arc<Config>,
+    with_ingress: bool,
+    started: bool,
+}
+
+/// What is read again as a whole, with its problems.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Unit {
+    Gateways,
+    Ports,
+    Policies,
+    PolicyTargets,
+    Plugins,
+    BackendTls,
+    Route(ObjectRef),
+    Host(HostKey),
+    Endpoints(EndpointsKey),
+}
+
+/// What came of a set of changes.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// The same pointer as before where nothing changed.
+    pub config: Arc<Config>,
+    /// Everything that is wrong now, sorted, each once.
+    pub problems: Vec<Problem>,
+    /// What changed, in words, for one log line: at most some hundred characters.
+    pub summary: String,
+    /// Whether the configuration is another than before.
+    pub changed: bool,
+}
+
+impl Translator {
+    pub fn new(options: Options) -> Self {
+        Translator { inputs: Inputs { options, ..Inputs::default() }, ..Translator::default() }
+    }
+
+    /// The time at which certificates are judged from the next [`Translator::apply`] on, be its changes none
+    /// ([`Options::now`]).
+    pub fn set_now(&mut self, now: SystemTime) {
+        self.inputs.options.now = Some(now);
+    }
+
+    /// The objects that are there now.
+    pub fn store(&self) -> &Store {
+        &self.inputs.store
+    }
+
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Takes changes, and says what the configuration is now.
+    pub fn apply(&mut self, changes: Vec<Change>) -> Output {
+        let before = self.config.clone();
+        let mut changed = Changed::default();
+        let touched = self.inputs.absorb(changes);
+        let first = !std::mem::replace(&mut self.started, true);
+        // Who may refer to whom, and whose labels are what: anything may look at these.
+        let mut all = first || touched.any(&[Kind::ReferenceGrant, Kind::Namespace]);
+        let mut seen = touched.objects.clone();
+
+        let gateways_rebuilt = self.gateways(&touched, first, &mut all);
+        self.policies(&touched, &mut seen);
+        self.plugins(&touched, all, &mut seen, &mut changed);
+        self.backend_tls(&touched, &mut seen);
+
+        let dirty = self.dirty_routes(all, &seen);
+        let mut dirty_hosts = BTreeSet::new();
+        let mut dirty_endpoints = BTreeSet::new();
+        let mut tls_changed = false;
+        for route in dirty {
+            tls_changed |= self.route(&route, &mut dirty_hosts, &mut dirty_endpoints, &mut changed);
+        }
+        for key in dirty_hosts {
+            self.host(key);
+        }
+        for service in &touched.slices_of {
+            let first = EndpointsKey { service: service.clone(), port: "".into() };
+            let keys = self.endpoint_users.range(first..).map(|(key, _)| key);
+            dirty_endpoints.extend(keys.take_while(|key| key.service == *service).cloned());
+        }
+        for key in dirty_endpoints {
+            self.endpoints(key, &mut changed);
+        }
+        if gateways_rebuilt || tls_changed || touched.any_of(&self.ports.uses) {
+            self.ports(&mut changed);
+        }
+        let differs = !Arc::ptr_eq(&before, &self.config);
+        Output {
+            config: self.config.clone(),
+            problems: self.all_problems(),
+            summary: changed.summary(),
+            changed: differs,
+        }
+    }
+
+    /// What became of Gateways and routes.
+    pub fn status(&self) -> Status {
+        let mut gateways = self.inputs.gateways.status.clone();
+        for compiled in self.routes.values() {
+            for parent in compiled.status.parents.iter().filter(|parent| parent.rejected.is_none()) {
+                let name = &parent.gateway;
+                let gateway = ObjectRef::new(Kind::Gateway, name.namespace.clone(), name.name.clone());
+                let Some(status) = gateways.get_mut(&gateway) else { continue };
+                for listener in &mut status.listeners {
+                    listener.attached_routes += u32::from(parent.listeners.contains(&listener.name));
+                }
+            }
+        }
+        let routes = self.routes.iter().filter(|(route, _)| route.kind == Kind::HTTPRoute);
+        Status { gateways, routes: routes.map(|(route, c)| (route.clone(), c.status.clone())).collect() }
+    }
+
+    fn set_problems(&mut self, unit: Unit, problems: Vec<Problem>) {
+        if problems.is_empty() {
+            self.problems.remove(&unit);
+        } else {
+            self.problems.insert(unit, problems);
+        }
+    }
+
+    fn all_problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self.problems.values().flatten().cloned().collect();
+        // Time passes without any change.
+        if let Some(now) = self.inputs.options.now {
+            let certificates = self.config.certificates.values();
+            problems.extend(certificates.filter_map(|certificate| check_validity(certificate, now)));
+        }
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+
+    fn edit(&mut self) -> &mut Config {
+        Arc::make_mut(&mut self.config)
+    }
+}

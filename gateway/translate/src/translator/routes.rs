@@ -1,0 +1,205 @@
+//! What is translated one by one: routes, the hosts and backends that they lead to, and sets of endpoints.
+
+use super::{Translator, Unit};
+use crate::endpoints;
+use crate::host::HostKey;
+use crate::summary::Changed;
+use crate::world::Compiled;
+use crate::{http_route, ingress};
+use sluice_model::config::{Backend, BackendKey, EndpointSource, EndpointsKey};
+use sluice_model::{Kind, ObjectRef};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+impl Translator {
+    /// Routes that changed, or that looked at something that did.
+    pub(super) fn dirty_routes(&self, all: bool, seen: &BTreeSet<ObjectRef>) -> BTreeSet<ObjectRef> {
+        let mut dirty = BTreeSet::new();
+        let store = &self.inputs.store;
+        if all {
+            dirty.extend(self.routes.keys().cloned());
+            for (kind, names) in [
+                (Kind::HTTPRoute, store.http_routes.keys().collect::<Vec<_>>()),
+                (Kind::Ingress, store.ingresses.keys().collect()),
+            ] {
+                dirty.extend(names.into_iter().map(|n| ObjectRef::new(kind, n.namespace.clone(), n.name.clone())));
+            }
+        }
+        for object in seen {
+            if matches!(object.kind, Kind::HTTPRoute | Kind::Ingress) {
+                dirty.insert(object.clone());
+            }
+            dirty.extend(self.dependents.of(object).cloned());
+        }
+        if all && let Some((config, ..)) = &self.inputs.gateways.attach.ingress.default_backend {
+            dirty.insert(config.clone());
+        }
+        dirty
+    }
+
+    pub(super) fn compile(&self, route: &ObjectRef) -> Option<Compiled> {
+        let world = self.inputs.world();
+        let name = route.key();
+        match route.kind {
+            Kind::HTTPRoute => {
+                world.store.http_routes.get(&name).map(|object| http_route::compile(&world, &name, object))
+            }
+            Kind::Ingress => world.store.ingresses.get(&name).map(|object| ingress::compile(&world, &name, object)),
+            // What a GatewayConfig adds to the Ingress Gateway.
+            _ => world
+                .attach
+                .ingress
+                .default_backend
+                .as_ref()
+                .filter(|(config, ..)| config == route)
+                .and_then(|_| ingress::default_backend(&world)),
+        }
+    }
+
+    /// Translates one route anew. Says whether it asks for other certificates than before.
+    pub(super) fn route(
+        &mut self,
+        route: &ObjectRef,
+        dirty_hosts: &mut BTreeSet<HostKey>,
+        dirty_endpoints: &mut BTreeSet<EndpointsKey>,
+        changed: &mut Changed,
+    ) -> bool {
+        let former = self.routes.remove(route);
+        let mut compiled = self.compile(route);
+        if let Some(former) = &former {
+            self.hosts.remove(route, former);
+            self.dependents.remove(route, &former.deps);
+            if let Some(compiled) = &mut compiled {
+                compiled.reuse(former);
+            }
+        }
+        let same_rank = match (&former, &compiled) {
+            (Some(former), Some(compiled)) => former.rank == compiled.rank,
+            _ => false,
+        };
+        let empty = BTreeMap::new();
+        let old = former.as_ref().map_or(&empty, |former| &former.placements);
+        let new = compiled.as_ref().map_or(&empty, |compiled| &compiled.placements);
+        for key in old.keys().chain(new.keys()) {
+            let same = match (old.get(key), new.get(key)) {
+                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+                _ => false,
+            };
+            if !(same && same_rank) {
+                dirty_hosts.insert(key.clone());
+                changed.routes.insert(route.clone());
+            }
+        }
+        let tls = |compiled: &Option<Compiled>| compiled.as_ref().map(|c| c.tls.clone()).unwrap_or_default();
+        let tls_changed = tls(&former) != tls(&compiled);
+        // Those of the new form first, so that a backend that stays is not dropped in between.
+        let new_backends = compiled.as_ref().map(|compiled| compiled.backends.clone()).unwrap_or_default();
+        for backend in new_backends.into_values() {
+            self.use_backend(backend, dirty_endpoints, changed);
+        }
+        for key in former.iter().flat_map(|former| former.backends.keys()) {
+            self.drop_backend(key, dirty_endpoints, changed);
+        }
+        let unit = Unit::Route(route.clone());
+        if let Some(mut compiled) = compiled {
+            let problems = std::mem::take(&mut compiled.problems);
+            self.set_problems(unit, problems);
+            self.hosts.insert(route, &compiled);
+            self.dependents.insert(route, &compiled.deps);
+            self.routes.insert(route.clone(), compiled);
+        } else {
+            self.problems.remove(&unit);
+        }
+        tls_changed
+    }
+
+    /// A backend's key says all that it is, so the first one under a key stays.
+    pub(super) fn use_backend(
+        &mut self,
+        backend: Arc<Backend>,
+        endpoints: &mut BTreeSet<EndpointsKey>,
+        changed: &mut Changed,
+    ) {
+        let users = self.backend_users.entry(backend.key.clone()).or_default();
+        *users += 1;
+        if *users > 1 {
+            return;
+        }
+        if let EndpointSource::Slices(key) = &backend.source {
+            *self.endpoint_users.entry(key.clone()).or_default() += 1;
+            endpoints.insert(key.clone());
+        }
+        changed.backends += 1;
+        self.edit().backends.insert(backend.key.clone(), backend);
+    }
+
+    pub(super) fn drop_backend(
+        &mut self,
+        key: &BackendKey,
+        endpoints: &mut BTreeSet<EndpointsKey>,
+        changed: &mut Changed,
+    ) {
+        if let Some(users) = self.backend_users.get_mut(key) {
+            *users -= 1;
+            if *users > 0 {
+                return;
+            }
+        }
+        self.backend_users.remove(key);
+        changed.backends += 1;
+        let Some(backend) = self.edit().backends.remove(key) else { return };
+        if let EndpointSource::Slices(key) = &backend.source {
+            if let Some(users) = self.endpoint_users.get_mut(key) {
+                *users -= 1;
+                if *users == 0 {
+                    self.endpoint_users.remove(key);
+                }
+            }
+            endpoints.insert(key.clone());
+        }
+    }
+
+    pub(super) fn host(&mut self, key: HostKey) {
+        let mut problems = Vec::new();
+        let built = self.hosts.build(&key, &self.routes, &mut problems);
+        self.set_problems(Unit::Host(key.clone()), problems);
+        let (listener, hostname) = key;
+        let former = self.config.virtual_hosts.get(&listener).and_then(|hosts| hosts.get(&hostname));
+        if former.map(Arc::as_ref) == built.as_ref() {
+            return;
+        }
+        let listeners = &mut self.edit().virtual_hosts;
+        match built {
+            Some(host) => {
+                listeners.entry(listener).or_default().insert(hostname, Arc::new(host));
+            }
+            None => {
+                if let Some(hosts) = listeners.get_mut(&listener) {
+                    hosts.remove(&hostname);
+                    if hosts.is_empty() {
+                        listeners.remove(&listener);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn endpoints(&mut self, key: EndpointsKey, changed: &mut Changed) {
+        if !self.endpoint_users.contains_key(&key) {
+            self.problems.remove(&Unit::Endpoints(key.clone()));
+            if self.config.endpoints.contains_key(&key) {
+                changed.endpoints += 1;
+                self.edit().endpoints.remove(&key);
+            }
+            return;
+        }
+        let mut problems = Vec::new();
+        let set = self.inputs.slices.endpoints(&self.inputs.store, &key, &mut problems);
+        problems.extend(endpoints::check(&key, &set, self.inputs.slices.has(&key.service)));
+        self.set_problems(Unit::Endpoints(key.clone()), problems);
+        if self.config.endpoints.get(&key).map(Arc::as_ref) != Some(&set) {
+            changed.endpoints += 1;
+            self.edit().endpoints.insert(key, Arc::new(set));
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! A configured image: configure runs once, and its memory and globals become the data that every instance starts from.
+
+use super::Failure;
+use super::module::{Module, prepare};
+use crate::aside::limit_cpu_time;
+use crate::configured::Phases;
+use crate::engine::Engine;
+use crate::guest::generated::exports::sluice::plugin as exported;
+use crate::instance::{Live, PluginLog, State};
+use crate::limits::Limits;
+use futures::FutureExt;
+use sluice_model::plugin::PluginSpec;
+use sluice_model::problem::Code;
+use std::sync::Arc;
+use std::time::Duration;
+use wasmtime::Store;
+use wasmtime::component::{ComponentNamedList, Instance, InstancePre, Lift, WasmList};
+use wasmtime_wizer::{ComponentInstanceState, Wizer};
+
+/// CPU time of configure. It runs once, on the thread that compiles.
+const CONFIGURE_TIME: Duration = Duration::from_secs(1);
+
+/// Pages that reading a memory out may add to it: its accessor takes one each time it is called.
+const ROOM_FOR_ACCESSORS: usize = 16 * (64 << 10);
+
+/// What instances are made of.
+pub(crate) struct Image {
+    pub(crate) pre: InstancePre<State>,
+    pub(crate) phases: Phases,
+    /// Set where the memory can't be made an image: each instance runs configure itself.
+    pub(crate) configure_with: Option<Arc<str>>,
+}
+
+impl Image {
+    /// Configures `module`. Everything that may go wrong is the plugin's or the configuration's doing.
+    pub(super) fn build(
+        engine: &Engine,
+        module: &Module,
+        spec: &PluginSpec,
+        config: &Arc<str>,
+        log: &Arc<PluginLog>,
+    ) -> Result<Image, Failure> {
+        let config = normal(config);
+        check(module, config)?;
+        let pre = match &module.instrumented {
+            Ok(instrumented) => {
+                let phases = phases(instrumented)?;
+                if phases.configuration.is_none() {
+                    takes_none(config)?;
+                    prepare(engine, &module.component)?.1
+                } else {
+                    let image = snapshot(engine, module, instrumented, &phases, spec, config, log)?;
+                    prepare(engine, &image)?.1
+                }
+            }
+            Err(reason) => {
+                let pre = prepare(engine, &module.component)?.1;
+                let phases = phases(&pre)?;
+                if phases.configuration.is_none() {
+                    takes_none(config)?;
+                    return Ok(Image { pre, phases, configure_with: None });
+                }
+                tracing::info!(plugin = %spec.key, %reason, "no image can be made of this plugin: its instances are pooled");
+                configure(&pre, &phases, spec, config, log, engine)?;
+                return Ok(Image { pre, phases, configure_with: Some(config.into()) });
+            }
+        };
+        let phases = phases(&pre)?;
+        Ok(Image { pre, phases, configure_with: None })
+    }
+}
+
+/// No configuration is an empty one.
+fn normal(config: &str) -> &str {
+    if matches!(config.trim(), "" | "null") { "{}" } else { config }
+}
+
+fn takes_none(config: &str) -> Result<(), Failure> {
+    if config == "{}" {
+        return Ok(());
+    }
+    Err(Failure::new(Code::PluginConfig, "config", "the plugin takes no configuration"))
+}
+
+/// Holds the configuration against the module's schema, before any of its code runs.
+fn check(module: &Module, config: &str) -> Result<(), Failure> {
+    let value = serde_json::from_str(config)
+        .map_err(|error| Failure::new(Code::PluginConfig, "config", format!("it is not JSON: {error}")))?;
+    let Some(schema) = &module.schema else { return Ok(()) };
+    let errors = schema.validate(&value);
+    let Some(first) = errors.first() else { return Ok(()) };
+    let message: Vec<_> = errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
+    Err(Failure::new(Code::PluginConfig, &first.field, message.join("; ")))
+}
+
+/// The phases of a component; one that has none is no plugin.
+fn phases(pre: &InstancePre<State>) -> Result<Phases, Failure> {
+    let phases = Phases {
+        configuration: exported::configuration::GuestIndices::new(pre).ok(),
+        request_headers: exported::request_headers::GuestIndices::new(pre).ok(),
+        request_body: exported::request_body::GuestIndices::new(pre).ok(),
+        response_headers: exported::response_headers::GuestIndices::new(pre).ok(),
+        log: exported::log::GuestIndices::new(pre).ok(),
+    };
+    if phases.names().is_empty() {
+        return Err(Failure::invalid(
+            "it exports no phase of `sluice:plugin@0.1` (request-headers, request-body, response-headers, log)",
+        ));
+    }
+    Ok(phases)
+}
+
+fn store(engine: &Engine, spec: &PluginSpec, log: &Arc<PluginLog>) -> Store<State> {
+    let state = State::new(Limits::uncounted(spec.limits.memory), spec.limits.body_buffer, log.clone());
+    let mut store = Store::new(&engine.engine, state);
+    store.limiter(|state| &mut state.limits);
+    limit_cpu_time(&mut store, CONFIGURE_TIME);
+    store
+}
+
+/// Makes an instance and runs configure in it.
+fn configure(
+    pre: &InstancePre<State>,
+    phases: &Phases,
+    spec: &PluginSpec,
+    config: &str,
+    log: &Arc<PluginLog>,
+    engine: &Engine,
+) -> Result<Live, Failure> {
+    let unconfigured = Image { pre: pre.clone(), phases: phases.clone(), configure_with: None };
+    let mut live = Live::new(&unconfigured, store(engine, spec, log)).map_err(|error| {
+        let full = error.is::<wasmtime::PoolConcurrencyLimitError>();
+        Failure { retry: full, ..Failure::new(Code::PluginTrap, "spec", format!("no instance can be made: {error:#}")) }
+    })?;
+    match live.configure(phases, config) {
+        Ok(Ok(())) => Ok(live),
+        Ok(Err(refusal)) => Err(Failure::new(Code::PluginConfig, "config", refusal)),
+        Err(error) => {
+            let trapped = live.trapped(&error);
+            let message = format!("{} in configure: {}", trapped.kind, trapped.message);
+            Err(Failure::new(Code::PluginTrap, "config", message))
+        }
+    }
+}
+
+/// Configures once and takes the image.
+fn snapshot(
+    engine: &Engine,
+    module: &Module,
+    instrumented: &InstancePre<State>,
+    phases: &Phases,
+    spec: &PluginSpec,
+    config: &str,
+    log: &Arc<PluginLog>,
+) -> Result<Vec<u8>, Failure> {
+    let broken = |message: String| Failure::invalid(format!("no image can be made of it: {message}"));
+    let mut live = configure(instrumented, phases, spec, config, log, engine)?;
+    live.store.data_mut().limits.allow_more(ROOM_FOR_ACCESSORS);
+    let wizer = Wizer::new();
+    // Cheap, and the same each time: what was compiled is what it describes.
+    let (context, _) = wizer.instrument_component(&module.component).map_err(|error| broken(format!("{error:#}")))?;
+    let instance = live.instance();
+    let mut reader = Reader { store: &mut live.store, instance, error: None };
+    // Nothing in it waits: the accessors are called synchronously.
+    let image = wizer.snapshot_component(&context, &mut reader).now_or_never();
+    if let Some(error) = reader.error {
+        return Err(broken(error));
+    }
+    match image {
+        Some(Ok(image)) => Ok(image),
+        Some(Err(error)) => Err(broken(format!("{error:#}"))),
+        None => Err(broken("its memory can't be read".to_owned())),
+    }
+}
+
+/// Reads the state of an instance through the exports that the instrumentation added.
+struct Reader<'a> {
+    store: &'a mut Store<State>,
+    instance: Instance,
+    /// The first error: the trait has no place for one.
+    error: Option<String>,
+}
+
+impl Reader<'_> {
+    fn call<R>(&mut self, instance: &str, name: &str) -> Option<R>
+    where
+        (R,): ComponentNamedList + Lift,
+        R: 'static,
+    {
+        let called = self.try_call(instance, name);
+        called.map_err(|error| self.error.get_or_insert(format!("{error:#}"))).ok()
+    }
+
+    fn try_call<R>(&mut self, instance: &str, name: &str) -> wasmtime::Result<R>
+    where
+        (R,): ComponentNamedList + Lift,
+        R: 'static,
+    {
+        let missing = || wasmtime::format_err!("the accessor `{name}` is missing");
+        let outer = self.instance.get_export_index(&mut *self.store, None, instance).ok_or_else(missing)?;
+        let inner = self.instance.get_export_index(&mut *self.store, Some(&outer), name).ok_or_else(missing)?;
+        let accessor = self.instance.get_typed_func::<(), (R,)>(&mut *self.store, inner)?;
+        Ok(accessor.call(&mut *self.store, ())?.0)
+    }
+}
+
+impl ComponentInstanceState for Reader<'_> {
+    async fn call_func_ret_list_u8(&mut self, instance: &str, name: &str, contents: impl FnOnce(&[u8]) + Send) {
+        match self.call::<WasmList<u8>>(instance, name) {
+            Some(memory) => contents(memory.as_le_slice(&*self.store)),
+            None => contents(&[]),
+        }
+    }
+
+    async fn call_func_ret_s32(&mut self, instance: &str, name: &str) -> i32 {
+        self.call(instance, name).unwrap_or_default()
+    }
+
+    async fn call_func_ret_s64(&mut self, instance: &str, name: &str) -> i64 {
+        self.call(instance, name).unwrap_or_default()
+    }
+
+    async fn call_func_ret_f32(&mut self, instance: &str, name: &str) -> u32 {
+        self.call::<f32>(instance, name).unwrap_or_default().to_bits()
+    }
+
+    async fn call_func_ret_f64(&mut self, instance: &str, name: &str) -> u64 {
+        self.call::<f64>(instance, name).unwrap_or_default().to_bits()
+    }
+}

@@ -1,0 +1,84 @@
+//! A module as a component that is known to keep to the contract.
+
+use super::Failure;
+use crate::engine::Engine;
+use crate::instance::State;
+use crate::schema::ConfigSchema;
+use std::sync::Arc;
+use wasmparser::{Encoding, Parser, Payload};
+use wasmtime::component::{Component, InstancePre};
+use wasmtime_wizer::Wizer;
+
+/// The contract's name, as imports and exports begin with it.
+const CONTRACT: &str = "sluice:plugin/";
+
+/// A module, checked; what all its configurations share.
+pub(super) struct Module {
+    /// What its functions are cached under: the module's digest and the engine's compatibility hash.
+    pub(super) cache_name: String,
+    pub(super) size: usize,
+    pub(super) component: Vec<u8>,
+    pub(super) schema: Option<Arc<ConfigSchema>>,
+    /// The component with exports for its memories and globals, ready to be configured; the error says why no image
+    /// can be made of it.
+    pub(super) instrumented: Result<InstancePre<State>, String>,
+}
+
+impl Module {
+    /// Checks `bytes` and compiles what does not depend on a configuration.
+    pub(super) fn load(engine: &Engine, cache_name: String, bytes: &[u8]) -> Result<Module, Failure> {
+        let component = componentize(bytes)?;
+        let schema = ConfigSchema::from_module(&component).map_err(|error| Failure::invalid(error.to_string()))?;
+        let instrumented = match Wizer::new().instrument_component(&component).map(|(_, code)| code) {
+            Ok(code) => Ok(prepare(engine, &code)?.1),
+            // Most often table instructions, which no image can hold.
+            Err(reason) => {
+                prepare(engine, &component)?;
+                Err(format!("{reason:#}"))
+            }
+        };
+        Ok(Module { cache_name, size: bytes.len(), component, schema: schema.map(Arc::new), instrumented })
+    }
+}
+
+/// A core module that holds its WIT (what `cargo build` makes of a guest) becomes a component; a component stays.
+fn componentize(bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+    let version = Parser::new(0).parse_all(bytes).next();
+    match version {
+        Some(Ok(Payload::Version { encoding: Encoding::Component, .. })) => Ok(bytes.to_vec()),
+        Some(Ok(Payload::Version { encoding: Encoding::Module, .. })) => encode(bytes).map_err(|error| {
+            Failure::invalid(format!("the module does not fit the contract it was built with: {error}"))
+        }),
+        _ => Err(Failure::invalid("the source is not a WebAssembly module or component")),
+    }
+}
+
+fn encode(module: &[u8]) -> Result<Vec<u8>, String> {
+    let text = |error: &dyn std::fmt::Display| format!("{error:#}");
+    let encoder = wit_component::ComponentEncoder::default().validate(true);
+    let mut encoder = encoder.module(module).map_err(|error| text(&error))?;
+    encoder.encode().map_err(|error| text(&error))
+}
+
+/// Compiles a component and holds its imports and exports to the contract.
+pub(super) fn prepare(engine: &Engine, component: &[u8]) -> Result<(Component, InstancePre<State>), Failure> {
+    let component = Component::new(&engine.engine, component)
+        .map_err(|error| Failure::invalid(format!("it does not compile: {error:#}")))?;
+    let ty = component.component_type();
+    let foreign: Vec<_> = ty
+        .imports(&engine.engine)
+        .map(|(name, _)| name.to_owned())
+        .filter(|name| !name.starts_with(CONTRACT))
+        .collect();
+    if !foreign.is_empty() {
+        return Err(Failure::invalid(format!(
+            "it imports {}, which the gateway does not offer: build it for wasm32-unknown-unknown, without WASI",
+            foreign.join(", ")
+        )));
+    }
+    let pre = engine
+        .linker
+        .instantiate_pre(&component)
+        .map_err(|error| Failure::invalid(format!("its imports do not fit the contract: {error:#}")))?;
+    Ok((component, pre))
+}

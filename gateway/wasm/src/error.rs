@@ -1,0 +1,102 @@
+//! Why a call, or the host as a whole, failed.
+
+use sluice_model::Reason;
+use sluice_model::plugin::PluginKey;
+use std::fmt;
+use std::time::Duration;
+
+/// The host could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The engine's settings don't fit this machine: most often an address space limit below the pool's.
+    #[error(
+        "the plugin engine can't reserve its instance pool: {0} (lower the number of instances or the memory of each)"
+    )]
+    Engine(String),
+    #[error("a thread of the plugin host can't be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A call that gave no decision. The use's fail mode says what that means for the request.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PluginError {
+    #[error("plugin {plugin}: all {limit} instances that limits.concurrency allows are in use")]
+    Busy { plugin: PluginKey, limit: u32 },
+    #[error("plugin {plugin}: the gateway's pool of plugin instances is in use to the last one")]
+    PoolFull { plugin: PluginKey },
+    #[error("plugin {plugin}: the call waited {waited:?}, longer than limits.deadline allows")]
+    Deadline { plugin: PluginKey, waited: Duration },
+    #[error("plugin {plugin}: {kind} in {phase}: {message}")]
+    Trap { plugin: PluginKey, phase: &'static str, kind: TrapKind, message: String },
+    /// A bug of the host: the call panicked, and the exchange it held is gone with it.
+    #[error("plugin {plugin}: the host failed while it ran {phase}; the exchange is lost")]
+    Lost { plugin: PluginKey, phase: &'static str },
+}
+
+impl PluginError {
+    /// What the access log and metrics call it where the use fails closed.
+    pub fn reason(&self) -> Reason {
+        match self {
+            PluginError::Busy { .. } | PluginError::PoolFull { .. } | PluginError::Deadline { .. } => {
+                Reason::PluginOverloaded
+            }
+            PluginError::Trap { .. } | PluginError::Lost { .. } => Reason::PluginFailed,
+        }
+    }
+
+    /// The label `outcome` of `sluice_plugin_calls_total`.
+    pub(crate) fn outcome(&self) -> crate::metrics::Outcome {
+        use crate::metrics::Outcome;
+        match self {
+            PluginError::Busy { .. } | PluginError::PoolFull { .. } => Outcome::Busy,
+            PluginError::Deadline { .. } => Outcome::Deadline,
+            PluginError::Trap { .. } | PluginError::Lost { .. } => Outcome::Failed,
+        }
+    }
+}
+
+/// What ended an instance: the label `kind` of `sluice_plugin_traps_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TrapKind {
+    /// It ran longer than `limits.runTime`.
+    RunTime,
+    /// It asked for more memory than `limits.memory`.
+    Memory,
+    /// Its calls nest deeper than the stack.
+    Stack,
+    /// It ended itself: a panic, an assertion, an unreachable instruction.
+    Panic,
+    /// Memory out of bounds, division by zero, a broken table: a bug in the guest or its compiler.
+    Fault,
+    /// It used the contract wrongly.
+    Contract,
+}
+
+impl TrapKind {
+    pub const ALL: [TrapKind; 6] =
+        [TrapKind::RunTime, TrapKind::Memory, TrapKind::Stack, TrapKind::Panic, TrapKind::Fault, TrapKind::Contract];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TrapKind::RunTime => "run_time",
+            TrapKind::Memory => "memory",
+            TrapKind::Stack => "stack",
+            TrapKind::Panic => "panic",
+            TrapKind::Fault => "fault",
+            TrapKind::Contract => "contract",
+        }
+    }
+}
+
+impl fmt::Display for TrapKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TrapKind::RunTime => "run time exceeded",
+            TrapKind::Memory => "memory limit exceeded",
+            TrapKind::Stack => "stack exhausted",
+            TrapKind::Panic => "panic",
+            TrapKind::Fault => "fault",
+            TrapKind::Contract => "contract broken",
+        })
+    }
+}

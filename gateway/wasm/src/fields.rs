@@ -1,0 +1,166 @@
+//! Which header fields, paths and statuses a plugin may set: checked here once, so that no view has to.
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+/// Bytes of a header value that a plugin may set.
+const MAX_VALUE: usize = 16 << 10;
+
+/// Header fields of a message that a plugin may add to.
+const MAX_FIELDS: usize = 512;
+
+/// Why something that a plugin wanted to set was refused. The text goes to the plugin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("`{0}` is not a header name (RFC 9110, section 5.1)")]
+    Name(String),
+    #[error("the value of `{0}` holds bytes that no header value may hold (RFC 9110, section 5.5)")]
+    Value(HeaderName),
+    #[error("`{0}` frames the message or belongs to the connection: it is the gateway's to set")]
+    Framing(HeaderName),
+    #[error("the value of `{0}` is longer than 16 KiB")]
+    TooLong(HeaderName),
+    #[error("a message has at most 512 header fields")]
+    TooMany,
+    #[error("a body that a plugin sets here has at most {0} bytes")]
+    Body(u64),
+    #[error("a path begins with a slash and is percent-encoded (RFC 3986, section 3.3)")]
+    Path,
+    #[error("a query is percent-encoded (RFC 3986, section 3.4)")]
+    Query,
+    #[error("{0} is not a status of a response: 200 to 599")]
+    Status(u16),
+    #[error("the request can be changed in the request phases only")]
+    RequestSent,
+    #[error("the response can be changed in the response phase only")]
+    ResponseSent,
+}
+
+/// A header name that a plugin may set or remove.
+pub(crate) fn name(text: &str) -> Result<HeaderName, Refused> {
+    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| Refused::Name(text.chars().take(64).collect()))?;
+    if is_framing(&name) { Err(Refused::Framing(name)) } else { Ok(name) }
+}
+
+/// Whether a message with these fields may get one more.
+pub(crate) fn room(headers: &HeaderMap) -> Result<(), Refused> {
+    if headers.len() < MAX_FIELDS { Ok(()) } else { Err(Refused::TooMany) }
+}
+
+pub(crate) fn value(name: &HeaderName, bytes: Vec<u8>) -> Result<HeaderValue, Refused> {
+    if bytes.len() > MAX_VALUE {
+        return Err(Refused::TooLong(name.clone()));
+    }
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(bytes)).map_err(|_| Refused::Value(name.clone()))
+}
+
+/// Fields of RFC 9112 and of RFC 9110, section 7.6.1: a plugin that could set them could split messages. `host` decides
+/// the route, which is matched already.
+fn is_framing(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "content-length"
+            | "host"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+pub(crate) fn status(code: u16) -> Result<StatusCode, Refused> {
+    match StatusCode::from_u16(code) {
+        Ok(status) if (200..600).contains(&code) => Ok(status),
+        _ => Err(Refused::Status(code)),
+    }
+}
+
+/// RFC 3986 `path-absolute`, more liberal by the characters that browsers send raw.
+pub(crate) fn path(text: &str) -> Result<(), Refused> {
+    let sound =
+        text.starts_with('/') && !text.bytes().any(|b| matches!(b, b'?' | b'#' | b'\\') || !b.is_ascii_graphic());
+    if sound && percent_encoded(text) { Ok(()) } else { Err(Refused::Path) }
+}
+
+pub(crate) fn query(text: &str) -> Result<(), Refused> {
+    let sound = !text.bytes().any(|b| b == b'#' || !b.is_ascii_graphic());
+    if sound && percent_encoded(text) { Ok(()) } else { Err(Refused::Query) }
+}
+
+/// Whether each percent sign is followed by two hexadecimal digits.
+fn percent_encoded(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let digits = [bytes.next(), bytes.next()];
+            if !digits.iter().all(|digit| digit.is_some_and(|d| d.is_ascii_hexdigit())) {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_tokens_and_lower_case() {
+        assert_eq!(name("X-Tenant").unwrap().as_str(), "x-tenant");
+        for bad in ["", "a b", "a:b", ":path", "ä", "a\r\nb"] {
+            assert_eq!(name(bad), Err(Refused::Name(bad.to_owned())), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn fields_that_frame_the_message_are_refused() {
+        for framing in ["Content-Length", "transfer-encoding", "Connection", "TE", "host", "Upgrade"] {
+            assert!(matches!(name(framing), Err(Refused::Framing(_))), "{framing}");
+        }
+    }
+
+    #[test]
+    fn a_value_with_a_line_break_is_refused() {
+        let name = HeaderName::from_static("x-a");
+        assert!(value(&name, b"a\r\nx-b: c".to_vec()).is_err());
+        assert!(value(&name, b"a\0".to_vec()).is_err());
+        assert_eq!(value(&name, b"caf\xe9 \xff".to_vec()).unwrap().as_bytes(), b"caf\xe9 \xff");
+    }
+
+    #[test]
+    fn fields_and_their_values_are_bounded() {
+        let name = HeaderName::from_static("x-a");
+        assert!(value(&name, vec![b'a'; MAX_VALUE]).is_ok());
+        assert_eq!(value(&name, vec![b'a'; MAX_VALUE + 1]), Err(Refused::TooLong(name.clone())));
+        let mut headers = HeaderMap::new();
+        while room(&headers).is_ok() {
+            headers.append(&name, HeaderValue::from_static("v"));
+        }
+        assert_eq!(headers.len(), MAX_FIELDS);
+    }
+
+    #[test]
+    fn paths_and_queries_are_what_a_request_line_can_carry() {
+        for good in ["/", "/a/b;c=1", "/%2F", "/a:b@c"] {
+            assert_eq!(path(good), Ok(()), "{good}");
+        }
+        for bad in ["", "a", "/a b", "/a?b", "/a#b", "/%2", "/%zz", "/\u{e9}", "/a\nb", "/a\\b"] {
+            assert_eq!(path(bad), Err(Refused::Path), "{bad:?}");
+        }
+        assert_eq!(query("a=b&c=%20?"), Ok(()));
+        for bad in ["a b", "a#b", "%", "a=\r\n"] {
+            assert_eq!(query(bad), Err(Refused::Query), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn informational_statuses_and_unknown_classes_are_refused() {
+        assert_eq!(status(599).unwrap().as_u16(), 599);
+        for bad in [0, 99, 100, 199, 600, 999] {
+            assert_eq!(status(bad), Err(Refused::Status(bad)));
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! A live instance: its store, what a call lends it, and the calls themselves.
+
+use crate::attributes::Attributes;
+use crate::build::Image;
+use crate::configured::{Phase, Phases};
+use crate::decision::{BodyOutcome, BodyRequest, Decision, OverLimit};
+use crate::error::TrapKind;
+use crate::exchange::{Exchange, Summary};
+use crate::guest::{self, Chosen};
+use crate::limits::Limits;
+use crate::metrics::PluginMetrics;
+use bytes::Bytes;
+use sluice_model::plugin::PluginKey;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+use wasmtime::component::{Instance, ResourceTable};
+use wasmtime::{Store, Trap};
+
+/// Replies and decisions that a guest may hold at a time: it needs one of each.
+const MAX_OWNED: usize = 16;
+
+/// Bytes of one log line of a guest.
+const MAX_LOG_LINE: usize = 4_096;
+
+/// Log lines of one plugin within a second.
+const MAX_LOG_RATE: u64 = 100;
+
+/// What a call is about. Travels with the exchange, so that it can run on another thread.
+pub(crate) enum Call {
+    RequestHeaders,
+    RequestBody(Bytes),
+    ResponseHeaders,
+    Log(Summary),
+}
+
+impl Call {
+    pub(crate) fn phase(&self) -> Phase {
+        match self {
+            Call::RequestHeaders => Phase::RequestHeaders,
+            Call::RequestBody(_) => Phase::RequestBody,
+            Call::ResponseHeaders => Phase::ResponseHeaders,
+            Call::Log(_) => Phase::Log,
+        }
+    }
+}
+
+/// What the host's side of the contract works on: the data of a store.
+pub(crate) struct State {
+    pub(crate) exchange: Exchange,
+    /// None outside of a call: while a plugin is configured, nothing but logging is allowed.
+    pub(crate) phase: Option<Phase>,
+    pub(crate) body: Bytes,
+    pub(crate) replacement: Option<Bytes>,
+    /// Bytes of a body that is read for the plugin, or that it sets.
+    pub(crate) body_buffer: u64,
+    pub(crate) summary: Summary,
+    pub(crate) owned: ResourceTable,
+    pub(crate) limits: Limits,
+    pub(crate) log: Arc<PluginLog>,
+}
+
+impl State {
+    pub(crate) fn new(limits: Limits, body_buffer: u64, log: Arc<PluginLog>) -> State {
+        let mut owned = ResourceTable::new();
+        owned.set_max_capacity(MAX_OWNED);
+        State {
+            exchange: Exchange::default(),
+            phase: None,
+            body: Bytes::new(),
+            replacement: None,
+            body_buffer,
+            summary: Summary::default(),
+            owned,
+            limits,
+            log,
+        }
+    }
+
+    pub(crate) fn attributes(&mut self) -> wasmtime::Result<&mut Attributes> {
+        match self.phase {
+            Some(_) => Ok(&mut self.exchange.attributes),
+            None => Err(broken("attributes belong to an exchange: configure can't use them")),
+        }
+    }
+}
+
+/// The guest used the contract wrongly: a trap of its own kind.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct ContractBroken(pub(crate) String);
+
+pub(crate) fn broken(message: impl Into<String>) -> wasmtime::Error {
+    wasmtime::Error::from(ContractBroken(message.into()))
+}
+
+/// Where a plugin's own lines go, at most 100 a second.
+#[derive(Debug)]
+pub(crate) struct PluginLog {
+    plugin: PluginKey,
+    metrics: Arc<PluginMetrics>,
+    since: Instant,
+    /// The second that `lines` counts for.
+    second: AtomicU64,
+    lines: AtomicU64,
+}
+
+impl PluginLog {
+    pub(crate) fn new(plugin: PluginKey, metrics: Arc<PluginMetrics>) -> PluginLog {
+        PluginLog { plugin, metrics, since: Instant::now(), second: AtomicU64::new(0), lines: AtomicU64::new(0) }
+    }
+
+    /// Cuts a line that is too long, and says no to one too many. Under a race a line more may pass.
+    fn admit<'a>(&self, message: &'a str) -> Option<&'a str> {
+        let second = self.since.elapsed().as_secs();
+        if self.second.swap(second, Relaxed) != second {
+            self.lines.store(0, Relaxed);
+        }
+        if self.lines.fetch_add(1, Relaxed) >= MAX_LOG_RATE {
+            self.metrics.log_dropped.inc();
+            return None;
+        }
+        Some(&message[..message.floor_char_boundary(MAX_LOG_LINE)])
+    }
+
+    pub(crate) fn line(&self, level: tracing::Level, message: &str) {
+        let Some(message) = self.admit(message) else { return };
+        let plugin = &self.plugin;
+        match level {
+            tracing::Level::ERROR => tracing::error!(target: "plugin", %plugin, "{message}"),
+            tracing::Level::WARN => tracing::warn!(target: "plugin", %plugin, "{message}"),
+            tracing::Level::INFO => tracing::info!(target: "plugin", %plugin, "{message}"),
+            _ => tracing::debug!(target: "plugin", %plugin, "{message}"),
+        }
+    }
+}
+
+/// What a call gave, the exchange aside.
+pub(crate) struct Finished {
+    pub(crate) decision: Decision,
+    pub(crate) replacement: Option<Bytes>,
+}
+
+impl Finished {
+    pub(crate) fn nothing() -> Finished {
+        Finished { decision: Decision::Continue, replacement: None }
+    }
+}
+
+impl From<Finished> for BodyOutcome {
+    fn from(finished: Finished) -> BodyOutcome {
+        BodyOutcome { decision: finished.decision, replacement: finished.replacement }
+    }
+}
+
+/// Why an instance must go.
+pub(crate) struct Trapped {
+    pub(crate) kind: TrapKind,
+    pub(crate) message: String,
+}
+
+pub(crate) struct Live {
+    pub(crate) store: Store<State>,
+    instance: Instance,
+    /// Functions of the phases that were called on this instance.
+    bound: guest::Bound,
+    pub(crate) calls: u32,
+    /// Bytes of memory when it was made.
+    born_with: usize,
+}
+
+impl Live {
+    /// Makes an instance; configures it where its image is not configured yet. The store's deadline is the caller's to
+    /// set.
+    pub(crate) fn new(image: &Image, mut store: Store<State>) -> wasmtime::Result<Live> {
+        let instance = image.pre.instantiate(&mut store)?;
+        let mut live = Live { store, instance, bound: guest::Bound::default(), calls: 0, born_with: 0 };
+        if let Some(config) = &image.configure_with {
+            live.configure(&image.phases, config)?
+                .map_err(|refusal| broken(format!("configure refused: {refusal}")))?;
+        }
+        live.born_with = live.store.data().limits.used();
+        Ok(live)
+    }
+
+    /// Runs configure; the inner error is the guest's refusal.
+    pub(crate) fn configure(&mut self, phases: &Phases, config: &str) -> wasmtime::Result<Result<(), String>> {
+        match &phases.configuration {
+            Some(indices) => indices.load(&mut self.store, &self.instance)?.call_configure(&mut self.store, config),
+            None => Ok(Ok(())),
+        }
+    }
+
+    pub(crate) fn instance(&self) -> Instance {
+        self.instance
+    }
+
+    /// Bytes that it has grown by since it was made.
+    pub(crate) fn grown(&self) -> usize {
+        self.store.data().limits.used().saturating_sub(self.born_with)
+    }
+
+    /// Runs one phase. The exchange goes in and comes back, also from a call that traps.
+    pub(crate) fn call(&mut self, phases: &Phases, exchange: &mut Exchange, call: Call) -> Result<Finished, Trapped> {
+        self.calls += 1;
+        let phase = call.phase();
+        let state = self.store.data_mut();
+        state.exchange = std::mem::take(exchange);
+        state.phase = Some(phase);
+        match call {
+            Call::RequestBody(body) => state.body = body,
+            Call::Log(summary) => state.summary = summary,
+            Call::RequestHeaders | Call::ResponseHeaders => {}
+        }
+        let has_response = state.exchange.response.is_some();
+        let called = self.bound.call(&mut self.store, &self.instance, phases, phase, has_response);
+        let result = called.and_then(|chosen| self.finish(phase, chosen));
+        let state = self.store.data_mut();
+        *exchange = std::mem::take(&mut state.exchange);
+        state.phase = None;
+        state.body = Bytes::new();
+        let replacement = state.replacement.take();
+        match result {
+            Ok(decision) => Ok(Finished { decision, replacement }),
+            Err(error) => Err(self.trapped(&error)),
+        }
+    }
+
+    fn finish(&mut self, phase: Phase, chosen: Option<Chosen>) -> wasmtime::Result<Decision> {
+        match chosen {
+            None => Ok(Decision::Continue),
+            Some(Chosen::Respond(reply)) => Ok(Decision::Respond(reply)),
+            Some(Chosen::ReadBody { limit, pass_over_limit }) if phase == Phase::RequestHeaders => {
+                let over_limit = if pass_over_limit { OverLimit::Pass } else { OverLimit::Refuse };
+                Ok(Decision::ReadBody(BodyRequest { limit: limit.min(self.store.data().body_buffer), over_limit }))
+            }
+            Some(Chosen::ReadBody { .. }) => Err(broken("read-body is a decision of on-request only")),
+        }
+    }
+
+    /// Reads an error of a call as one of the reasons that end an instance.
+    pub(crate) fn trapped(&self, error: &wasmtime::Error) -> Trapped {
+        let refused = self.store.data().limits.refused;
+        let kind = match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => TrapKind::RunTime,
+            Some(Trap::StackOverflow) => TrapKind::Stack,
+            // A Rust guest that gets no memory aborts: the limit is the reason, not the panic.
+            Some(_) if refused => TrapKind::Memory,
+            Some(Trap::UnreachableCodeReached) => TrapKind::Panic,
+            Some(_) => TrapKind::Fault,
+            None if error.is::<ContractBroken>() => TrapKind::Contract,
+            None => TrapKind::Contract,
+        };
+        Trapped { kind, message: error.root_cause().to_string() }
+    }
+}

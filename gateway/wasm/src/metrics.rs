@@ -1,0 +1,229 @@
+//! What the host counts. Handles are resolved when a plugin is loaded; a call only adds to them.
+
+use crate::TrapKind;
+use crate::configured::Phase;
+use crate::histogram::Durations;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use sluice_model::plugin::PluginKey;
+use std::time::Duration;
+
+/// How a call ended: the label `outcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Continue,
+    Respond,
+    ReadBody,
+    /// Trapped, or lost.
+    Failed,
+    /// No instance was free.
+    Busy,
+    /// Waited too long for a thread.
+    Deadline,
+}
+
+impl Outcome {
+    const ALL: [(Outcome, &'static str); 6] = [
+        (Outcome::Continue, "continue"),
+        (Outcome::Respond, "respond"),
+        (Outcome::ReadBody, "read_body"),
+        (Outcome::Failed, "failed"),
+        (Outcome::Busy, "busy"),
+        (Outcome::Deadline, "deadline"),
+    ];
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    plugin: String,
+    phase: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabels {
+    plugin: String,
+    phase: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TrapLabels {
+    plugin: String,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PluginLabels {
+    plugin: String,
+}
+
+/// The families, all plugins together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Metrics {
+    calls: Family<CallLabels, Counter>,
+    durations: Family<PhaseLabels, Durations>,
+    memory: Family<PluginLabels, Gauge>,
+    instances: Family<PluginLabels, Gauge>,
+    traps: Family<TrapLabels, Counter>,
+    aside: Family<PluginLabels, Counter>,
+    log_dropped: Family<PluginLabels, Counter>,
+    pub(crate) builds: Counter,
+    pub(crate) build_seconds: Counter<f64, std::sync::atomic::AtomicU64>,
+    pub(crate) builder_restarts: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Metrics {
+        let metrics = Metrics::default();
+        registry.register("plugin_calls", "Calls of plugins, by phase and how they ended", metrics.calls.clone());
+        registry.register(
+            "plugin_duration_seconds",
+            "Time from a call's start to its decision, the making of its instance included",
+            metrics.durations.clone(),
+        );
+        registry.register(
+            "plugin_memory_bytes",
+            "Linear memory of the live instances of a plugin",
+            metrics.memory.clone(),
+        );
+        registry.register("plugin_instances", "Live instances of a plugin", metrics.instances.clone());
+        registry.register("plugin_traps", "Instances that were ended, by the reason", metrics.traps.clone());
+        registry.register(
+            "plugin_aside",
+            "Calls that ran on the threads of low priority, because the plugin had been slow",
+            metrics.aside.clone(),
+        );
+        registry.register(
+            "plugin_log_dropped",
+            "Log lines of plugins above their limit of 100 a second",
+            metrics.log_dropped.clone(),
+        );
+        registry.register("plugin_builds", "Plugin versions that were compiled and configured", metrics.builds.clone());
+        registry.register(
+            "plugin_build_seconds",
+            "Time spent compiling and configuring plugins",
+            metrics.build_seconds.clone(),
+        );
+        registry.register(
+            "plugin_builder_panics",
+            "Panics of the thread that compiles plugins; it goes on with the next one",
+            metrics.builder_restarts.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn plugin(&self, key: &PluginKey) -> PluginMetrics {
+        let plugin = key.to_string();
+        let own = PluginLabels { plugin: plugin.clone() };
+        let calls = Phase::ALL.map(|phase| {
+            Outcome::ALL.map(|(_, outcome)| {
+                let labels = CallLabels { plugin: plugin.clone(), phase: phase.as_str(), outcome };
+                self.calls.get_or_create_owned(&labels)
+            })
+        });
+        let durations = Phase::ALL.map(|phase| {
+            self.durations.get_or_create_owned(&PhaseLabels { plugin: plugin.clone(), phase: phase.as_str() })
+        });
+        let traps = TrapKind::ALL
+            .map(|kind| self.traps.get_or_create_owned(&TrapLabels { plugin: plugin.clone(), kind: kind.as_str() }));
+        PluginMetrics {
+            calls,
+            durations,
+            traps,
+            memory: self.memory.get_or_create_owned(&own),
+            instances: self.instances.get_or_create_owned(&own),
+            aside: self.aside.get_or_create_owned(&own),
+            log_dropped: self.log_dropped.get_or_create_owned(&own),
+        }
+    }
+
+    /// A plugin that is gone leaves no series behind.
+    pub(crate) fn forget(&self, key: &PluginKey) {
+        let plugin = key.to_string();
+        let own = PluginLabels { plugin: plugin.clone() };
+        for phase in Phase::ALL {
+            for (_, outcome) in Outcome::ALL {
+                self.calls.remove(&CallLabels { plugin: plugin.clone(), phase: phase.as_str(), outcome });
+            }
+            self.durations.remove(&PhaseLabels { plugin: plugin.clone(), phase: phase.as_str() });
+        }
+        for kind in TrapKind::ALL {
+            self.traps.remove(&TrapLabels { plugin: plugin.clone(), kind: kind.as_str() });
+        }
+        self.memory.remove(&own);
+        self.instances.remove(&own);
+        self.aside.remove(&own);
+        self.log_dropped.remove(&own);
+    }
+}
+
+/// The handles of one plugin.
+#[derive(Clone, Debug)]
+pub(crate) struct PluginMetrics {
+    calls: [[Counter; Outcome::ALL.len()]; Phase::ALL.len()],
+    durations: [Durations; Phase::ALL.len()],
+    traps: [Counter; TrapKind::ALL.len()],
+    pub(crate) memory: Gauge,
+    pub(crate) instances: Gauge,
+    pub(crate) aside: Counter,
+    pub(crate) log_dropped: Counter,
+}
+
+impl PluginMetrics {
+    pub(crate) fn called(&self, phase: Phase, outcome: Outcome, took: Duration) {
+        if let Some(counter) = self.calls.get(phase as usize).and_then(|phase| phase.get(outcome as usize)) {
+            counter.inc();
+        }
+        if let Some(durations) = self.durations.get(phase as usize) {
+            durations.observe(took);
+        }
+    }
+
+    pub(crate) fn trapped(&self, kind: TrapKind) {
+        if let Some(counter) = self.traps.get(kind as usize) {
+            counter.inc();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_that_is_gone_leaves_no_series() {
+        let mut registry = Registry::with_prefix("sluice");
+        let metrics = Metrics::register(&mut registry);
+        let key = PluginKey::new("shop", "keys");
+        let plugin = metrics.plugin(&key);
+        plugin.called(Phase::RequestHeaders, Outcome::Respond, Duration::from_micros(3));
+        plugin.trapped(TrapKind::Memory);
+        let encode = |registry: &Registry| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+            text
+        };
+        let text = encode(&registry);
+        let call = "sluice_plugin_calls_total{plugin=\"shop/keys\",phase=\"request_headers\",outcome=\"respond\"} 1";
+        assert!(text.contains(call), "{text}");
+        assert!(text.contains("sluice_plugin_traps_total{plugin=\"shop/keys\",kind=\"memory\"} 1"), "{text}");
+        metrics.forget(&key);
+        assert!(!encode(&registry).contains("shop/keys"));
+    }
+
+    #[test]
+    fn indexes_of_the_handles_are_the_variants_own() {
+        for (index, (outcome, _)) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, index);
+        }
+        for (index, phase) in Phase::ALL.iter().enumerate() {
+            assert_eq!(*phase as usize, index);
+        }
+        for (index, kind) in TrapKind::ALL.iter().enumerate() {
+            assert_eq!(*kind as usize, index);
+        }
+    }
+}

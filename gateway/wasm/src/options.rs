@@ -1,0 +1,35 @@
+//! What the host is given at start, for all plugins together.
+
+use std::path::PathBuf;
+
+/// Sizes and places that do not change while the process runs.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    /// Where compiled functions are kept between runs; none keeps nothing. The folder is made with mode 0700; one that
+    /// belongs to another user, or that others may write to, is not used.
+    pub cache_dir: Option<PathBuf>,
+    /// Instances of all plugins at a time: the engine's pool. Default 2,000. Each takes `max_memory` of address space
+    /// (not of memory) for as long as the process runs.
+    pub instances: u32,
+    /// The most that a Plugin's `limits.memory` may ask for, in bytes. Default 128 MiB.
+    pub max_memory: u64,
+    /// Bytes of a module at most. Default 32 MiB.
+    pub max_module: u64,
+    /// Calls that one pooled instance serves; what its guest leaks or forgets to reset goes with it. Default 10,000.
+    pub recycle_after: u32,
+    /// Threads of low priority for plugins whose calls are slow. Default 2.
+    pub slow_threads: usize,
+}
+
+impl Default for HostOptions {
+    fn default() -> Self {
+        HostOptions {
+            cache_dir: None,
+            instances: 2_000,
+            max_memory: 128 << 20,
+            max_module: 32 << 20,
+            recycle_after: 10_000,
+            slow_threads: 2,
+        }
+    }
+}

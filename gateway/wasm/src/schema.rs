@@ -1,0 +1,134 @@
+//! The JSON Schema that a plugin carries, and configurations held against it before any guest runs.
+
+use serde_json::Value;
+use wasmparser::{Parser, Payload};
+
+/// The custom section of a module that holds its schema, as JSON text.
+pub(crate) const SECTION: &str = "sluice:config-schema";
+
+/// A module's schema can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    #[error("the module can't be read: {0}")]
+    Module(#[from] wasmparser::BinaryReaderError),
+    #[error("its custom section `sluice:config-schema` is not JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("its configuration schema is not a JSON Schema: {0}")]
+    Schema(String),
+}
+
+/// One thing that is wrong with a configuration. The message never repeats a value: it may be a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// `config.consumers[0].name`.
+    pub field: String,
+    pub message: String,
+}
+
+/// What a plugin's configuration must look like.
+#[derive(Debug)]
+pub struct ConfigSchema {
+    text: Value,
+    validator: jsonschema::Validator,
+}
+
+impl ConfigSchema {
+    /// The schema that a module or component carries; none where it carries none.
+    pub fn from_module(module: &[u8]) -> Result<Option<ConfigSchema>, SchemaError> {
+        for payload in Parser::new(0).parse_all(module) {
+            if let Payload::CustomSection(section) = payload?
+                && section.name() == SECTION
+            {
+                return ConfigSchema::new(serde_json::from_slice(section.data())?).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// References to anything outside of the schema are an error: nothing is fetched.
+    pub fn new(text: Value) -> Result<ConfigSchema, SchemaError> {
+        let validator = jsonschema::validator_for(&text).map_err(|error| SchemaError::Schema(error.to_string()))?;
+        Ok(ConfigSchema { text, validator })
+    }
+
+    /// The schema itself.
+    pub fn as_json(&self) -> &Value {
+        &self.text
+    }
+
+    /// Everything that is wrong with `config`.
+    pub fn validate(&self, config: &Value) -> Vec<ConfigError> {
+        let errors = self.validator.iter_errors(config);
+        let mut errors: Vec<_> = errors
+            .map(|error| ConfigError {
+                field: field(&error.instance_path().to_string()),
+                message: error.masked_with("the value").to_string(),
+            })
+            .collect();
+        errors.sort_by(|one, other| one.field.cmp(&other.field));
+        errors
+    }
+}
+
+/// A JSON pointer (RFC 6901) as field paths are written elsewhere.
+fn field(pointer: &str) -> String {
+    let mut path = "config".to_owned();
+    for part in pointer.split('/').skip(1) {
+        let part = part.replace("~1", "/").replace("~0", "~");
+        if part.bytes().all(|b| b.is_ascii_digit()) && !part.is_empty() {
+            path.push_str(&format!("[{part}]"));
+        } else {
+            path.push('.');
+            path.push_str(&part);
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn schema() -> ConfigSchema {
+        ConfigSchema::new(json!({
+            "type": "object",
+            "properties": {
+                "consumers": {
+                    "type": "array",
+                    "items": { "type": "object", "properties": { "key": { "type": "string", "minLength": 8 } } },
+                },
+            },
+            "required": ["consumers"],
+            "additionalProperties": false,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn every_error_is_told_with_its_field() {
+        let errors = schema().validate(&json!({ "consumers": [{ "key": 5 }], "more": 1 }));
+        let fields: Vec<_> = errors.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, ["config", "config.consumers[0].key"], "{errors:?}");
+        assert!(errors[0].message.contains("more"), "{errors:?}");
+        assert_eq!(schema().validate(&json!({ "consumers": [] })), []);
+    }
+
+    #[test]
+    fn a_message_never_repeats_a_value() {
+        let errors = schema().validate(&json!({ "consumers": [{ "key": "hunter2" }] }));
+        assert_eq!(errors.len(), 1);
+        assert!(!format!("{errors:?}").contains("hunter2"), "{errors:?}");
+    }
+
+    #[test]
+    fn pointers_become_field_paths() {
+        assert_eq!(field(""), "config");
+        assert_eq!(field("/a/0/b~1c"), "config.a[0].b/c");
+    }
+
+    #[test]
+    fn a_schema_that_is_none_is_refused() {
+        assert!(matches!(ConfigSchema::new(json!({ "type": "nonsense" })), Err(SchemaError::Schema(_))));
+    }
+}

@@ -1,0 +1,224 @@
+//! From a Plugin object to a version that serves: what is refused, and what goes on meanwhile.
+
+use crate::setup::{Host, PROBE, guest, header, key, options, plugin, probe, text, told, use_of};
+use sha2::{Digest, Sha256};
+use sluice_model::plugin::{InstanceMode, ModuleSource, PluginSpec};
+use sluice_model::problem::Code;
+use sluice_wasm::HostOptions;
+use std::path::Path;
+use std::sync::Arc;
+use wit_component::{ComponentEncoder, StringEncoding};
+use wit_parser::Resolve;
+
+/// Tries one use, and gives the one problem that comes of it.
+async fn refused(spec: &PluginSpec, config: &str) -> sluice_model::Problem {
+    let host = Host::new();
+    let plugin_use = use_of(&spec.key.name, config);
+    host.ensure(&[spec], &[&plugin_use]).await;
+    assert!(host.current(&plugin_use.key()).is_none());
+    let problem = host.problem();
+    assert_eq!(problem.object.as_ref().map(|object| object.key()), Some(spec.key.clone()));
+    problem
+}
+
+#[tokio::test]
+async fn a_configuration_that_does_not_fit_the_schema_is_refused_with_every_error() {
+    let problem = refused(&probe(), r#"{"name":5,"nmae":"x"}"#).await;
+    assert_eq!(problem.code, Code::PluginConfig);
+    assert!(problem.message.contains("config.name:"), "{problem}");
+    assert!(problem.message.contains("nmae"), "{problem}");
+    assert!(problem.message.starts_with("used as `use`:"), "{problem}");
+    assert_eq!(refused(&probe(), "{}").await.code, Code::PluginConfig);
+    assert_eq!(refused(&probe(), "not JSON").await.code, Code::PluginConfig);
+}
+
+#[tokio::test]
+async fn a_configuration_that_the_plugin_refuses_is_a_problem_in_its_own_words() {
+    let problem = refused(&probe(), r#"{"name":"x","onConfigure":"refuse"}"#).await;
+    assert_eq!(problem.code, Code::PluginConfig);
+    assert!(problem.message.ends_with("name: this one is refused"), "{problem}");
+}
+
+#[tokio::test]
+async fn whatever_configure_does_it_ends_and_is_told() {
+    for (what, told) in [
+        ("trap", "panic in configure"),
+        ("loop", "run time exceeded in configure"),
+        ("allocate", "memory limit exceeded in configure"),
+        ("attribute", "contract broken in configure: attributes belong to an exchange"),
+    ] {
+        let problem = refused(&probe(), &format!(r#"{{"name":"x","onConfigure":"{what}"}}"#)).await;
+        assert_eq!(problem.code, Code::PluginTrap, "{what}");
+        assert!(problem.message.contains(told), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_plugin_is_refused_with_the_reason() {
+    let wasi = r#"(component (import "wasi:cli/environment@0.2.0" (instance)))"#;
+    let phaseless = "(component)";
+    let core = r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32))))"#;
+    for (module, reason) in [
+        (text(wasi), "wasi:cli/environment@0.2.0"),
+        (text(phaseless), "exports no phase"),
+        (text(core), "wasi_snapshot_preview1"),
+        (Arc::from(&b"#!/bin/sh"[..]), "not a WebAssembly module"),
+        (Arc::from(&[][..]), "not a WebAssembly module"),
+        (Arc::from(&guest("probe")[..1_000]), "does not fit"),
+    ] {
+        let problem = refused(&plugin("bad", module), "{}").await;
+        assert_eq!(problem.code, Code::PluginInvalid, "{problem}");
+        assert!(problem.message.contains(reason), "{reason}: {problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_memory_limit_above_the_gateways_is_refused() {
+    let mut spec = probe();
+    spec.limits.memory = 1 << 30;
+    let problem = refused(&spec, PROBE).await;
+    assert_eq!((problem.code, problem.field.as_str()), (Code::OutOfRange, "spec.limits.memory"));
+}
+
+#[tokio::test]
+async fn a_module_above_the_size_limit_is_refused() {
+    let host = Host::with(HostOptions { max_module: 1_000, ..options() });
+    let plugin_use = use_of("probe", PROBE);
+    host.ensure(&[&probe()], &[&plugin_use]).await;
+    assert_eq!(host.problem().code, Code::PluginInvalid);
+}
+
+#[tokio::test]
+async fn a_file_that_is_missing_is_tried_again_until_it_is_there() {
+    let host = Host::new();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("probe.wasm");
+    let module = guest("probe");
+    let sha256 = hex::encode(Sha256::digest(&module)).into();
+    let source = ModuleSource::File { path: path.to_str().unwrap().into(), sha256 };
+    let spec = PluginSpec { source, ..probe() };
+    let plugin_use = use_of("probe", PROBE);
+    host.ensure(&[&spec], &[&plugin_use]).await;
+    assert_eq!(host.problem().code, Code::PluginSource);
+    std::fs::write(&path, &module[..1_000]).unwrap();
+    let part = |host: &sluice_wasm::PluginHost| host.problems().iter().any(|p| p.message.contains("sha256"));
+    host.until(part).await;
+    std::fs::write(&path, &module).unwrap();
+    host.until(|host| host.current(&plugin_use.key()).is_some()).await;
+    assert_eq!(host.host.problems(), []);
+}
+
+#[tokio::test]
+async fn a_new_version_takes_over_when_it_is_ready_and_a_bad_one_never_does() {
+    let host = Host::new();
+    let plugin_use = use_of("probe", PROBE);
+    let good = host.ready(&probe(), PROBE).await;
+
+    // A version that does not load: the one before goes on, and the problem is told.
+    let bad = plugin("probe", text("(component)"));
+    host.ensure(&[&bad], &[&plugin_use]).await;
+    assert_eq!(host.problem().code, Code::PluginInvalid);
+    let current = host.current(&plugin_use.key()).unwrap();
+    assert!(Arc::ptr_eq(&current, &good));
+    current.begin().on_request(&mut told("")).await.unwrap();
+
+    // Another module of the same contract: not the old one, and whoever holds the old one can go on.
+    let mut next = probe();
+    next.limits.body_buffer = 5;
+    host.ensure(&[&next], &[&plugin_use]).await;
+    assert_eq!(host.host.problems(), []);
+    let newest = host.current(&plugin_use.key()).unwrap();
+    assert!(!Arc::ptr_eq(&newest, &good));
+    assert_eq!(newest.spec().limits.body_buffer, 5);
+    good.begin().on_request(&mut told("")).await.unwrap();
+}
+
+#[tokio::test]
+async fn while_a_new_version_is_built_the_old_one_is_current() {
+    let host = Host::new();
+    let plugin_use = use_of("probe", PROBE);
+    let good = host.ready(&probe(), PROBE).await;
+    let mut next = probe();
+    next.limits.body_buffer = 5;
+    let mut desired = sluice_wasm::Desired::default();
+    desired.plugins.insert(key("probe"), Arc::new(next));
+    desired.add_use(plugin_use.clone());
+    host.host.ensure(desired);
+    // Whatever the builder is at, there is a version: the old one until the new one is there.
+    loop {
+        let current = host.current(&plugin_use.key()).expect("a version all the time");
+        if !Arc::ptr_eq(&current, &good) {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_wished_for_any_more_is_forgotten() {
+    let host = Host::new();
+    let version = host.ready(&probe(), PROBE).await;
+    assert_eq!(host.host.statuses().len(), 1);
+    assert_eq!((host.host.statuses()[0].uses, host.host.statuses()[0].ready), (1, 1));
+    host.ensure(&[], &[]).await;
+    assert!(host.current(version.key()).is_none());
+    assert_eq!(host.host.statuses().len(), 0);
+    assert!(!host.metrics().contains("shop/probe"));
+    version.begin().on_request(&mut told("")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plugin_without_a_configuration_phase_takes_none() {
+    let module = bare(&["with-request-headers"]);
+    let problem = refused(&plugin("bare", module.clone()), r#"{"a":1}"#).await;
+    assert_eq!(problem.code, Code::PluginConfig);
+    let host = Host::new();
+    for config in ["{}", "null"] {
+        let version = host.ready(&plugin("bare", module.clone()), config).await;
+        version.begin().on_request(&mut told("")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_no_image_can_be_made_of_is_pooled_and_configured_in_each_instance() {
+    let host = Host::new();
+    let module = bare(&["with-configuration", "with-request-headers"]);
+    let version = host.ready(&plugin("tables", module), "{}").await;
+    assert_eq!(version.mode(), InstanceMode::Pooled);
+    let mut exchange = told("");
+    version.begin().on_request(&mut exchange).await.unwrap();
+    assert_eq!(header(&exchange, "x-do").as_deref(), Some(""));
+    assert_eq!(host.metric(r#"sluice_plugin_instances{plugin="shop/tables"}"#), 1.0);
+}
+
+/// A guest in text with the parts of these worlds, and a table that it changes: that can't be part of an image.
+fn bare(worlds: &[&str]) -> Arc<[u8]> {
+    let exports = worlds.iter().map(|world| match *world {
+        "with-configuration" => {
+            r#"(func (export "sluice:plugin/configuration@0.1.0#configure") (param i32 i32) (result i32)
+                (drop (table.grow $t (ref.null func) (i32.const 1))) (i32.const 1024))"#
+        }
+        _ => {
+            r#"(func (export "sluice:plugin/request-headers@0.1.0#on-request") (param i32) (result i32)
+                (call $drop (local.get 0)) (i32.const 1024))"#
+        }
+    });
+    let text = format!(
+        r#"(module
+            (import "sluice:plugin/types@0.1.0" "[resource-drop]request" (func $drop (param i32)))
+            (memory (export "memory") 1)
+            (table $t 1 10 funcref)
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 2048))
+            {})"#,
+        exports.collect::<Vec<_>>().join("\n"),
+    );
+    let mut module = wat::parse_str(text).unwrap();
+    let mut contract = Resolve::default();
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../sdk/wit");
+    let (package, _) = contract.push_dir(&wit).unwrap();
+    for world in worlds {
+        let world = contract.select_world(&[package], Some(world)).unwrap();
+        wit_component::embed_component_metadata(&mut module, &contract, world, StringEncoding::UTF8).unwrap();
+    }
+    ComponentEncoder::default().module(&module).unwrap().validate(true).encode().unwrap().into()
+}

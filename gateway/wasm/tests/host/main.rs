@@ -1,0 +1,11 @@
+//! The plugin host with real guests: those that ship (`plugins/`), one that does as it is told (`tests/guests/probe`), and
+//! a few written as text that no toolchain would make.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on fails")]
+
+mod cache;
+mod isolation;
+mod limits;
+mod loading;
+mod phases;
+mod setup;

@@ -1,0 +1,62 @@
+//! Parameters of a query string (`application/x-www-form-urlencoded`).
+
+/// The decoded values of every parameter called `name`.
+pub(crate) fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = Vec<u8>> + 'a {
+    query.split('&').filter_map(move |pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(key) == name.as_bytes()).then(|| decode(value))
+    })
+}
+
+/// The query without those; none where it had none.
+pub(crate) fn without(query: &str, name: &str) -> Option<String> {
+    let is_other = |pair: &&str| decode(pair.split('=').next().unwrap_or_default()) != name.as_bytes();
+    let rest: Vec<_> = query.split('&').filter(is_other).collect();
+    (rest.len() < query.split('&').count()).then(|| rest.join("&"))
+}
+
+/// Percent-decoding, with a plus for a space. What is not an escape stays as it is.
+fn decode(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let [first, after @ ..] = rest {
+        let escape = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+        let digits = after.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        match (first, digits.and_then(escape)) {
+            (b'%', Some(byte)) => {
+                decoded.push(byte);
+                rest = after.get(2..).unwrap_or_default();
+                continue;
+            }
+            (b'+', _) => decoded.push(b' '),
+            _ => decoded.push(*first),
+        }
+        rest = after;
+    }
+    decoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_decoded() {
+        let found: Vec<_> = values("a=1&key=x%2By+z&k%65y=2&key", "key").collect();
+        assert_eq!(found, [b"x+y z".to_vec(), b"2".to_vec(), b"".to_vec()]);
+    }
+
+    #[test]
+    fn the_rest_of_a_query_stays_as_it_was_written() {
+        assert_eq!(without("a=%41&key=x&b", "key").as_deref(), Some("a=%41&b"));
+        assert_eq!(without("key=x", "key").as_deref(), Some(""));
+        assert_eq!(without("a=1", "key"), None);
+    }
+
+    #[test]
+    fn broken_escapes_stay() {
+        assert_eq!(decode("%zz%4"), b"%zz%4");
+        assert_eq!(decode("100%"), b"100%");
+    }
+}

@@ -1,0 +1,120 @@
+//! From a plugin's type to the module's exports.
+
+/// Exports a plugin, with the phases it takes part in: `request`, `request_body`, `response`, `log`.
+///
+/// ```ignore
+/// sluice_plugin::export!(KeyAuth: request);
+/// ```
+///
+/// Also adds a test that `schema.json`, beside the plugin's Cargo.toml, is the schema of its configuration; the module
+/// carries that file.
+#[macro_export]
+macro_rules! export {
+    ($plugin:ty: $($phase:ident),+ $(,)?) => {
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            struct Guest;
+
+            static PLUGIN: ::std::sync::OnceLock<$plugin> = ::std::sync::OnceLock::new();
+
+            impl $crate::backend::configuration::Guest for Guest {
+                fn configure(config: String) -> Result<(), String> {
+                    $crate::export::configure(&PLUGIN, &config)
+                }
+            }
+            $crate::backend::export_configuration!(Guest with_types_in ::sluice_plugin::backend::with_configuration);
+
+            $($crate::export!(@$phase Guest, $plugin);)+
+
+            #[used]
+            #[unsafe(link_section = "sluice:config-schema")]
+            static SCHEMA: [u8; include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/schema.json")).len()] =
+                *include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/schema.json"));
+        };
+
+        #[cfg(all(test, not(target_arch = "wasm32")))]
+        #[test]
+        fn schema_json_is_the_schema_of_the_configuration() {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/schema.json");
+            if let Err(message) = $crate::schema::check::<<$plugin as $crate::Plugin>::Config>(path) {
+                panic!("{message}");
+            }
+        }
+    };
+    (@request $guest:ident, $plugin:ty) => {
+        impl $crate::backend::request_headers::Guest for $guest {
+            fn on_request(request: &$crate::backend::Request) -> Option<$crate::backend::Decision> {
+                let plugin = $crate::export::configured(&PLUGIN);
+                let decision = <$plugin as $crate::OnRequest>::on_request(plugin, &mut $crate::Request::new(request));
+                $crate::backend::lower(decision)
+            }
+        }
+        $crate::backend::export_request_headers!(Guest with_types_in ::sluice_plugin::backend::with_request_headers);
+    };
+    (@request_body $guest:ident, $plugin:ty) => {
+        impl $crate::backend::request_body::Guest for $guest {
+            fn on_request_body(
+                request: &$crate::backend::Request,
+                body: &$crate::backend::Body,
+            ) -> Option<$crate::backend::Decision> {
+                let plugin = $crate::export::configured(&PLUGIN);
+                let (mut request, mut body) = ($crate::Request::new(request), $crate::Body::new(body));
+                let decision = <$plugin as $crate::OnRequestBody>::on_request_body(plugin, &mut request, &mut body);
+                $crate::backend::lower(decision)
+            }
+        }
+        $crate::backend::export_request_body!(Guest with_types_in ::sluice_plugin::backend::with_request_body);
+    };
+    (@response $guest:ident, $plugin:ty) => {
+        impl $crate::backend::response_headers::Guest for $guest {
+            fn on_response(
+                request: &$crate::backend::Request,
+                response: &$crate::backend::Response,
+            ) -> Option<$crate::backend::Decision> {
+                let plugin = $crate::export::configured(&PLUGIN);
+                let (request, mut response) = ($crate::Request::new(request), $crate::Response::new(response));
+                let decision = <$plugin as $crate::OnResponse>::on_response(plugin, &request, &mut response);
+                $crate::backend::lower(decision)
+            }
+        }
+        $crate::backend::export_response_headers!(Guest with_types_in ::sluice_plugin::backend::with_response_headers);
+    };
+    (@log $guest:ident, $plugin:ty) => {
+        impl $crate::backend::log::Guest for $guest {
+            fn on_log(
+                request: &$crate::backend::Request,
+                response: Option<&$crate::backend::Response>,
+                summary: &$crate::backend::Summary,
+            ) {
+                let plugin = $crate::export::configured(&PLUGIN);
+                let response = response.map($crate::Response::new);
+                let (request, summary) = ($crate::Request::new(request), $crate::Summary::new(summary));
+                <$plugin as $crate::OnLog>::on_log(plugin, &request, response.as_ref(), &summary);
+            }
+        }
+        $crate::backend::export_log!(Guest with_types_in ::sluice_plugin::backend::with_log);
+    };
+}
+
+/// Makes the plugin of its configuration.
+#[doc(hidden)]
+#[cfg(target_arch = "wasm32")]
+pub fn configure<P: crate::Plugin>(plugin: &std::sync::OnceLock<P>, config: &str) -> Result<(), String> {
+    // A trap says nothing; this says what and where.
+    std::panic::set_hook(Box::new(|panic| crate::log::error(&panic.to_string())));
+    let config = serde_json::from_str(config).map_err(|error| format!("the configuration does not fit: {error}"))?;
+    plugin.set(P::configure(config)?).map_err(|_| "configure was called twice".to_owned())?;
+    #[cfg(feature = "allocator")]
+    crate::allocator::keep();
+    Ok(())
+}
+
+/// The plugin, which the gateway has configured before it calls any phase.
+#[doc(hidden)]
+#[cfg(target_arch = "wasm32")]
+pub fn configured<P>(plugin: &'static std::sync::OnceLock<P>) -> &'static P {
+    match plugin.get() {
+        Some(plugin) => plugin,
+        None => panic!("a phase was called before configure"),
+    }
+}

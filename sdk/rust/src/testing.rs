@@ -1,0 +1,167 @@
+//! Plays the gateway for a plugin's unit tests, which run natively.
+//!
+//! What an [`Exchange`] checks is what authors meet most: names, values, paths, and what can't be changed in a phase. The
+//! gateway itself is stricter.
+
+use crate::{
+    Body, Decision, OnLog, OnRequest, OnRequestBody, OnResponse, Request, Response, Summary, attributes, backend,
+};
+use std::time::Duration;
+
+/// One request and its response, with the attributes they share. One a test and thread at a time.
+#[derive(Debug)]
+pub struct Exchange {
+    request: backend::Request,
+    response: backend::Response,
+    body: backend::Body,
+}
+
+impl Exchange {
+    /// A request of `method` for `https://example.com<path>`, where `path` may bring a query.
+    pub fn new(method: &str, path: &str) -> Exchange {
+        backend::attributes::clear();
+        let (path, query) = match path.split_once('?') {
+            Some((path, query)) => (path, Some(query.to_owned())),
+            None => (path, None),
+        };
+        let request = backend::Request {
+            method: method.to_owned(),
+            scheme: "https".to_owned(),
+            authority: "example.com".to_owned(),
+            path: path.to_owned().into(),
+            query: query.into(),
+            ..backend::Request::default()
+        };
+        let response = backend::Response { status: 200.into(), ..backend::Response::default() };
+        Exchange { request, response, body: backend::Body::default() }
+    }
+
+    pub fn get(path: &str) -> Exchange {
+        Exchange::new("GET", path)
+    }
+
+    /// Adds a field to the request.
+    #[must_use]
+    pub fn header(self, name: &str, value: impl AsRef<[u8]>) -> Exchange {
+        self.request.fields.borrow_mut().push((name.to_ascii_lowercase(), value.as_ref().to_vec()));
+        self
+    }
+
+    /// What [`Request::property`] answers.
+    #[must_use]
+    pub fn property(mut self, name: &str, value: &str) -> Exchange {
+        self.request.properties.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// An attribute that an earlier plugin set.
+    #[must_use]
+    pub fn attribute<A: attributes::Attribute>(self, name: &str, value: A) -> Exchange {
+        let set = attributes::set(name, value);
+        debug_assert!(set.is_ok(), "{set:?}");
+        self
+    }
+
+    /// The request's body, for [`Exchange::on_request_body`].
+    #[must_use]
+    pub fn body(self, content: impl Into<Vec<u8>>) -> Exchange {
+        *self.body.content.borrow_mut() = content.into();
+        self
+    }
+
+    /// The response's status.
+    #[must_use]
+    pub fn status(self, status: u16) -> Exchange {
+        self.response.status.set(status);
+        self
+    }
+
+    /// Adds a field to the response.
+    #[must_use]
+    pub fn response_header(self, name: &str, value: impl AsRef<[u8]>) -> Exchange {
+        self.response.fields.borrow_mut().push((name.to_ascii_lowercase(), value.as_ref().to_vec()));
+        self
+    }
+
+    pub fn on_request(&mut self, plugin: &impl OnRequest) -> Decision {
+        self.request.open.set(true);
+        plugin.on_request(&mut Request::new(&self.request))
+    }
+
+    pub fn on_request_body(&mut self, plugin: &impl OnRequestBody) -> Decision {
+        self.request.open.set(true);
+        plugin.on_request_body(&mut Request::new(&self.request), &mut Body::new(&self.body))
+    }
+
+    pub fn on_response(&mut self, plugin: &impl OnResponse) -> Decision {
+        self.request.open.set(false);
+        self.response.open.set(true);
+        plugin.on_response(&Request::new(&self.request), &mut Response::new(&self.response))
+    }
+
+    pub fn on_log(&mut self, plugin: &impl OnLog, duration: Duration) {
+        self.request.open.set(false);
+        self.response.open.set(false);
+        let summary = backend::Summary { duration: duration.as_nanos() as u64, ..backend::Summary::default() };
+        plugin.on_log(&Request::new(&self.request), Some(&Response::new(&self.response)), &Summary::new(&summary));
+    }
+
+    /// The request as it is now.
+    pub fn request(&self) -> Request<'_> {
+        Request::new(&self.request)
+    }
+
+    /// The response's head as it is now.
+    pub fn response(&self) -> Response<'_> {
+        Response::new(&self.response)
+    }
+
+    /// The request's body as it is now.
+    pub fn body_now(&self) -> Vec<u8> {
+        self.body.content.borrow().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_can_only_be_read_after_its_phase() {
+        let exchange = Exchange::get("/a").header("X-A", "1");
+        exchange.request.open.set(true);
+        let mut request = exchange.request();
+        assert_eq!(request.header_str("x-a").as_deref(), Some("1"));
+        request.set_header("x-a", "2").unwrap();
+        request.append_header("X-A", "3").unwrap();
+        assert_eq!(request.header_values("x-a"), [b"2", b"3"]);
+        exchange.request.open.set(false);
+        assert!(exchange.request().set_header("x-a", "4").is_err());
+        assert!(exchange.request().set_path("/b").is_err());
+    }
+
+    #[test]
+    fn what_the_gateway_refuses_is_refused() {
+        let exchange = Exchange::get("/");
+        exchange.request.open.set(true);
+        let mut request = exchange.request();
+        for name in ["content-length", "Connection", "a b", ""] {
+            assert!(request.set_header(name, "1").is_err(), "{name:?}");
+        }
+        assert!(request.set_header("x-a", "a\r\nb: c").is_err());
+        assert!(request.set_path("no-slash").is_err());
+        assert!(request.set_query(Some("a b")).is_err());
+    }
+
+    #[test]
+    fn attributes_have_types_and_belong_to_one_exchange() {
+        let _exchange = Exchange::get("/").attribute("n", 5i64).attribute("b", true).attribute("s", "x".to_owned());
+        assert_eq!(attributes::get::<i64>("n"), Some(5));
+        assert_eq!(attributes::get::<String>("n"), None);
+        assert_eq!(attributes::get::<bool>("b"), Some(true));
+        attributes::remove("b");
+        assert_eq!(attributes::get::<bool>("b"), None);
+        let _next = Exchange::get("/");
+        assert_eq!(attributes::get::<String>("s"), None);
+    }
+}

@@ -1,0 +1,117 @@
+//! Start, drain, stop, and the hand-over to the next process.
+
+use crate::shop::{HOST, Shop, backend_of};
+use futures::{SinkExt, StreamExt};
+use rustix::process::Signal;
+use sluice_tests::objects::route_to;
+use sluice_tests::{Backend, http2, raw, wait};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+
+async fn shop() -> Shop {
+    Shop::start(&["one"], &route_to("all", &[HOST], "one")).await
+}
+
+#[tokio::test]
+async fn sigterm_closes_http1_after_its_answer_and_tells_http2_and_web_sockets() {
+    let mut shop = shop().await;
+    let mut http1 = raw::Client::connect(shop.http).await.unwrap();
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    http1.send(&request).await.unwrap();
+    assert!(!http1.response().await.unwrap().closes());
+    let http2 = http2::Connection::tls(shop.https, HOST, shop.authority.client(&["h2"])).await.unwrap();
+    assert_eq!(http2.get(HOST, "/").await.unwrap().status, 200);
+    let stream = TcpStream::connect(("127.0.0.1", shop.http)).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(format!("ws://{HOST}/"), stream).await.unwrap();
+    socket.send(Message::text("before")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("one: before"));
+
+    shop.gateway.signal(Signal::TERM);
+    // The idle connection is closed, or answers once more and then closes; it is never reset.
+    wait::until("GOAWAY", || async { http2.going_away().await.then_some(()) }).await;
+    if http1.send(&request).await.is_ok()
+        && let Ok(answer) = http1.response().await
+    {
+        assert!(answer.closes(), "a draining gateway keeps the connection open");
+    }
+    let told = socket.next().await;
+    assert!(matches!(&told, Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == 1001), "{told:?}");
+    socket.close(None).await.ok();
+    drop((http1, http2, socket));
+    assert!(shop.gateway.exited().await.success());
+}
+
+/// A backend that answers when it is told to.
+async fn patient() -> (Backend, tokio::sync::watch::Sender<bool>) {
+    let (release, released) = tokio::sync::watch::channel(false);
+    let handler: sluice_tests::backend::Handler = Arc::new(move |_| {
+        let mut released = released.clone();
+        Box::pin(async move {
+            let _ = released.wait_for(|go| *go).await;
+            sluice_tests::backend::text(http::StatusCode::OK, "done")
+        })
+    });
+    (Backend::with(handler).await, release)
+}
+
+#[tokio::test]
+async fn running_requests_finish_while_new_connections_are_refused_and_readiness_is_gone() {
+    let (backend, release) = patient().await;
+    let more = sluice_tests::objects::join([
+        route_to("all", &[HOST], "slow"),
+        sluice_tests::objects::service("slow", &[backend.address]),
+    ]);
+    let mut shop = Shop::start(&[], &more).await;
+    let mut client = raw::Client::connect(shop.http).await.unwrap();
+    client.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await.unwrap();
+    wait::until("the request at the backend", || async { (backend.count() == 1).then_some(()) }).await;
+    shop.gateway.signal(Signal::TERM);
+    wait::until("readiness to go", || async {
+        match shop.gateway.public_get("/readyz").await {
+            Ok((200, _)) => None,
+            _ => Some(()),
+        }
+    })
+    .await;
+    release.send_replace(true);
+    let answer = client.response().await.unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "done"));
+    assert!(shop.gateway.exited().await.success());
+    assert!(TcpStream::connect(("127.0.0.1", shop.http)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_at_once() {
+    let (backend, _never) = patient().await;
+    let more = sluice_tests::objects::join([
+        route_to("all", &[HOST], "slow"),
+        sluice_tests::objects::service("slow", &[backend.address]),
+    ]);
+    let mut shop = Shop::start(&[], &more).await;
+    let mut client = raw::Client::connect(shop.http).await.unwrap();
+    client.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await.unwrap();
+    wait::until("the request at the backend", || async { (backend.count() == 1).then_some(()) }).await;
+    shop.gateway.signal(Signal::TERM);
+    wait::until("draining", || async {
+        (!matches!(shop.gateway.public_get("/readyz").await, Ok((200, _)))).then_some(())
+    })
+    .await;
+    shop.gateway.signal(Signal::TERM);
+    // Far below the drain deadline of 30 s.
+    tokio::time::timeout(Duration::from_secs(10), shop.gateway.exited()).await.expect("it stops at once");
+    assert!(client.response().await.is_err());
+}
+
+#[tokio::test]
+async fn sighup_reads_the_folder_again() {
+    let shop = shop().await;
+    assert_eq!(backend_of(&shop.get("/").await), "one");
+    shop.gateway.signal(Signal::HUP);
+    wait::until("the log to say so", || async {
+        shop.gateway.log().iter().any(|line| line.to_lowercase().contains("sighup")).then_some(())
+    })
+    .await;
+    assert_eq!(backend_of(&shop.get("/").await), "one");
+}

@@ -1,0 +1,17 @@
+//! Through the real binary, as its users drive it: files in, answers out.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod shop;
+
+mod admin;
+mod bad_input;
+mod commands;
+mod ingress;
+mod lifecycle;
+mod plugins;
+mod quickstart;
+mod reload;
+mod reload_under_load;
+mod routes;
+mod services;
+mod tls;

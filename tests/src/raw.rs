@@ -1,0 +1,205 @@
+//! An HTTP/1.1 client that sends the bytes it is told to send, and reads answers strictly.
+
+use bytes::{Buf, BytesMut};
+use std::io::{Error, ErrorKind, Result};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long an answer, or the end of a connection, is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+pub struct Client {
+    stream: Box<dyn Wire>,
+    buffer: BytesMut,
+}
+
+#[derive(Clone, Debug)]
+pub struct Response {
+    pub status: u16,
+    pub headers: Vec<(String, Vec<u8>)>,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// The first value of a header, by lower-case name.
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| String::from_utf8_lossy(v).into_owned())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("not JSON ({e}): {}", self.text()))
+    }
+
+    /// Whether the server said that it closes the connection.
+    pub fn closes(&self) -> bool {
+        self.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"))
+    }
+}
+
+impl Client {
+    /// To a port of this host, in clear text.
+    pub async fn connect(port: u16) -> Result<Client> {
+        Client::connect_to(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
+    }
+
+    pub async fn connect_to(address: SocketAddr) -> Result<Client> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Client::over(stream))
+    }
+
+    pub async fn connect_tls(port: u16, name: &str, config: Arc<rustls::ClientConfig>) -> Result<Client> {
+        Ok(Client::over(crate::certificate::connect(port, name, config).await?))
+    }
+
+    pub fn over(stream: impl Wire + 'static) -> Client {
+        Client { stream: Box::new(stream), buffer: BytesMut::new() }
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
+        self.stream.write_all(bytes.as_ref()).await?;
+        self.stream.flush().await
+    }
+
+    /// The next answer to a request that was no HEAD. Interim answers (1xx but 101) are given as they come.
+    pub async fn response(&mut self) -> Result<Response> {
+        self.response_to("GET").await
+    }
+
+    /// The next answer to a request with `method`, which decides whether it has a body (RFC 9112, section 6.3).
+    pub async fn response_to(&mut self, method: &str) -> Result<Response> {
+        tokio::time::timeout(PATIENCE, self.read_response(method))
+            .await
+            .map_err(|_| Error::new(ErrorKind::TimedOut, "no answer in time"))?
+    }
+
+    async fn read_response(&mut self, method: &str) -> Result<Response> {
+        let mut response = loop {
+            if let Some(head) = self.parse_head()? {
+                break head;
+            }
+            self.fill("the answer's head").await?;
+        };
+        let status = response.status;
+        if method == "HEAD" || status / 100 == 1 || status == 204 || status == 304 {
+            return Ok(response);
+        }
+        let coding = response.header("transfer-encoding");
+        response.body = if coding.is_some_and(|v| v.eq_ignore_ascii_case("chunked")) {
+            self.read_chunked().await?
+        } else if let Some(length) = response.header("content-length") {
+            let length = length.parse().map_err(|_| Error::new(ErrorKind::InvalidData, "bad Content-Length"))?;
+            self.read_exact(length).await?
+        } else {
+            self.read_to_end().await?
+        };
+        Ok(response)
+    }
+
+    fn parse_head(&mut self) -> Result<Option<Response>> {
+        let mut fields = [httparse::EMPTY_HEADER; 256];
+        let mut head = httparse::Response::new(&mut fields);
+        let parsed = head.parse(&self.buffer).map_err(|e| {
+            let got = String::from_utf8_lossy(&self.buffer);
+            Error::new(ErrorKind::InvalidData, format!("no HTTP ({e}): {got}"))
+        })?;
+        let httparse::Status::Complete(length) = parsed else { return Ok(None) };
+        let headers = head.headers.iter().map(|h| (h.name.to_ascii_lowercase(), h.value.to_vec())).collect();
+        let response = Response { status: head.code.unwrap_or(0), headers, body: Vec::new() };
+        self.buffer.advance(length);
+        Ok(Some(response))
+    }
+
+    async fn read_exact(&mut self, length: usize) -> Result<Vec<u8>> {
+        while self.buffer.len() < length {
+            self.fill("the answer's body").await?;
+        }
+        Ok(self.buffer.split_to(length).to_vec())
+    }
+
+    async fn read_chunked(&mut self) -> Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let line = self.read_line().await?;
+            let size = line.split(|b| *b == b';').next().unwrap_or_default();
+            let size = std::str::from_utf8(size).ok().and_then(|s| usize::from_str_radix(s.trim(), 16).ok());
+            let size = size.ok_or_else(|| Error::new(ErrorKind::InvalidData, "bad chunk size"))?;
+            if size == 0 {
+                // Trailers, up to the empty line.
+                while !self.read_line().await?.is_empty() {}
+                return Ok(body);
+            }
+            body.extend(self.read_exact(size).await?);
+            if self.read_exact(2).await? != b"\r\n" {
+                return Err(Error::new(ErrorKind::InvalidData, "no line end after a chunk"));
+            }
+        }
+    }
+
+    async fn read_line(&mut self) -> Result<Vec<u8>> {
+        loop {
+            if let Some(at) = self.buffer.windows(2).position(|w| w == b"\r\n") {
+                let line = self.buffer.split_to(at).to_vec();
+                self.buffer.advance(2);
+                return Ok(line);
+            }
+            self.fill("a line").await?;
+        }
+    }
+
+    async fn read_to_end(&mut self) -> Result<Vec<u8>> {
+        while self.stream.read_buf(&mut self.buffer).await? > 0 {}
+        Ok(self.buffer.split().to_vec())
+    }
+
+    async fn fill(&mut self, what: &str) -> Result<()> {
+        match self.stream.read_buf(&mut self.buffer).await? {
+            0 => Err(Error::new(ErrorKind::UnexpectedEof, format!("the connection ended before {what}"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Exactly `length` bytes as they come, for what is not HTTP any more.
+    pub async fn bytes(&mut self, length: usize) -> Result<Vec<u8>> {
+        tokio::time::timeout(PATIENCE, self.read_exact(length))
+            .await
+            .map_err(|_| Error::new(ErrorKind::TimedOut, "no bytes in time"))?
+    }
+
+    /// Whatever still comes until the server ends the connection; a reset counts as an end.
+    pub async fn rest(&mut self) -> Result<Vec<u8>> {
+        match tokio::time::timeout(PATIENCE, self.read_to_end()).await {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(e)) if e.kind() == ErrorKind::ConnectionReset => Ok(self.buffer.split().to_vec()),
+            Ok(Err(e)) => Err(e),
+            Err(_) => Err(Error::new(ErrorKind::TimedOut, "the connection was left open")),
+        }
+    }
+
+    /// Whether the server ends the connection without another byte.
+    pub async fn ends(&mut self) -> bool {
+        matches!(self.rest().await, Ok(rest) if rest.is_empty())
+    }
+}
+
+/// Sends `bytes` on a connection of their own and gives the first answer.
+pub async fn exchange(port: u16, bytes: impl AsRef<[u8]>) -> Result<Response> {
+    let mut client = Client::connect(port).await?;
+    client.send(bytes).await?;
+    client.response().await
+}
+
+/// `GET path` for `host` on a connection of its own.
+pub async fn get(port: u16, host: &str, path: &str) -> Result<Response> {
+    exchange(port, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await
+}
