@@ -102,6 +102,43 @@ async fn an_unknown_field_is_named_and_ignored() {
     assert_eq!(backend_of(&shop.send("GET", "/", "typo.example", "").await), "good");
 }
 
+/// A guard that is lost by a typo would be an open door: while running the former guard goes on, and at a start, when
+/// there is none, the door is shut.
+#[tokio::test]
+async fn a_guard_that_cannot_be_read_leaves_no_route_open() {
+    let guard = |ip_allow: &str| {
+        format!(
+            "apiVersion: sluice.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: guard, namespace: default}}\nspec:\n  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: guarded}}]\n  client: {{ipAllow: {ip_allow}}}\n"
+        )
+    };
+    let guarded = http_route("guarded", &["guarded.example"], "  - backendRefs: [{name: good, port: 80}]\n");
+    let more = |policy: &str| join([route_to("good", &[HOST], "good"), guarded.clone(), policy.to_owned()]);
+    let shop = Shop::start(&["good"], &more(&guard("[192.0.2.0/24]"))).await;
+    assert_eq!(shop.send("GET", "/", "guarded.example", "").await.status, 403);
+    for (what, typo, code) in [
+        ("a value", guard("{cidr: 192.0.2.0/24}"), "SLUICE-P005"),
+        ("the kind", guard("[192.0.2.0/24]").replace("kind: TrafficPolicy", "kind: TraficPolicy"), "SLUICE-P003"),
+    ] {
+        shop.folder.write("more.yaml", more(&typo));
+        wait::until(code, || async {
+            let (_, problems) = shop.gateway.admin_get("/problems").await.ok()?;
+            problems.contains(code).then_some(())
+        })
+        .await;
+        let answer = shop.send("GET", "/", "guarded.example", "").await;
+        assert_eq!(answer.status, 403, "{what} was mistyped, and the guard is gone: {}", answer.text());
+    }
+
+    shop.folder.write("more.yaml", more(&guard("{cidr: 192.0.2.0/24}")));
+    let Shop { gateway, folder, authority, backends, http, https } = shop;
+    gateway.stop().await;
+    let shop = Shop { gateway: Gateway::start(&folder).await, folder, authority, backends, http, https };
+    assert_eq!(shop.send("GET", "/", "guarded.example", "").await.status, 503);
+    let line = shop.gateway.logged(|line| line["status"] == 503).await;
+    assert_eq!(line["reason"], "policy_unreadable");
+    assert_eq!(backend_of(&shop.get("/").await), "good");
+}
+
 #[tokio::test]
 async fn a_value_of_the_wrong_type() {
     let yaml = http_route("bad", &[], "  - backendRefs: [{name: good, port: eighty}]\n");

@@ -28,7 +28,8 @@ const QUEUE: usize = 1_024;
 const CONCURRENCY: usize = 128;
 /// Bytes of a body that is copied.
 const MAX_BODY: usize = 256 * 1024;
-/// Bytes of all bodies that wait or are under way: 64 MiB.
+/// Bytes of all bodies that are put together, wait or are under way: 64 MiB. What does not fit is dropped, as
+/// `sluice_mirror_requests_total{result="dropped"}`.
 const MAX_HELD: u64 = 64 << 20;
 /// From the connection to the head of the answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -40,6 +41,9 @@ pub(crate) struct Copies {
     head: Option<request::Parts>,
     client: Option<IpAddr>,
     body: BytesMut,
+    /// The body's share of [`MAX_HELD`].
+    held: Option<Held>,
+    /// Larger than a copy may be, or than what is left for all of them.
     too_large: bool,
 }
 
@@ -55,16 +59,19 @@ impl Copies {
     /// The request as it goes to its own backend. A further try begins with the body's first byte again.
     pub(crate) fn head(&mut self, request: &RequestHeader, client: IpAddr) {
         self.body = BytesMut::new();
+        self.held = None;
         self.too_large = false;
         self.head = Some(request.as_owned_parts());
         self.client = Some(client);
     }
 
-    pub(crate) fn body(&mut self, piece: Option<&Bytes>) {
+    pub(crate) fn body(&mut self, piece: Option<&Bytes>, mirrors: &Mirrors) {
         let Some(piece) = piece else { return };
-        self.too_large |= self.body.len() + piece.len() > MAX_BODY;
+        let held = self.held.get_or_insert_with(|| Held { bytes: 0, all: mirrors.held.clone() });
+        self.too_large |= self.body.len() + piece.len() > MAX_BODY || !held.grow(piece.len());
         if self.too_large {
             self.body = BytesMut::new();
+            self.held = None;
         } else {
             self.body.extend_from_slice(piece);
         }
@@ -85,7 +92,8 @@ struct Copy {
     head: Arc<request::Parts>,
     client: IpAddr,
     body: Bytes,
-    held: Held,
+    /// Shared by the copies of one request, as their body is.
+    held: Option<Arc<Held>>,
 }
 
 /// A body's share of [`MAX_HELD`].
@@ -93,6 +101,19 @@ struct Copy {
 struct Held {
     bytes: u64,
     all: Arc<AtomicU64>,
+}
+
+impl Held {
+    /// Takes more, if there is room for it.
+    fn grow(&mut self, by: usize) -> bool {
+        let by = by as u64;
+        if self.all.fetch_add(by, Relaxed) + by > MAX_HELD {
+            self.all.fetch_sub(by, Relaxed);
+            return false;
+        }
+        self.bytes += by;
+        true
+    }
 }
 
 impl Drop for Held {
@@ -111,16 +132,13 @@ impl Mirrors {
 
     /// Queues the copies, or drops them. Never waits.
     pub(crate) fn send(&self, copies: Copies) {
-        let Copies { targets, head, client, body, too_large } = copies;
+        let Copies { targets, head, client, body, held, too_large } = copies;
         let (Some(head), body) = (head, body.freeze()) else { return };
-        let head = Arc::new(head);
+        let (head, held) = (Arc::new(head), held.map(Arc::new));
         for backend in targets {
-            let bytes = body.len() as u64;
-            let full = self.held.fetch_add(bytes, Relaxed) + bytes > MAX_HELD;
-            let held = Held { bytes, all: self.held.clone() };
             let client = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            let copy = Copy { backend, head: head.clone(), client, body: body.clone(), held };
-            if too_large || full || self.queue.try_send(copy).is_err() {
+            let copy = Copy { backend, head: head.clone(), client, body: body.clone(), held: held.clone() };
+            if too_large || self.queue.try_send(copy).is_err() {
                 self.metrics.mirror(MirrorResult::Dropped);
             }
         }
@@ -246,12 +264,32 @@ mod tests {
         assert!(!copy.headers().contains_key("host"));
     }
 
-    #[tokio::test]
-    async fn a_body_that_is_too_large_is_not_kept() {
+    fn mirrors() -> (Mirrors, mpsc::Receiver<Copy>) {
+        let (queue, copies) = mpsc::channel(QUEUE);
+        let metrics = Arc::<RequestMetrics>::default();
+        (Mirrors { queue, held: Arc::default(), metrics }, copies)
+    }
+
+    #[test]
+    fn a_body_that_is_too_large_is_not_kept() {
+        let (mirrors, _copies) = mirrors();
         let mut copies = Copies::default();
-        copies.body(Some(&Bytes::from(vec![0; MAX_BODY])));
+        copies.body(Some(&Bytes::from(vec![0; MAX_BODY])), &mirrors);
         assert_eq!(copies.body.len(), MAX_BODY);
-        copies.body(Some(&Bytes::from_static(b"x")));
+        copies.body(Some(&Bytes::from_static(b"x")), &mirrors);
         assert!(copies.too_large && copies.body.is_empty());
+        assert_eq!(mirrors.held.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn bodies_that_are_still_put_together_count_against_the_memory_of_all() {
+        let (mirrors, _copies) = mirrors();
+        let piece = Bytes::from(vec![0; MAX_BODY]);
+        let fitting = MAX_HELD / MAX_BODY as u64;
+        let mut all: Vec<Copies> = (0..=fitting).map(|_| Copies::default()).collect();
+        all.iter_mut().for_each(|copies| copies.body(Some(&piece), &mirrors));
+        assert_eq!(all.iter().filter(|copies| copies.too_large).count(), 1, "one more than fits");
+        drop(all);
+        assert_eq!(mirrors.held.load(Relaxed), 0);
     }
 }

@@ -1,6 +1,6 @@
 //! A document becomes an object, or problems that say why not.
 
-use crate::Object;
+use crate::{Object, TrafficPolicy};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sluice_model::{Code, Kind, ObjectRef, Problem, Severity};
@@ -11,10 +11,16 @@ use std::sync::Arc;
 pub struct Parsed {
     /// `None` where nothing can be made of it: it is no object, of no kind that is read, or does not fit its kind.
     pub object: Option<Object>,
+    /// What stands for an object that does not fit its kind where no former form of it is there to go on: a policy that
+    /// guards something, which shuts what it guards.
+    pub stand_in: Option<Object>,
     /// The object that the document means to be, even where it does not fit.
     pub reference: Option<ObjectRef>,
     pub problems: Vec<Problem>,
 }
+
+/// The group of our own kinds.
+const OWN_GROUP: &str = Kind::Plugin.group();
 
 /// The namespace of an object that names none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -50,7 +56,9 @@ pub fn parse(document: Value) -> Parsed {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
     let Some(kind) = Kind::from_group_kind(group, &kind_name) else {
         let message = format!("{kind_name} of {api_version} (`{name}`) is not a kind that is read here");
-        return unreadable(Code::UnknownKind, Severity::Warning, "kind", message);
+        // Other groups have kinds that are none of our business; of ours a name can only be mistyped.
+        let severity = if group == OWN_GROUP { Severity::Error } else { Severity::Warning };
+        return unreadable(Code::UnknownKind, severity, "kind", message);
     };
     let namespace = text(meta.and_then(|m| m.get("namespace"))).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
     let reference = ObjectRef::new(kind, namespace.as_str(), name.as_str());
@@ -62,20 +70,22 @@ pub fn parse(document: Value) -> Parsed {
             "apiVersion",
             format!("version `{version}` of {kind} is not read here; {wanted} is"),
         );
-        return Parsed { object: None, reference: Some(reference), problems: vec![problem] };
+        return Parsed { object: None, stand_in: None, reference: Some(reference), problems: vec![problem] };
     }
     let mut problems = Vec::new();
-    let object = match read(kind, document, &reference, &mut problems) {
-        Ok(mut object) => {
-            complete(&mut object, kind.namespaced().then_some(namespace));
-            Some(object)
-        }
+    let stand_in = if kind == Kind::TrafficPolicy { TrafficPolicy::unreadable(&document) } else { None };
+    let completed = |mut object: Object| {
+        complete(&mut object, kind.namespaced().then_some(namespace));
+        object
+    };
+    let (object, stand_in) = match read(kind, document, &reference, &mut problems) {
+        Ok(object) => (Some(completed(object)), None),
         Err(problem) => {
             problems.push(*problem);
-            None
+            (None, stand_in.map(|policy| completed(Object::TrafficPolicy(Arc::new(policy)))))
         }
     };
-    Parsed { object, reference: Some(reference), problems }
+    Parsed { object, stand_in, reference: Some(reference), problems }
 }
 
 /// The served versions that have the schema that is read here.
@@ -97,7 +107,7 @@ fn unreadable(code: Code, severity: Severity, field: &str, message: String) -> P
         hint: code.hint().to_owned(),
         location: None,
     };
-    Parsed { object: None, reference: None, problems: vec![problem] }
+    Parsed { object: None, stand_in: None, reference: None, problems: vec![problem] }
 }
 
 fn read(

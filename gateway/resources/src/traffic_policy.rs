@@ -1,7 +1,7 @@
 //! `TrafficPolicy`: what is attached, to what.
 
-// The schema's derive repeats the types within a function, where `pub` reaches nobody.
-#![allow(unreachable_pub)]
+// The schema's derive repeats the types within a function, where `pub` reaches nobody and not every field is read.
+#![allow(unreachable_pub, dead_code)]
 
 use crate::layered::layered;
 use crate::{DurationText, PluginUseConfig, Quantity};
@@ -55,6 +55,29 @@ pub struct TrafficPolicySpec {
     /// As `defaults.client`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<ClientSettings>,
+    /// All but the targets could not be read, and there is no former form ([`TrafficPolicy::unreadable`]).
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub unreadable: bool,
+}
+
+impl TrafficPolicy {
+    /// What stands for a policy of which nothing but the name and the targets can be read. The plugins or address
+    /// lists that it holds may be what guards its targets: they must not be served as if it were not there.
+    pub(crate) fn unreadable(document: &serde_json::Value) -> Option<TrafficPolicy> {
+        let spec = document.get("spec")?;
+        let guards =
+            |settings: &serde_json::Value| settings.get("plugins").is_some() || settings.get("client").is_some();
+        let guarding = guards(spec) || ["defaults", "overrides"].iter().any(|part| spec.get(part).is_some_and(guards));
+        let metadata = serde_json::from_value(document.get("metadata")?.clone()).ok()?;
+        let targets = spec.get("targetRefs").and_then(serde_json::Value::as_array).into_iter().flatten();
+        let targets = targets.filter_map(|target| serde_json::from_value(target.clone()).ok()).collect();
+        guarding.then(|| TrafficPolicy {
+            metadata,
+            spec: TrafficPolicySpec { target_refs: Some(targets), unreadable: true, ..TrafficPolicySpec::default() },
+            ..TrafficPolicy::default()
+        })
+    }
 }
 
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]

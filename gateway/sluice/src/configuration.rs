@@ -222,18 +222,19 @@ impl Path {
         if self.configuration.state.draining.load(Ordering::Relaxed) {
             return;
         }
+        let writing = self.watch.as_ref().map(Watch::being_written).unwrap_or_default();
         match cause {
             Cause::Start(seen) => {
-                let update = self.source.read();
+                let update = self.source.read_but(&writing);
                 self.take(update, seen, true);
             }
             Cause::Files(seen) => {
-                let update = self.source.read();
+                let update = self.source.read_but(&writing);
                 self.take(update, seen, false);
             }
             Cause::Forced => {
                 tracing::info!("SIGHUP: reading all of the configuration again");
-                let update = self.source.reread();
+                let update = self.source.reread(&writing);
                 let seen = update.seen;
                 self.take(update, seen, false);
             }

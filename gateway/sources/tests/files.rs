@@ -1,9 +1,9 @@
 //! The file source on real folders: what is read, what is told, and what bad input leaves alone.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-use sluice_model::{Code, Kind, ObjectRef, Problem};
+use sluice_model::{Code, Kind, ObjectRef, Problem, Severity};
 use sluice_resources::{Change, Object};
 use sluice_sources::files::{FileSource, MAX_FILE_BYTES, SourceUpdate, Watch};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -309,11 +309,33 @@ fn a_plugins_module_is_told_by_its_fingerprint_and_stays_while_a_build_replaces_
 }
 
 #[test]
+fn an_object_whose_kind_is_mistyped_goes_on_serving() {
+    let mut f = Fixture::new();
+    f.write("a.yaml", &format!("{}---\n{}", service("a", 80), service("b", 80)));
+    f.read();
+    f.write(
+        "a.yaml",
+        &format!("{}---\n{}", service("a", 80).replace("kind: Service", "kind: Servise"), service("b", 80)),
+    );
+    let typo = f.read();
+    assert!(typo.changes.is_empty(), "{:?}", typo.changes);
+    assert_eq!(codes(&typo.problems), [Code::UnknownKind]);
+    assert_eq!(typo.problems[0].severity, Severity::Error);
+    assert!(typo.problems[0].hint.contains("Service shop/a"), "{}", typo.problems[0].hint);
+    // What was never read is none of our business.
+    f.write("b.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: b}\n");
+    assert_eq!(f.read().problems.iter().filter(|p| p.severity == Severity::Error).count(), 1);
+    // Taken out for good, it goes.
+    f.write("a.yaml", &service("b", 80));
+    assert_eq!(deletes(&f.read()), [reference("a")]);
+}
+
+#[test]
 fn a_forced_reading_looks_behind_the_stamps() {
     let mut f = Fixture::new();
     f.write("a.yaml", &service("a", 80));
     f.read();
-    assert!(f.source.reread().changes.is_empty(), "the content is the same");
+    assert!(f.source.reread(&HashSet::new()).changes.is_empty(), "the content is the same");
 }
 
 /// Waits until the watch tells of a change, and reads.
@@ -322,7 +344,7 @@ async fn next(watch: &mut Watch, source: &mut FileSource) -> SourceUpdate {
     tokio::time::timeout(deadline, async {
         loop {
             watch.changed().await;
-            let update = source.read();
+            let update = source.read_but(&watch.being_written());
             watch.follow(source.folders());
             if !update.changes.is_empty() || !update.problems.is_empty() {
                 return update;
@@ -372,12 +394,16 @@ async fn the_watch_waits_for_a_writer_to_close_its_file() {
     // Cut after the first document, the text is valid YAML: read now, it would delete b.
     let mut file = fs::File::create(f.path("a.yaml")).unwrap();
     file.write_all(service("a", 81).as_bytes()).unwrap();
-    let writer = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(100));
-        file.write_all(format!("---\n{}", service("b", 81)).as_bytes()).unwrap();
-    });
+    // Others are read meanwhile, and a forced reading leaves it alone as well.
+    f.write("other.yaml", &service("other", 80));
+    assert_eq!(upserts(&next(&mut watch, &mut f.source).await), [reference("other")]);
+    let being_written = watch.being_written();
+    assert_eq!(being_written.len(), 1, "{being_written:?}");
+    assert!(f.source.reread(&being_written).changes.is_empty());
+
+    file.write_all(format!("---\n{}", service("b", 81)).as_bytes()).unwrap();
+    drop(file);
     let update = next(&mut watch, &mut f.source).await;
-    writer.join().unwrap();
     assert_eq!(upserts(&update), [reference("a"), reference("b")]);
     assert!(deletes(&update).is_empty());
 }

@@ -1,5 +1,6 @@
 //! Virtual hosts: the rules of all routes that share one, in order of precedence.
 
+use crate::ingress::FALLBACK;
 use crate::rank::Rank;
 use crate::world::Compiled;
 use sluice_model::config::{ListenerId, RouteMatch, VirtualHost};
@@ -53,8 +54,9 @@ impl Hosts {
                 matches.push((found, offset.saturating_add(found.rule), route, *origin));
             }
         }
-        // Stable: what is equal stays in the order of age, name and position.
-        matches.sort_by(|a, b| precedence(a.0, b.0));
+        // A default backend is behind every rule that takes the same requests, whoever wrote that one. Stable: what is
+        // equal stays in the order of age, name and position.
+        matches.sort_by(|a, b| precedence(a.0, b.0).then_with(|| is_fallback(a).cmp(&is_fallback(b))));
         for pair in matches.windows(2) {
             let [first, second] = pair else { continue };
             if precedence(first.0, second.0) == Ordering::Equal && same(first.0, second.0) && !is_fallback(second) {
@@ -73,7 +75,7 @@ fn same(a: &RouteMatch, b: &RouteMatch) -> bool {
 
 /// A default backend is meant to come after others.
 fn is_fallback(found: &(&RouteMatch, u32, &ObjectRef, (u32, u32))) -> bool {
-    found.2.kind == Kind::GatewayConfig || found.3.0 == u32::MAX
+    found.2.kind == Kind::GatewayConfig || found.3.0 == FALLBACK
 }
 
 fn shadowed(host: &HostPattern, first: &ObjectRef, second: &(&RouteMatch, u32, &ObjectRef, (u32, u32))) -> Problem {

@@ -36,10 +36,13 @@ const FOREIGN_ANNOTATIONS: &[&str] = &[
     "alb.ingress.kubernetes.io/",
 ];
 
+/// In the place of a rule's index: a default backend, which goes behind the rules of every Ingress.
+pub(crate) const FALLBACK: u32 = u32::MAX;
+
 /// The rules of one Ingress by host, as one listener sees them.
 type HostRules = BTreeMap<HostPattern, Arc<RuleSet>>;
 
-/// The rule of an Ingress, as `host path` or `default`.
+/// The rule of an Ingress, as `host path` (`host =path` where the path is Exact), `host default` or `default`.
 struct Wanted<'i> {
     host: HostPattern,
     path: PathMatch,
@@ -146,7 +149,8 @@ fn wanted<'i>(spec: &'i IngressSpec, report: &mut Report<'_>) -> Vec<Wanted<'i>>
             if let Some(backend) = &spec.default_backend {
                 let id = format!("{host} default");
                 let field = "spec.defaultBackend".to_owned();
-                wanted.push(Wanted { host, path: PathMatch::Prefix("".into()), id, backend, field, origin: (i, 0) });
+                let origin = (FALLBACK, i);
+                wanted.push(Wanted { host, path: PathMatch::Prefix("".into()), id, backend, field, origin });
             }
             continue;
         };
@@ -163,7 +167,8 @@ fn wanted<'i>(spec: &'i IngressSpec, report: &mut Report<'_>) -> Vec<Wanted<'i>>
                 }
             };
             if let Some(found) = path_match(text, prefix, &format!("{field}.path"), report) {
-                let id = format!("{host} {text}");
+                // Exact and Prefix may stand beside each other on one path, and are two rules.
+                let id = if prefix { format!("{host} {text}") } else { format!("{host} ={text}") };
                 wanted.push(Wanted {
                     host: host.clone(),
                     path: found,
@@ -178,7 +183,7 @@ fn wanted<'i>(spec: &'i IngressSpec, report: &mut Report<'_>) -> Vec<Wanted<'i>>
     if let Some(backend) = &spec.default_backend {
         let field = "spec.defaultBackend".to_owned();
         let path = PathMatch::Prefix("".into());
-        let origin = (u32::MAX, 0);
+        let origin = (FALLBACK, FALLBACK);
         wanted.push(Wanted { host: HostPattern::Any, path, id: "default".to_owned(), backend, field, origin });
     } else if spec.rules.as_ref().is_none_or(Vec::is_empty) {
         report.warn(Code::NoEndpoints, "spec", "the Ingress has neither rules nor a default backend");
@@ -351,6 +356,9 @@ fn rule(
                 action = Action::Reply { status: StatusCode::SERVICE_UNAVAILABLE, reason: Reason::PluginNotReady };
             }
         }
+    }
+    if chain.unreadable() {
+        action = Action::Reply { status: StatusCode::SERVICE_UNAVAILABLE, reason: Reason::PolicyUnreadable };
     }
     Rule {
         id: RuleId { route: object.clone(), rule: id.into() },

@@ -11,6 +11,7 @@ use sluice_model::config::{
 use sluice_model::object::NamespacedName;
 use sluice_model::{Hostname, Kind, ObjectRef};
 use sluice_resources::api::{Service, ServicePort};
+use sluice_resources::{BackendSettings, ConsistentHashConfig, LoadBalancerConfig, LoadBalancerName};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -63,7 +64,8 @@ pub(crate) fn resolve(
         _ => return Err(Unusable::PortNotFound),
     };
     let port_name = service_port.and_then(|p| p.name.as_deref()).unwrap_or_default();
-    let plan = plan(world, &object, port_name, chain);
+    let affine = spec.is_some_and(|spec| spec.session_affinity.as_deref() == Some("ClientIP"));
+    let plan = plan(world, &object, port_name, affine, chain);
     let host = if external { Some(external_name(service, place)?) } else { None };
     let (protocol, app_tls) = protocol_of(service_port.and_then(|p| p.app_protocol.as_deref()));
     let tls = match world.backend_tls.of(name, port_name) {
@@ -114,17 +116,34 @@ fn find_port<'s>(service: &'s Service, wanted: PortRef<'_>) -> Option<&'s Servic
 }
 
 /// The rule's policies with those of the Service and of its port between listener and route.
-fn plan(world: &World<'_>, service: &ObjectRef, port_name: &str, chain: &Chain<'_>) -> BackendPlan {
+fn plan(world: &World<'_>, service: &ObjectRef, port_name: &str, affine: bool, chain: &Chain<'_>) -> BackendPlan {
     let whole = world.policies.attached(service, None);
     let section = (!port_name.is_empty()).then(|| world.policies.attached(service, Some(port_name))).flatten();
-    if chain.is_empty() && whole.is_none() && section.is_none() {
+    let mut settings = if chain.is_empty() && whole.is_none() && section.is_none() {
+        BackendSettings::default()
+    } else {
+        let mut chain = chain.clone();
+        chain.push(Level::Service, whole);
+        chain.push(Level::Service, section);
+        chain.backend()
+    };
+    // What kube-proxy would do, unless a policy says how to balance.
+    if affine && settings.load_balancer.is_none() {
+        settings.load_balancer = Some(by_source());
+    }
+    if settings == BackendSettings::default() {
         return BackendPlan::default();
     }
-    let mut chain = chain.clone();
-    chain.push(Level::Service, whole);
-    chain.push(Level::Service, section);
     let mut unreported = Vec::new();
-    backend_plan(&chain.backend(), "", &mut Report::new(service, &mut unreported))
+    backend_plan(&settings, "", &mut Report::new(service, &mut unreported))
+}
+/// `sessionAffinity: ClientIP`: a client's requests go to one endpoint for as long as it is there.
+fn by_source() -> LoadBalancerConfig {
+    LoadBalancerConfig {
+        kind: Some(LoadBalancerName::ConsistentHash),
+        consistent_hash: Some(ConsistentHashConfig { header: None, cookie: None, source: Some(true) }),
+        ..LoadBalancerConfig::default()
+    }
 }
 
 /// What Service ports say of themselves (GEP-1911, and the names that are in use beside it).

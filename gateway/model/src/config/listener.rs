@@ -48,6 +48,8 @@ pub enum Protocol {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Listener {
     pub id: ListenerId,
+    /// As its object says; the port that is bound may be another one. What redirects fall back on.
+    pub port: u16,
     pub hostname: HostPattern,
     /// `Some` exactly where the port's protocol is [`Protocol::Https`].
     pub tls: Option<Arc<ListenerTls>>,

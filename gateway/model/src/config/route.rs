@@ -263,7 +263,7 @@ pub enum OriginPattern {
     Any,
     /// `https://www.example.com:8443`
     Exact(Arc<str>),
-    /// `https://*.example.com`: scheme, suffix with its dot, and port.
+    /// `https://*.example.com`: scheme, suffix with its dot, and port. The empty suffix (`https://*`) is any host.
     Wildcard { scheme: Arc<str>, suffix: Arc<str>, port: Option<u16> },
 }
 

@@ -69,7 +69,7 @@ fn host(name: &str, rule: Arc<Rule>) -> (HostPattern, Arc<VirtualHost>) {
 /// Hosts `h0.test` to `h{n-1}.test`, each with a backend of its own.
 fn config(n: usize) -> Config {
     let edge = Arc::new(Edge::default());
-    let listener = Listener { id: listener_id(), hostname: HostPattern::Any, tls: None, edge: edge.clone() };
+    let listener = Listener { id: listener_id(), port: 80, hostname: HostPattern::Any, tls: None, edge: edge.clone() };
     let port = Port { protocol: Protocol::Http, edge, listeners: vec![Arc::new(listener)] };
     let mut config = Config { access_log: Arc::new(AccessLog::default()), ..Config::default() };
     config.ports.insert(([127, 0, 0, 1], 0).into(), Arc::new(port));

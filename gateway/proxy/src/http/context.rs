@@ -27,7 +27,6 @@ pub(crate) struct RequestContext {
     pub(super) grpc: bool,
     /// Bytes of the path that the rule's prefix matched; what a prefix rewrite replaces.
     pub(super) prefix: usize,
-    pub(super) listener_port: u16,
     /// The request target as it came, where the normal form or a plugin changed it.
     pub(super) raw_target: Option<Box<[u8]>>,
     /// Place in [`RuleRuntime::backends`] of the one that was drawn.
@@ -136,7 +135,6 @@ impl RequestContext {
             tls: false,
             grpc: false,
             prefix: 0,
-            listener_port: 0,
             raw_target: None,
             backend: None,
             refused: None,

@@ -7,7 +7,7 @@ use super::forwarding::{self, Arrival};
 use super::{names, parts};
 use crate::downstream::{ConnectionInfo, DownstreamMetrics};
 use crate::metrics::InFlight;
-use crate::snapshot::{HostRuntime, ListenerRuntime, PortRuntime, Snapshot};
+use crate::snapshot::{HostRuntime, ListenerRuntime, Snapshot};
 use ::http::header::{self, HeaderValue};
 use ::http::uri::PathAndQuery;
 use ::http::{Method, StatusCode, Uri, Version, request};
@@ -126,7 +126,7 @@ impl Intake<'_> {
         self.normalize(edge.path)?;
         let (host, index) =
             listener.and_then(|listener| find(listener, &authority.host, self.head)).ok_or(Reason::RouteNotFound)?;
-        self.choose(host, index, edge, port)
+        self.choose(host, index, edge)
     }
 
     /// The authority as it came, in Host for both versions: that is where everything after here looks for it.
@@ -205,7 +205,7 @@ impl Intake<'_> {
     }
 
     /// Notes the rule, and what of it must be known before anything else.
-    fn choose(&mut self, host: &HostRuntime, index: u32, edge: &Edge, port: &PortRuntime) -> Result<(), Refusal> {
+    fn choose(&mut self, host: &HostRuntime, index: u32, edge: &Edge) -> Result<(), Refusal> {
         let matched = host.config.matches.get(index as usize).ok_or(Reason::Internal)?;
         let rule = host.rules.get(matched.rule as usize).ok_or(Reason::Internal)?;
         self.ctx.prefix = match &matched.path {
@@ -214,7 +214,6 @@ impl Intake<'_> {
             PathMatch::Regex(_) => 0,
         };
         self.ctx.rule = Some(rule.clone());
-        self.ctx.listener_port = port.address.port();
         let client = &rule.config.client;
         self.ctx.body_limit = match (edge.limits.body, client.max_body) {
             (Some(a), Some(b)) => Some(a.min(b)),

@@ -139,7 +139,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         body::piece(session, ctx, piece, end)?;
         if let Some(copies) = &mut ctx.mirrors {
-            copies.body(piece.as_ref());
+            copies.body(piece.as_ref(), &self.shared.mirrors);
             if end && let Some(copies) = ctx.mirrors.take() {
                 self.shared.mirrors.send(*copies);
             }

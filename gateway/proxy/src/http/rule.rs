@@ -90,8 +90,7 @@ fn redirected(session: &Session, ctx: &RequestContext, redirect: &Redirect) -> R
     let requested = Requested {
         tls: ctx.tls,
         host: authority.as_ref().map_or("", |authority| &authority.host),
-        authority_port: authority.as_ref().and_then(|authority| authority.port),
-        listener_port: ctx.listener_port,
+        listener_port: ctx.listener.as_ref().map_or(0, |listener| listener.config.port),
         path: request.uri.path(),
         query: request.uri.query(),
         prefix: ctx.prefix,

@@ -44,8 +44,6 @@ pub(super) struct Requested<'a> {
     pub(super) tls: bool,
     /// Without its port.
     pub(super) host: &'a str,
-    /// The port in the client's authority, if it named one.
-    pub(super) authority_port: Option<u16>,
     pub(super) listener_port: u16,
     pub(super) path: &'a str,
     pub(super) query: Option<&'a str>,
@@ -54,15 +52,15 @@ pub(super) struct Requested<'a> {
 
 /// The `Location` of a redirect (Gateway API, HTTPRequestRedirectFilter).
 ///
-/// The port: the filter's own, else the filter's scheme's, else that which the client used. Ports that go without saying
-/// are left out.
+/// The port: the filter's own, else that of the filter's scheme, else the listener's (the API leaves no choice; the port
+/// in the client's authority does not count). Ports that go without saying are left out.
 pub(super) fn location(redirect: &Redirect, requested: &Requested<'_>) -> Option<HeaderValue> {
     let tls = redirect.scheme.map_or(requested.tls, |scheme| scheme == RedirectScheme::Https);
     let usual = if tls { 443 } else { 80 };
     let port = match (redirect.port, redirect.scheme) {
         (Some(port), _) => port,
         (None, Some(_)) => usual,
-        (None, None) => requested.authority_port.unwrap_or(requested.listener_port),
+        (None, None) => requested.listener_port,
     };
     let mut location = BytesMut::with_capacity(requested.path.len() + 96);
     location.put_slice(if tls { b"https://" } else { b"http://" });
@@ -127,8 +125,8 @@ mod tests {
         Redirect { scheme: None, hostname: None, port: None, path: None, status: StatusCode::FOUND }
     }
 
-    fn requested(tls: bool, authority_port: Option<u16>, listener_port: u16) -> Requested<'static> {
-        Requested { tls, host: "a.com", authority_port, listener_port, path: "/p", query: Some("q=1"), prefix: 0 }
+    fn requested(tls: bool, listener_port: u16) -> Requested<'static> {
+        Requested { tls, host: "a.com", listener_port, path: "/p", query: Some("q=1"), prefix: 0 }
     }
 
     fn to(redirect: &Redirect, requested: &Requested<'_>) -> String {
@@ -137,19 +135,19 @@ mod tests {
 
     #[test]
     fn a_redirect_keeps_what_it_does_not_name() {
-        assert_eq!(to(&redirect(), &requested(false, None, 80)), "http://a.com/p?q=1");
-        assert_eq!(to(&redirect(), &requested(false, None, 8080)), "http://a.com:8080/p?q=1");
-        assert_eq!(to(&redirect(), &requested(true, Some(8443), 443)), "https://a.com:8443/p?q=1");
+        assert_eq!(to(&redirect(), &requested(false, 80)), "http://a.com/p?q=1");
+        assert_eq!(to(&redirect(), &requested(false, 8080)), "http://a.com:8080/p?q=1");
+        assert_eq!(to(&redirect(), &requested(true, 8443)), "https://a.com:8443/p?q=1");
     }
 
     #[test]
     fn a_scheme_brings_its_own_port() {
         let https = Redirect { scheme: Some(RedirectScheme::Https), ..redirect() };
-        assert_eq!(to(&https, &requested(false, Some(8080), 8080)), "https://a.com/p?q=1");
+        assert_eq!(to(&https, &requested(false, 8080)), "https://a.com/p?q=1");
         let other = Redirect { port: Some(8443), ..https };
-        assert_eq!(to(&other, &requested(false, None, 80)), "https://a.com:8443/p?q=1");
+        assert_eq!(to(&other, &requested(false, 80)), "https://a.com:8443/p?q=1");
         let usual = Redirect { port: Some(443), ..other };
-        assert_eq!(to(&usual, &requested(false, None, 80)), "https://a.com/p?q=1");
+        assert_eq!(to(&usual, &requested(false, 80)), "https://a.com/p?q=1");
     }
 
     #[test]
@@ -159,7 +157,7 @@ mod tests {
             path: Some(PathRewrite::PrefixMatch("/new".into())),
             ..redirect()
         };
-        let requested = Requested { path: "/old/x", prefix: 4, query: None, ..requested(false, None, 80) };
+        let requested = Requested { path: "/old/x", prefix: 4, query: None, ..requested(false, 80) };
         assert_eq!(to(&other, &requested), "http://b.com/new/x");
     }
 }

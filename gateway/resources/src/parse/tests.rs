@@ -39,6 +39,24 @@ fn an_unknown_field_is_a_warning_with_its_path_and_the_object_is_read() {
 }
 
 #[test]
+fn a_guard_that_cannot_be_read_has_a_stand_in_with_its_targets() {
+    let policy = |spec: Value| {
+        parse(json!({ "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficPolicy",
+            "metadata": { "name": "guard", "namespace": "shop" }, "spec": spec }))
+    };
+    let target = json!([{ "group": "", "kind": "Service", "name": "web" }]);
+    let broken = policy(json!({ "targetRefs": target, "plugins": "key-auth" }));
+    assert_eq!(broken.object, None);
+    let Some(Object::TrafficPolicy(stand_in)) = broken.stand_in else { panic!("there is no stand-in") };
+    assert!(stand_in.spec.unreadable);
+    assert_eq!(stand_in.spec.target_refs.as_ref().unwrap()[0].name, "web");
+    assert_eq!(stand_in.metadata.namespace.as_deref(), Some("shop"));
+    // One that guards nothing is not missed.
+    assert_eq!(policy(json!({ "targetRefs": target, "backend": 1 })).stand_in, None);
+    assert_eq!(policy(json!({ "targetRefs": target, "plugins": [] })).stand_in, None, "it can be read");
+}
+
+#[test]
 fn an_unknown_field_of_a_core_object_is_a_warning_too() {
     let parsed = parse(json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" },
         "spec": { "ports": [{ "port": 80, "targetport": 8080 }] } }));

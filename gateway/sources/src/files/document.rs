@@ -4,7 +4,8 @@
 use crate::yaml::{self, Node, SyntaxError};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sluice_model::{Code, Kind, Location, ObjectRef, Problem};
+use sluice_model::object::NamespacedName;
+use sluice_model::{Code, Kind, Location, ObjectRef, Problem, Severity};
 use sluice_resources::{Object, parse};
 use std::collections::HashSet;
 use std::path::Path;
@@ -15,6 +16,8 @@ use std::sync::Arc;
 pub(super) struct Entry {
     /// `None` where the text does not even say which object it is.
     pub(super) reference: Option<ObjectRef>,
+    /// Namespace and name of an object whose kind is not one that is read.
+    stranger: Option<NamespacedName>,
     pub(super) place: Place,
     pub(super) line: u32,
     /// Of the object's content, so that another layout of the same text is no change.
@@ -67,15 +70,32 @@ pub(super) fn read(path: &Path, text: &str, former: &[Entry]) -> Result<Vec<Entr
     Ok(entries)
 }
 
-/// A document that does not say which object it is may be any of those that the file held before: they stay.
+/// A document that does not say which object it is may be any of those that the file held before: they stay. So does one
+/// that has its name, where the kind that the document now says is none that is read: `kind` was mistyped.
 fn keep_unnamed(entries: &mut Vec<Entry>, former: &[Entry]) {
-    let unnamed = |entry: &Entry| entry.problems.iter().any(|problem| problem.code == Code::NotAnObject);
-    if !entries.iter().any(unnamed) {
+    let unnamed = entries.iter().any(|entry| entry.problems.iter().any(|problem| problem.code == Code::NotAnObject));
+    if !unnamed && entries.iter().all(|entry| entry.stranger.is_none()) {
         return;
     }
     let named: HashSet<ObjectRef> = entries.iter().filter_map(|entry| entry.reference.clone()).collect();
-    let lost = former.iter().filter(|f| f.object.is_some() && f.reference.as_ref().is_some_and(|r| !named.contains(r)));
-    entries.extend(lost.map(|f| Entry { place: Place::GONE, problems: Vec::new(), ..f.clone() }));
+    let mut kept = Vec::new();
+    for lost in former.iter().filter(|f| f.object.is_some()) {
+        let Some(reference) = lost.reference.as_ref().filter(|reference| !named.contains(reference)) else { continue };
+        let key = reference.key();
+        // A name of a cluster-scoped kind has no namespace, whatever the document says.
+        let same = |name: &NamespacedName| *name == key || (key.namespace.is_empty() && name.name == key.name);
+        let mistyped = entries.iter_mut().find(|entry| entry.stranger.as_ref().is_some_and(same));
+        if let Some(entry) = mistyped {
+            for problem in &mut entry.problems {
+                problem.severity = Severity::Error;
+                problem.hint = format!("{reference} goes on serving as it was; delete the document to remove it");
+            }
+        } else if !unnamed {
+            continue;
+        }
+        kept.push(Entry { place: Place::GONE, problems: Vec::new(), ..lost.clone() });
+    }
+    entries.extend(kept);
 }
 
 /// The items of what `kubectl get -o yaml` prints.
@@ -103,13 +123,15 @@ fn entry(path: &Path, place: Place, node: &Node, former: &[Entry]) -> Entry {
         let problems = former.problems.iter().cloned().map(|p| located(p, path, node)).collect();
         return Entry { place, line: node.line, problems, ..former.clone() };
     }
+    let stranger = name(&value);
     let parsed = parse(value);
     Entry {
+        stranger: if reference.is_none() { stranger } else { None },
         reference: parsed.object.as_ref().map(Object::reference).or(reference),
         place,
         line: node.line,
         fingerprint,
-        object: parsed.object.or_else(|| former.and_then(|f| f.object.clone())),
+        object: parsed.object.or_else(|| former.and_then(|f| f.object.clone())).or(parsed.stand_in),
         module,
         problems: parsed.problems.into_iter().map(|p| located(p, path, node)).collect(),
     }
@@ -125,8 +147,14 @@ fn reference(value: &Value) -> Option<ObjectRef> {
     let text = |pointer| value.pointer(pointer).and_then(Value::as_str);
     let group = text("/apiVersion")?.rsplit_once('/').map_or("", |(group, _)| group);
     let kind = Kind::from_group_kind(group, text("/kind")?)?;
+    let name = name(value)?;
+    Some(ObjectRef::new(kind, name.namespace, name.name))
+}
+
+fn name(value: &Value) -> Option<NamespacedName> {
+    let text = |pointer| value.pointer(pointer).and_then(Value::as_str);
     let namespace = text("/metadata/namespace").filter(|namespace| !namespace.is_empty()).unwrap_or("default");
-    Some(ObjectRef::new(kind, namespace, text("/metadata/name")?))
+    Some(NamespacedName::new(namespace, text("/metadata/name")?))
 }
 
 /// A plugin's file is named relative to the file that names it.

@@ -23,7 +23,7 @@ use modules::Modules;
 use sha2::{Digest, Sha256};
 use sluice_model::{Code, Location, ObjectRef, Problem, Severity};
 use sluice_resources::Change;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -80,10 +80,19 @@ impl FileSource {
 
     /// Reads what has changed. Blocks on the file system: not for a thread that serves requests.
     pub fn read(&mut self) -> SourceUpdate {
+        self.read_but(&HashSet::new())
+    }
+
+    /// Like [`FileSource::read`], but leaves these files as they were: somebody is writing them
+    /// ([`Watch::being_written`]).
+    pub fn read_but(&mut self, writing: &HashSet<PathBuf>) -> SourceUpdate {
         let seen = Instant::now();
         let mut problems = Vec::new();
         let walk = self.walk(&mut problems);
         for (path, stamp) in &walk.files {
+            if writing.contains(path) {
+                continue;
+            }
             let file = self.files.entry(path.clone()).or_default();
             if file.stamp != Some(*stamp) {
                 file.read(path);
@@ -93,7 +102,7 @@ impl FileSource {
         let (mut changes, named) = self.changes(&mut problems);
         let mut files = Vec::new();
         let mut module_problems = Vec::new();
-        self.modules.read(&named, &mut files, &mut module_problems);
+        self.modules.read(&named, writing, &mut files, &mut module_problems);
         self.locate_all(&mut module_problems);
         problems.append(&mut module_problems);
         self.folders.extend(self.modules.folders());
@@ -101,11 +110,11 @@ impl FileSource {
         SourceUpdate { changes, problems, seen }
     }
 
-    /// Like [`FileSource::read`], but looks into every file, whatever its stamp says.
-    pub fn reread(&mut self) -> SourceUpdate {
+    /// Like [`FileSource::read_but`], but looks into every other file, whatever its stamp says.
+    pub fn reread(&mut self, writing: &HashSet<PathBuf>) -> SourceUpdate {
         self.files.values_mut().for_each(|file| file.stamp = None);
         self.modules.forget_stamps();
-        self.read()
+        self.read_but(writing)
     }
 
     /// The folders whose changes matter, as of the last reading.

@@ -5,7 +5,7 @@ use super::walk::Stamp;
 use sha2::{Digest, Sha256};
 use sluice_model::{Code, ObjectRef, Problem};
 use sluice_resources::Change;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -28,10 +28,12 @@ struct Module {
 }
 
 impl Modules {
-    /// Looks at each module that is named, and at no other.
+    /// Looks at each module that is named, and at no other; and not at one that is just being written, unless nothing is
+    /// known of it.
     pub(super) fn read(
         &mut self,
         named: &BTreeMap<Arc<str>, ObjectRef>,
+        writing: &HashSet<PathBuf>,
         changes: &mut Vec<Change>,
         problems: &mut Vec<Problem>,
     ) {
@@ -39,6 +41,9 @@ impl Modules {
         for (path, plugin) in named {
             let former = self.known.get(path);
             let first = former.is_none();
+            if !first && writing.contains(Path::new(&**path)) {
+                continue;
+            }
             match fingerprint(Path::new(&**path), former) {
                 Ok(None) => {}
                 Ok(Some(module)) => {

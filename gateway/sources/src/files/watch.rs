@@ -3,7 +3,7 @@
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,8 +16,9 @@ const QUIET: Duration = Duration::from_millis(10);
 /// Longest wait for quiet.
 const RESTLESS: Duration = Duration::from_millis(50);
 
-/// Longest wait for a file that somebody holds open and writes to.
-const WRITING: Duration = Duration::from_millis(500);
+/// How long a file that somebody has written to and holds open is left alone: half of it must not count as all of it.
+/// Somebody who holds a file open for longer than that does not mean to close it.
+const WRITING: Duration = Duration::from_secs(10);
 
 /// Files that are being written at a time; above, they are no longer told apart.
 const MAX_WRITING: usize = 1_024;
@@ -40,8 +41,8 @@ struct Shared {
 struct Pending {
     first: Option<Instant>,
     last: Option<Instant>,
-    /// Files that were written to and not closed since.
-    writing: HashSet<PathBuf>,
+    /// Files that were written to and not closed since, with the time of the first write.
+    writing: HashMap<PathBuf, Instant>,
 }
 
 impl Shared {
@@ -60,7 +61,10 @@ impl Shared {
             // Reading is no change, and our own reads would never end.
             EventKind::Access(_) => return,
             EventKind::Modify(ModifyKind::Data(_)) if pending.writing.len() < MAX_WRITING => {
-                pending.writing.extend(event.paths);
+                let now = Instant::now();
+                event.paths.into_iter().for_each(|path| {
+                    pending.writing.entry(path).or_insert(now);
+                });
             }
             EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => event.paths.iter().for_each(|path| {
                 pending.writing.remove(path);
@@ -122,7 +126,6 @@ impl Watch {
         // Something may be pending from a call that was dropped while it waited for quiet.
         let idle = self.shared.pending().first.is_none();
         if idle && timeout(self.poll, self.shared.news.notified()).await.is_err() {
-            // While somebody is writing, the poll would read half of it.
             self.shared.pending().first.get_or_insert_with(Instant::now);
         }
         loop {
@@ -133,18 +136,24 @@ impl Watch {
         }
     }
 
+    /// Files that are being written at this moment: not to be read before they are closed, which is a change of its own.
+    pub fn being_written(&self) -> HashSet<PathBuf> {
+        let mut pending = self.shared.pending();
+        pending.writing.retain(|_, since| since.elapsed() < WRITING);
+        pending.writing.keys().cloned().collect()
+    }
+
     /// When the pending change was first seen, if it is complete; else how long to wait before asking again.
     fn settled(&self) -> Result<Instant, Duration> {
         let mut pending = self.shared.pending();
         let now = Instant::now();
         let first = pending.first.unwrap_or(now);
         let waited = now.duration_since(first);
-        let writing = !pending.writing.is_empty() && waited < WRITING;
         let quiet = pending.last.map_or(QUIET, |last| now.duration_since(last));
-        if writing || (quiet < QUIET && waited < RESTLESS) {
+        if quiet < QUIET && waited < RESTLESS {
             return Err(QUIET.saturating_sub(quiet).max(Duration::from_millis(1)));
         }
-        *pending = Pending::default();
+        (pending.first, pending.last) = (None, None);
         Ok(first)
     }
 }

@@ -200,9 +200,13 @@ pub(super) fn resolve_conflicts(gateways: &mut Gateways, problems: &mut Vec<Prob
             plan.port,
             rival.id.name,
             rival.object,
-            if reason == "ProtocolConflict" { "another protocol" } else { "the same hostname" },
+            match reason {
+                "ProtocolConflict" => "another protocol",
+                "HostnameConflict" => "the same hostname",
+                _ => "on all addresses where one of the two names its own: name addresses for both",
+            },
         );
-        problems.push(Problem::error(Code::ListenerConflict, &plan.object, plan.field.clone(), message));
+        problems.push(Problem::error(Code::ListenerConflict, &plan.object, plan.field.clone(), message.clone()));
         for place in [&mut gateways.attach.ingress.http, &mut gateways.attach.ingress.https] {
             *place = place.take().filter(|place| place.id != plan.id);
         }
@@ -213,7 +217,11 @@ pub(super) fn resolve_conflicts(gateways: &mut Gateways, problems: &mut Vec<Prob
         }
         if let Some(status) = gateways.status.get_mut(&plan.object) {
             for listener in status.listeners.iter_mut().filter(|l| l.name.as_str() == plan.id.name.as_ref()) {
-                listener.conflicted = Some(reason);
+                match reason {
+                    // Not a conflict in the API's sense: hostnames and protocols may differ.
+                    PORT_UNAVAILABLE => listener.reject(PORT_UNAVAILABLE, message.clone()),
+                    _ => listener.conflicted = Some(reason),
+                }
             }
         }
     }
@@ -225,8 +233,18 @@ pub(super) fn resolve_conflicts(gateways: &mut Gateways, problems: &mut Vec<Prob
     gateways.plans = kept;
 }
 
+/// The API's reason for a listener whose port is in use.
+const PORT_UNAVAILABLE: &str = "PortUnavailable";
+
 fn conflict(a: &ListenerPlan, b: &ListenerPlan) -> Option<&'static str> {
-    if a.port != b.port || a.id == b.id || !share_an_address(&a.addresses, &b.addresses) {
+    if a.port != b.port || a.id == b.id {
+        return None;
+    }
+    // The kernel gives a port on all addresses to one socket, or on single addresses to several, but not both.
+    if a.addresses.is_empty() != b.addresses.is_empty() {
+        return Some(PORT_UNAVAILABLE);
+    }
+    if !share_an_address(&a.addresses, &b.addresses) {
         return None;
     }
     if a.protocol != b.protocol {
@@ -235,8 +253,7 @@ fn conflict(a: &ListenerPlan, b: &ListenerPlan) -> Option<&'static str> {
     (a.hostname == b.hostname).then_some("HostnameConflict")
 }
 
-/// Listeners that name different addresses don't meet; one that names none is on all of them, but as a socket of its
-/// own, so it meets only others that name none.
+/// Listeners that name different addresses don't meet; those that name none are on all of them.
 fn share_an_address(a: &[IpAddr], b: &[IpAddr]) -> bool {
     let set = |addresses: &[IpAddr]| addresses.iter().copied().collect::<BTreeSet<_>>();
     (a.is_empty() && b.is_empty()) || !set(a).is_disjoint(&set(b))

@@ -49,12 +49,14 @@ impl Builder<'_> {
             (HTTPS, Protocol::Https, ingress.https_port.unwrap_or(self.options.ingress_https_port)),
         ];
         for (name, protocol, port) in ports {
-            let shared = result.plans.iter().find(|plan| {
+            // Of several such listeners only that of the oldest Gateway will serve.
+            let meets = |plan: &&ListenerPlan| {
                 plan.port == port
                     && plan.protocol == protocol
                     && plan.hostname == HostPattern::Any
                     && plan.addresses == addresses
-            });
+            };
+            let shared = result.plans.iter().filter(meets).min_by_key(|plan| plan.rank.clone());
             let place = match shared {
                 Some(plan) => result
                     .attach
@@ -151,6 +153,7 @@ pub(crate) fn ports(
         }
         let listener = Arc::new(Listener {
             id: plan.id.clone(),
+            port: plan.port,
             hostname: plan.hostname.clone(),
             tls: tls.map(Arc::new),
             edge: plan.edge.clone(),

@@ -18,8 +18,9 @@ pub(super) fn read(rules: &CorsRules<'_>, field: &str, report: &mut Report<'_>) 
         match origin(text) {
             Some(origin) => allow_origins.push(origin),
             None => {
-                let message =
-                    format!("`{text}` is not an origin: write `*`, `https://host`, `https://*.host` or with a port");
+                let message = format!(
+                    "`{text}` is not an origin: write `*`, `https://*`, `https://host`, `https://*.host`, or with a port"
+                );
                 report.error(Code::UnsupportedValue, format!("{field}.allowOrigins[{i}]"), message);
                 complete = false;
             }
@@ -84,7 +85,18 @@ fn origin(text: &str) -> Option<OriginPattern> {
     if !letters || rest.is_empty() || rest.contains(['/', '?', '#', '@', ' ']) {
         return None;
     }
+    // A wildcard by itself is any host of the scheme; before anything but a dot it would stand for half a label.
+    if let Some(port) = rest.strip_prefix('*').filter(|after| after.is_empty() || after.starts_with(':')) {
+        let port = match port.strip_prefix(':') {
+            Some(port) => Some(port.parse().ok()?),
+            None => None,
+        };
+        return Some(OriginPattern::Wildcard { scheme: scheme.into(), suffix: "".into(), port });
+    }
     let Some(wild) = rest.strip_prefix("*.") else {
+        if rest.contains('*') {
+            return None;
+        }
         return Some(OriginPattern::Exact(format!("{scheme}://{}", rest.to_ascii_lowercase()).into()));
     };
     let (host, port) = match wild.rsplit_once(':') {
@@ -107,7 +119,13 @@ mod tests {
             origin("http://*.example.com:81"),
             Some(OriginPattern::Wildcard { scheme: "http".into(), suffix: ".example.com".into(), port: Some(81) })
         );
-        for bad in ["example.com", "https://", "https://a/b", "https://*.a:x", "https://u@a", "://a"] {
+        assert_eq!(
+            origin("https://*:8443"),
+            Some(OriginPattern::Wildcard { scheme: "https".into(), suffix: "".into(), port: Some(8443) })
+        );
+        for bad in
+            ["example.com", "https://", "https://a/b", "https://*.a:x", "https://u@a", "://a", "https://*foo.com"]
+        {
             assert_eq!(origin(bad), None, "{bad}");
         }
     }

@@ -49,6 +49,10 @@ pub(super) fn route_match(
             None => complete = false,
         }
     }
+    if let Some(refused @ (ApiMethod::Trace | ApiMethod::Connect)) = &source.method {
+        let message = format!("{} is never served: requests with it are answered 405", method(refused));
+        report.warn(Code::UnsupportedValue, format!("{field}.method"), message);
+    }
     let path = path?;
     complete.then(|| RouteMatch { path, method: source.method.as_ref().map(method), headers, query, rule })
 }
@@ -60,6 +64,10 @@ pub(crate) fn path_match(text: &str, prefix: bool, field: &str, report: &mut Rep
         let message = format!("`{text}` holds `{}`, which is never part of a path", &text[at..=at]);
         report.error(Code::InvalidPath, field, message);
         return None;
+    }
+    if text.contains("//") {
+        let message = format!("`{text}` is taken for the same path with single slashes");
+        report.warn(Code::InvalidPath, field, message);
     }
     match normalize_configured(text) {
         Ok(path) if prefix => Some(PathMatch::Prefix(path.trim_end_matches('/').into())),

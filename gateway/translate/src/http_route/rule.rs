@@ -45,7 +45,12 @@ pub(super) fn rules(
             }
         }
         let prefixes = set.matches.iter().skip(before).all(|m| matches!(m.path, PathMatch::Prefix(_)));
-        let builder = RuleBuilder { world, object, place, source, field: &field };
+        let builder = RuleBuilder { world, object, place, source, siblings: sources, field: &field };
+        if source.name.as_deref().is_some_and(|name| !builder.is_first_of_its_name(name, index)) {
+            let message =
+                "an earlier rule has this name already; a policy for it acts on both, metrics tell them apart";
+            Report::new(object, &mut compiled.problems).warn(Code::UnsupportedValue, format!("{field}.name"), message);
+        }
         let rule = builder.build(index, prefixes, compiled);
         if set.matches.len() > before {
             set.rules.push(Arc::new(rule));
@@ -59,6 +64,8 @@ pub(super) struct RuleBuilder<'r> {
     pub(super) object: &'r ObjectRef,
     pub(super) place: Option<&'r Place>,
     pub(super) source: &'r HttpRouteRules,
+    /// All rules of the route.
+    pub(super) siblings: &'r [HttpRouteRules],
     pub(super) field: &'r str,
 }
 
@@ -67,8 +74,8 @@ impl RuleBuilder<'_> {
         let id = RuleId {
             route: self.object.clone(),
             rule: match self.source.name.as_deref().filter(|name| !name.is_empty()) {
-                Some(name) => name.into(),
-                None => index.to_string().into(),
+                Some(name) if self.is_first_of_its_name(name, index) => name.into(),
+                _ => self.position_as_name(index),
             },
         };
         let views: Vec<_> = self.source.filters.iter().flatten().map(filter::of_rule).collect();
@@ -101,7 +108,23 @@ impl RuleBuilder<'_> {
                 Use::Refuse => action = reply(StatusCode::SERVICE_UNAVAILABLE, Reason::PluginNotReady),
             }
         }
+        if chain.unreadable() {
+            action = reply(StatusCode::SERVICE_UNAVAILABLE, Reason::PolicyUnreadable);
+        }
         Rule { id, filters: filtered.filters, action, request_timeout, backend_timeout, retry, plugins, client }
+    }
+
+    /// Names are unique in a route: the API server sees to that, a folder of files does not.
+    fn is_first_of_its_name(&self, name: &str, index: u32) -> bool {
+        let first = self.siblings.iter().position(|rule| rule.name.as_deref() == Some(name));
+        first.is_none_or(|first| first == index as usize)
+    }
+
+    /// What stands for the name of a rule that has none of its own: its position, told apart from a rule that is named so.
+    fn position_as_name(&self, index: u32) -> Arc<str> {
+        let position = index.to_string();
+        let taken = self.siblings.iter().any(|rule| rule.name.as_deref() == Some(&position));
+        if taken { format!("#{position}").into() } else { position.into() }
     }
 
     /// The policies that meet here, with those that ExtensionRef filters name.

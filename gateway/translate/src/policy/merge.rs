@@ -45,6 +45,11 @@ impl<'p> Chain<'p> {
         self.levels.is_empty()
     }
 
+    /// Whether a policy that may guard the rule cannot be read.
+    pub(crate) fn unreadable(&self) -> bool {
+        self.levels.iter().any(|(level, policy)| *level != Level::Service && policy.unreadable)
+    }
+
     pub(crate) fn backend(&self) -> BackendSettings {
         self.merged(|settings| settings.backend.as_ref())
     }

@@ -25,6 +25,8 @@ pub(crate) struct Policy {
     pub(crate) defaults_field: &'static str,
     /// Whether it is attached by itself; another has to be named.
     pub(crate) targeted: bool,
+    /// It stands for one that cannot be read: what it is attached to is shut.
+    pub(crate) unreadable: bool,
 }
 
 /// What a policy is attached to.
@@ -72,6 +74,7 @@ impl Policies {
             defaults: object.spec.defaults(),
             overrides: object.spec.overrides.clone().unwrap_or_default(),
             targeted: object.spec.target_refs.as_ref().is_some_and(|targets| !targets.is_empty()),
+            unreadable: object.spec.unreadable,
         });
         check(&policy.defaults, defaults_field, &mut report);
         check(&policy.overrides, "spec.overrides", &mut report);

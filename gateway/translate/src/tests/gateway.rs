@@ -95,6 +95,31 @@ fn gateways_share_a_port_where_hostnames_differ_and_the_older_wins_where_they_do
 }
 
 #[test]
+fn a_port_is_bound_on_all_addresses_or_on_single_ones_but_not_both() {
+    let listeners = "[{name: web, port: 80, protocol: HTTP}]";
+    let local = gateway("a", "local", listeners).replace("spec: {", "spec: {addresses: [{value: 127.0.0.1}], ");
+    let h = Harness::new(&(gateway("a", "edge", listeners) + &local));
+    let addresses: Vec<_> = h.config().ports.keys().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["[::]:80"], "the first by name");
+    assert_eq!(h.problems(), ["P301 Gateway a/local spec.listeners[0]"]);
+    let status = h.translator.status();
+    let (_, local) = status.gateways.iter().find(|(gateway, _)| &*gateway.name == "local").unwrap();
+    assert_eq!(local.listeners[0].rejected.as_ref().map(|(reason, _)| *reason), Some("PortUnavailable"));
+    assert_eq!(local.listeners[0].conflicted, None);
+}
+
+#[test]
+fn ingress_rules_go_to_the_listener_of_the_gateway_that_serves() {
+    let of = |name, year| {
+        gateway("shop", name, "[{name: web, port: 8080, protocol: HTTP}]")
+            .replace("namespace: shop", &format!("namespace: shop, creationTimestamp: '{year}-01-01T00:00:00Z'"))
+    };
+    let ingress = "---\n{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: i, namespace: shop}, spec: {defaultBackend: {service: {name: a, port: {number: 8080}}}}}\n";
+    let h = Harness::new(&(super::support::services("shop", &["a"]) + &of("a", 2026) + &of("b", 2025) + ingress));
+    assert_eq!(h.routes("shop/b/web *"), ["/* -> shop/a:8080"]);
+}
+
+#[test]
 fn a_gateway_of_another_controller_is_none_of_our_business() {
     let yaml = "
 {apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: other}, spec: {controllerName: example.com/other}}"

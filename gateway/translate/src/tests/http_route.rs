@@ -333,6 +333,33 @@ fn gw_named_rule_is_known_by_its_name_and_others_by_position() {
 }
 
 #[test]
+fn no_two_rules_of_a_route_share_a_name() {
+    let rule = |name: &str, path: &str| {
+        let name = if name.is_empty() { String::new() } else { format!("name: '{name}', ") };
+        format!("{{{name}matches: [{{path: {{value: {path}}}}}], backendRefs: [{{name: a, port: 8080}}]}}")
+    };
+    let rules = [rule("x", "/a"), rule("", "/b"), rule("x", "/c"), rule("1", "/d")].join(", ");
+    let h = one(&format!("  rules: [{rules}]"));
+    let ids: Vec<_> = h.virtual_host(PLACE).unwrap().rules.iter().map(|r| r.id.rule.to_string()).collect();
+    assert_eq!(ids, ["x", "#1", "2", "1"]);
+    assert_eq!(h.problems(), ["P108 HTTPRoute infra/r spec.rules[2].name"]);
+}
+
+#[test]
+fn methods_that_are_never_served_and_doubled_slashes_are_told() {
+    let h = one("  rules:
+  - matches: [{method: TRACE}, {path: {type: Exact, value: //a//b}}]
+    backendRefs: [{name: a, port: 8080}]");
+    assert_eq!(
+        h.problems(),
+        [
+            "P102 HTTPRoute infra/r spec.rules[0].matches[1].path.value",
+            "P108 HTTPRoute infra/r spec.rules[0].matches[0].method",
+        ]
+    );
+}
+
+#[test]
 fn a_match_that_cannot_be_read_is_left_out_and_its_neighbours_stay() {
     let h = one("  rules:
   - matches: [{path: {type: RegularExpression, value: '('}}, {path: {value: nope}}, {path: {value: /ok}}, {headers: [{name: 'a b', value: x}]},

@@ -87,6 +87,46 @@ fn icc_default_backend_takes_what_no_rule_does() {
 }
 
 #[test]
+fn a_default_backend_is_behind_the_rules_of_every_ingress() {
+    let all = format!("  rules: [{{http: {{paths: [{{path: /, pathType: Prefix, {}}}]}}}}]", to("b"));
+    let host = format!("  rules: [{{host: x.com, http: {{paths: [{{path: /, pathType: Prefix, {}}}]}}}}]", to("c"));
+    let default = format!("  default{}\n  rules: [{{host: x.com}}]", to("a").replace("backend", "Backend"));
+    // `a` goes first by name.
+    let h = Harness::new(
+        &(services("shop", &["a", "b", "c"]) + &ingress("a", &default) + &ingress("b", &all) + &ingress("c", &host)),
+    );
+    assert_eq!(h.routes(&format!("{HTTP} *")), ["/* -> shop/b:8080", "/* -> shop/a:8080"]);
+    assert_eq!(h.routes(&format!("{HTTP} x.com")), ["/* -> shop/c:8080", "/* -> shop/a:8080"]);
+    assert_eq!(h.problems(), [] as [&str; 0]);
+}
+
+#[test]
+fn of_two_objects_that_want_the_same_path_the_older_serves_and_the_other_is_told() {
+    let rule = |service| {
+        format!("  rules: [{{host: x.com, http: {{paths: [{{path: /, pathType: Prefix, {}}}]}}}}]", to(service))
+    };
+    let aged = |name, year, service| {
+        ingress(name, &rule(service))
+            .replace("namespace: shop", &format!("namespace: shop, creationTimestamp: '{year}-01-01T00:00:00Z'"))
+    };
+    let h = Harness::new(&(services("shop", &["a", "b"]) + &aged("a", 2026, "a") + &aged("b", 2025, "b")));
+    assert_eq!(h.routes(&format!("{HTTP} x.com"))[0], "/* -> shop/b:8080");
+    assert_eq!(h.problems(), ["P501 Ingress shop/a spec.rules[0].http.paths[0].path"]);
+}
+
+#[test]
+fn exact_and_prefix_on_one_path_are_two_rules() {
+    let h = one(&format!(
+        "  rules: [{{host: x.com, http: {{paths: [{{path: /foo, pathType: Exact, {}}}, {{path: /foo, pathType: Prefix, {}}}]}}}}]",
+        to("a"),
+        to("b")
+    ));
+    let host = h.virtual_host(&format!("{HTTP} x.com")).unwrap();
+    let ids: Vec<&str> = host.rules.iter().map(|rule| &*rule.id.rule).collect();
+    assert_eq!(ids, ["x.com =/foo", "x.com /foo"]);
+}
+
+#[test]
 fn ports_are_named_or_numbered() {
     let yaml = "
 {apiVersion: v1, kind: Service, metadata: {name: n, namespace: shop}, spec: {ports: [{name: web, port: 80, targetPort: http}, {name: api, port: 81}]}}

@@ -1,5 +1,7 @@
 use super::support::{Harness, gateway, route, secret, services};
-use sluice_model::config::{Backend, BackendCa, BackendProtocol, EndpointSource, SubjectAltName};
+use sluice_model::config::{
+    Backend, BackendCa, BackendProtocol, EndpointSource, HashKey, LoadBalancer, SubjectAltName,
+};
 use sluice_model::{Kind, config::EndpointSet};
 
 const HTTP: &str = "[{name: web, port: 80, protocol: HTTP}]";
@@ -78,6 +80,14 @@ fn several_slices_are_one_set_with_each_endpoint_once() {
     );
     let found: Vec<_> = endpoints(&h).endpoints.iter().map(|e| (e.id.to_string(), e.ready)).collect();
     assert_eq!(found, [("10.0.0.1:3000".to_owned(), true), ("10.0.0.2:3000".to_owned(), true)]);
+}
+
+#[test]
+fn session_affinity_hashes_the_client_unless_a_policy_says_how_to_balance() {
+    let mut h = with(&service("{sessionAffinity: ClientIP, ports: [{port: 8080}]}"));
+    assert_eq!(backend(&h).policy.load_balancer, LoadBalancer::ConsistentHash(HashKey::Source));
+    h.apply("{apiVersion: sluice.dev/v1alpha1, kind: TrafficPolicy, metadata: {name: p, namespace: infra}, spec: {targetRefs: [{group: '', kind: Service, name: s}], backend: {loadBalancer: {type: LeastRequest}}}}");
+    assert_eq!(backend(&h).policy.load_balancer, LoadBalancer::LeastRequest);
 }
 
 #[test]

@@ -248,6 +248,7 @@ const SECOND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Ad
 fn listener(name: &str, host: Option<&str>, tls: Option<ListenerTls>, edge: &Arc<Edge>) -> Arc<Listener> {
     Arc::new(Listener {
         id: ListenerId { gateway: NamespacedName::new("test", "gateway"), name: name.into() },
+        port: 80,
         hostname: HostPattern::parse_gateway(host).unwrap(),
         tls: tls.map(Arc::new),
         edge: edge.clone(),
