@@ -75,7 +75,6 @@ impl TrafficPolicy {
         guarding.then(|| TrafficPolicy {
             metadata,
             spec: TrafficPolicySpec { target_refs: Some(targets), unreadable: true, ..TrafficPolicySpec::default() },
-            ..TrafficPolicy::default()
         })
     }
 }
