@@ -114,10 +114,10 @@ impl ProxyHttp for Gateway {
         reused: bool,
         _peer: &HttpPeer,
         _fd: RawFd,
-        _digest: Option<&Digest>,
+        digest: Option<&Digest>,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        forward::connected(ctx, reused);
+        forward::connected(ctx, digest, reused);
         Ok(())
     }
 
@@ -138,6 +138,9 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestContext,
     ) -> Result<()> {
         body::piece(session, ctx, piece, end)?;
+        if end {
+            forward::request_ended(ctx);
+        }
         if let Some(copies) = &mut ctx.mirrors {
             copies.body(piece.as_ref());
             if end && let Some(copies) = ctx.mirrors.take() {
