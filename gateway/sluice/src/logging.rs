@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_stalls_holds_nobody_up_and_what_it_misses_is_counted() {
-        let (go_on, told) = mpsc::channel();
+        let (go_on, told) = mpsc::sync_channel::<()>(1);
         let written = Arc::new(Mutex::new(Vec::new()));
         let lines = Lines::start(Stalled(told, written.clone())).unwrap();
         let sent = 2 * QUEUE as u64;

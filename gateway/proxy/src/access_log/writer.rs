@@ -289,7 +289,7 @@ mod tests {
 
     /// A sink that lets nothing through until it is told to, and then does what it is told.
     struct Gated {
-        gate: std::sync::mpsc::Receiver<()>,
+        gate: Receiver<()>,
         open: bool,
         panics: bool,
         written: Arc<std::sync::Mutex<Vec<u8>>>,
@@ -317,8 +317,8 @@ mod tests {
         panics: bool,
         target: AccessLogTarget,
         tasks: &DownstreamMetrics,
-    ) -> (AccessLogWriter, std::sync::mpsc::Sender<()>, Written, Arc<RequestMetrics>) {
-        let (open, gate) = std::sync::mpsc::channel();
+    ) -> (AccessLogWriter, SyncSender<()>, Written, Arc<RequestMetrics>) {
+        let (open, gate) = sync_channel(1);
         let (written, metrics) = (Written::default(), Arc::new(RequestMetrics::default()));
         let sink = Gated { gate, open: false, panics, written: written.clone() };
         let log = AccessLogWriter::to(Box::new(sink), target, metrics.clone(), tasks.clone()).unwrap();
