@@ -115,3 +115,20 @@ async fn sighup_reads_the_folder_again() {
     .await;
     assert_eq!(backend_of(&shop.get("/").await), "one");
 }
+
+#[tokio::test]
+async fn sighup_opens_the_access_log_anew() {
+    let shop = shop().await;
+    raw::get(shop.http, HOST, "/before").await.unwrap();
+    shop.gateway.logged(|line| line["path"] == "/before").await;
+    let file = shop.gateway.access_log_file();
+    std::fs::rename(file, file.with_extension("1")).unwrap();
+    shop.gateway.signal(Signal::HUP);
+    wait::until("a new file", || async {
+        raw::get(shop.http, HOST, "/after").await.unwrap();
+        file.exists().then_some(())
+    })
+    .await;
+    shop.gateway.logged(|line| line["path"] == "/after").await;
+    assert!(shop.gateway.access_log().iter().all(|line| line["path"] != "/before"));
+}

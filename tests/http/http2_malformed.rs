@@ -62,6 +62,12 @@ async fn rfc9113_8_2_connection_specific_fields_make_no_request() {
         ],
     )
     .await;
+    // What the engine answers is written down; what the codec refuses nobody but the codec sees.
+    let mut client = Connection::tls(edge.https, HOST, edge.authority.client(&["h2"])).await.unwrap();
+    client.send(Frame::request(1, &with(&[("host", "other.example")]))).await.unwrap();
+    client.outcome(1).await.unwrap();
+    let line = edge.gateway.logged(|line| line["status"] == 400).await;
+    assert_eq!((line["protocol"].as_str(), line["reason"].as_str()), (Some("HTTP/2"), Some("bad_request")));
 }
 
 #[tokio::test]

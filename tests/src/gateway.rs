@@ -169,6 +169,10 @@ impl Gateway {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    pub fn access_log_file(&self) -> &std::path::Path {
+        &self.access_log
+    }
+
     /// Waits until a line of the access log satisfies `wanted`; it is written after the answer was sent.
     pub async fn logged(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         wait::until("a line in the access log", || async { self.access_log().into_iter().find(|line| wanted(line)) })

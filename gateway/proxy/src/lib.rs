@@ -19,8 +19,10 @@ pub mod downstream;
 mod http;
 pub mod metrics;
 mod mirror;
+mod overload;
 mod proxy;
 pub mod snapshot;
+mod supervise;
 pub mod upstream;
 
 pub use proxy::{Applied, Drained, Proxy, ProxyOptions, StartError};

@@ -206,8 +206,8 @@ impl RequestMetrics {
         self.log_lines.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn log_line_dropped(&self) {
-        self.log_dropped.fetch_add(1, Relaxed);
+    pub(crate) fn log_lines_lost(&self, lines: u64) {
+        self.log_dropped.fetch_add(lines, Relaxed);
     }
 
     /// Lines of the access log that were dropped because the log could not be written fast enough.
@@ -303,7 +303,11 @@ impl Collector for RequestMetrics {
 
         for (name, help, count) in [
             ("sluice_access_log_lines", "Lines handed to the access log's writer", &self.log_lines),
-            ("sluice_access_log_dropped", "Lines dropped because the writer could not keep up", &self.log_dropped),
+            (
+                "sluice_access_log_dropped",
+                "Lines dropped because they could not be written, or not fast enough",
+                &self.log_dropped,
+            ),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, counter)?;
             family.encode_counter::<NoLabelSet, u64, u64>(&count.load(Relaxed), None)?;

@@ -5,7 +5,9 @@
 //! too much memory, or where the body is larger than a copy may be; each is counted in `sluice_mirror_requests_total`.
 //! No plugin and no retry is run for a copy.
 
+use crate::downstream::DownstreamMetrics;
 use crate::metrics::{MirrorResult, RequestMetrics};
+use crate::supervise::supervise;
 use crate::upstream::{BackendRuntime, PickRequest};
 use ::http::header::{self, HeaderName};
 use ::http::uri::Scheme;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 
 /// Requests whose copies wait.
 const QUEUE: usize = 1_024;
@@ -124,9 +126,12 @@ impl Drop for Held {
 
 impl Mirrors {
     /// Starts the task on `runtime`, which is not one that serves requests. It ends when the last clone is dropped.
-    pub(crate) fn start(runtime: &Handle, metrics: Arc<RequestMetrics>) -> Self {
+    pub(crate) fn start(runtime: &Handle, metrics: Arc<RequestMetrics>, counts: &DownstreamMetrics) -> Self {
         let (queue, copies) = mpsc::channel(QUEUE);
-        runtime.spawn(run(copies, metrics.clone()));
+        // What waits outlives a panic.
+        let copies = Arc::new(Mutex::new(copies));
+        let counted = metrics.clone();
+        supervise(runtime, counts, "mirrors", move || run(copies.clone(), counted.clone()));
         Mirrors { queue, held: Arc::default(), metrics }
     }
 
@@ -145,8 +150,9 @@ impl Mirrors {
     }
 }
 
-async fn run(mut copies: mpsc::Receiver<Copy>, metrics: Arc<RequestMetrics>) {
+async fn run(copies: Arc<Mutex<mpsc::Receiver<Copy>>>, metrics: Arc<RequestMetrics>) {
     let places = Arc::new(Semaphore::new(CONCURRENCY));
+    let mut copies = copies.lock().await;
     while let Some(copy) = copies.recv().await {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let metrics = metrics.clone();

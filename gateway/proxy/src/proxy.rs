@@ -8,6 +8,7 @@ use crate::downstream::{
 use crate::http::{Gateway, Observer, Shared};
 use crate::metrics::RequestMetrics;
 use crate::mirror::Mirrors;
+use crate::overload::Overload;
 use crate::snapshot::Snapshot;
 use crate::upstream::{
     AddressGuard, EngineError, Registry as UpstreamRegistry, RegistryOptions, UpstreamConnector, UpstreamMetrics,
@@ -53,6 +54,9 @@ pub struct ProxyOptions {
     pub access_log: AccessLogTarget,
     /// What names of ExternalName Services may not resolve to.
     pub guard: AddressGuard,
+    /// Bytes of memory that load is shed by: at 95 % connections are not kept, at 98 % requests are answered 503
+    /// (`sluice_overload_state`). Default: the limit of the control group, or else the host's memory; 0: never.
+    pub memory_limit: Option<u64>,
 }
 
 impl Default for ProxyOptions {
@@ -65,6 +69,7 @@ impl Default for ProxyOptions {
             sockets: Vec::new(),
             access_log: AccessLogTarget::default(),
             guard: AddressGuard::default(),
+            memory_limit: None,
         }
     }
 }
@@ -139,8 +144,9 @@ impl Proxy {
             snapshot: ArcSwap::new(assembler.previous().clone()),
             metrics: metrics.clone(),
             counts: counts.clone(),
-            log: AccessLogWriter::start(options.access_log, metrics.clone())?,
-            mirrors: Mirrors::start(background.handle(), metrics),
+            log: AccessLogWriter::start(options.access_log, metrics.clone(), counts.clone())?,
+            mirrors: Mirrors::start(background.handle(), metrics, &counts),
+            overload: Overload::start(options.memory_limit, background.handle(), registry, &counts),
         });
         let engines = match options.mode {
             RuntimeMode::WorkStealing => 1,

@@ -184,3 +184,137 @@ async fn a_configuration_takes_effect_with_the_next_request() {
     client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(client.response(false).await.body, "new");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_cannot_take_away_what_the_gateway_writes_rfc9110_7_6_1() {
+    for way in Way::ALL {
+        let (web, setup) = way.setup(|_| Box::pin(async { text(200, "web") })).await;
+        let gateway = setup.edge(|edge| edge.forwarding.forwarded = true).rule("/", to("web")).start().await;
+        let ours = ["x-real-ip", "x-request-id", "x-forwarded-port", "via", "forwarded"];
+        let request = format!(
+            "GET / HTTP/1.1\r\nhost: a\r\nconnection: {}, x-hop\r\nx-real-ip: 1.2.3.4\r\nx-hop: 1\r\n\
+             proxy-authorization: Basic x\r\ntrailer: x-sum\r\nx-end: 1\r\n\r\n",
+            ours.join(", ")
+        );
+        assert_eq!(gateway.send(request).await.status, 200, "{way:?}");
+        let seen = web.one();
+        assert_eq!(seen.version == http::Version::HTTP_2, way != Way::Http1);
+        for name in ours {
+            assert!(seen.headers.contains_key(name), "{way:?}: {name} was taken away");
+        }
+        assert_eq!(seen.header("x-real-ip"), Some("127.0.0.1"));
+        for name in ["connection", "x-hop", "proxy-authorization", "trailer"] {
+            assert!(!seen.headers.contains_key(name), "{way:?}: {name} was passed on");
+        }
+        assert_eq!(seen.header("x-end"), Some("1"));
+        let refused = gateway.send("GET / HTTP/1.1\r\nhost: a\r\nconnection: x-forwarded-for\r\n\r\n").await;
+        assert_eq!(refused.status, 400, "{way:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_web_socket_keeps_a_request_from_http2() {
+    let (web, setup) = Way::Tls.setup(|_| Box::pin(async { text(200, "web") })).await;
+    let gateway = setup.rule("/", to("web")).start().await;
+    let upgrade = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n";
+    assert_eq!(gateway.send(format!("GET / HTTP/1.1\r\nhost: a\r\n{upgrade}\r\n")).await.status, 200);
+    assert_eq!(web.one().version, http::Version::HTTP_2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trusted_peers_forwarded_field_is_appended_to_rfc7239_4() {
+    let web = Server::named("web").await;
+    let trust = |edge: &mut Edge| {
+        edge.forwarding.forwarded = true;
+        edge.forwarding.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    };
+    let gateway = Setup::new().edge(trust).backend("web", &[web.address]).rule("/", to("web")).start().await;
+    let request =
+        "GET / HTTP/1.1\r\nhost: shop.example\r\nforwarded: for=192.0.2.1\r\nx-forwarded-for: 192.0.2.1\r\n\r\n";
+    assert_eq!(gateway.send(request).await.status, 200);
+    let seen = web.one();
+    let forwarded = "for=192.0.2.1, for=127.0.0.1;host=\"shop.example\";proto=http";
+    assert_eq!(seen.header("forwarded"), Some(forwarded));
+    assert_eq!(seen.header("x-forwarded-for"), Some("192.0.2.1, 127.0.0.1"));
+    assert_eq!(seen.header("x-real-ip"), Some("192.0.2.1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_has_the_path_as_the_client_sent_it() {
+    let web = Server::named("web").await;
+    let gateway = Setup::new().backend("web", &[web.address]).rule("/", to("web")).start().await;
+    assert_eq!(gateway.get("/a/../%62//c?d=%65").await.status, 200);
+    assert_eq!(web.one().target, "/b/c?d=%65");
+    assert_eq!(gateway.log_of(1).await[0]["path"], "/a/../%62//c?d=%65");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_304_has_no_body_rfc9110_15_4_5() {
+    let web = Server::with(|_| Box::pin(async { text(304, "") })).await;
+    let gateway = Setup::new().backend("web", &[web.address]).rule("/", to("web")).start().await;
+    let mut client = gateway.connect().await;
+    for _ in 0..2 {
+        client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let got = client.response(false).await;
+        assert_eq!((got.status, got.header("transfer-encoding")), (304, None), "and the next one begins where it ends");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_memory_requests_are_refused_with_a_time_to_come_back_at() {
+    let web = Server::named("web").await;
+    let config = Setup::new().backend("web", &[web.address]).rule("/", to("web")).build();
+    // Any process is above this.
+    let gateway = Gateway::start_with(config, |options| options.memory_limit = Some(1)).await;
+    let mut refused = gateway.get("/").await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while refused.status == 200 {
+        assert!(std::time::Instant::now() < deadline, "nothing was shed");
+        refused = gateway.get("/").await;
+    }
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    assert_eq!(refused.header("connection"), Some("close"));
+    let line = eventually(|| gateway.log().into_iter().find(|line| line["status"] == 503)).await;
+    assert_eq!(line["reason"], "overloaded");
+    assert!(gateway.metrics().contains("sluice_overload_state 2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_an_http2_client_gives_up_is_written_down() {
+    let (web, setup) = Way::Http1.setup(|_| Box::pin(std::future::pending())).await;
+    let gateway = setup.rule("/", to("web")).start().await;
+    let mut client = gateway.h2().await;
+    let request = http::Request::get("http://shop.example/gone").body(Full::default()).unwrap();
+    let mut waiting = Box::pin(client.send_request(request));
+    let _ = futures::future::poll_immediate(&mut waiting).await;
+    eventually(|| Some(()).filter(|()| !web.seen().is_empty())).await;
+    drop(waiting);
+    let line = gateway.log_of(1).await.remove(0);
+    assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(499), Some("client_aborted")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_request_keeps_the_configuration_that_it_began_with() {
+    let go_on = std::sync::Arc::new(tokio::sync::Notify::new());
+    let told = go_on.clone();
+    let web = Server::with(move |_| {
+        let told = told.clone();
+        Box::pin(async move {
+            told.notified().await;
+            text(200, "web")
+        })
+    })
+    .await;
+    let gateway = Setup::new().backend("web", &[web.address]).rule("/", to("web")).start().await;
+    let mut client = gateway.connect().await;
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    eventually(|| Some(()).filter(|()| !web.seen().is_empty())).await;
+    let gone = Setup::new()
+        .rule("/", rule(Action::Reply { status: http::StatusCode::GONE, reason: sluice_model::Reason::NoBackends }));
+    gateway.proxy.apply(gone.build());
+    assert_eq!(gateway.get("/").await.status, 410);
+    go_on.notify_one();
+    assert_eq!(client.response(false).await.body, "web");
+    let lines = gateway.log_of(2).await;
+    assert!(lines.iter().any(|line| line["backend"] == "shop/web:80" && line["status"] == 200), "{lines:?}");
+}

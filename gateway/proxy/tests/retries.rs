@@ -223,3 +223,122 @@ async fn an_answer_that_is_not_http_is_a_502() {
     let gateway = Setup::new().backend("junk", &[junk]).rule("/", to("junk")).start().await;
     assert_eq!(gateway.get("/").await.status, 502);
 }
+
+/// Far below what the tests around it wait for.
+const SHORT: Duration = Duration::from_millis(300);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_may_take_longer_than_the_response_may_take_to_begin() {
+    for way in Way::ALL {
+        let (web, setup) = way.setup(|seen| Box::pin(async move { text(200, &seen.body.len().to_string()) })).await;
+        let gateway = setup.edge(|edge| edge.timeouts.response_headers = SHORT).rule("/", to("web")).start().await;
+        let mut client = gateway.connect().await;
+        client.send(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        for _ in 0..6 {
+            tokio::time::sleep(SHORT / 2).await;
+            client.send(b"3\r\nabc\r\n").await;
+        }
+        client.send(b"0\r\n\r\n").await;
+        let got = client.response(false).await;
+        assert_eq!((got.status, got.body.as_str()), (200, "18"), "{way:?}");
+        assert_eq!(web.one().body.len(), 18);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_does_not_begin_its_response_in_time_is_a_504() {
+    for way in Way::ALL {
+        let (_web, setup) = way.setup(|_| Box::pin(std::future::pending())).await;
+        let gateway = setup.edge(|edge| edge.timeouts.response_headers = SHORT).rule("/", to("web")).start().await;
+        assert_eq!(gateway.get("/").await.status, 504, "{way:?}");
+        let body = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc";
+        assert_eq!(gateway.send(body).await.status, 504, "{way:?}");
+        let lines = gateway.log_of(2).await;
+        assert!(lines.iter().all(|line| line["reason"] == "upstream_timeout"), "{way:?}: {lines:?}");
+    }
+}
+
+/// A backend that reads a request, sends `first`, and `then` after a while that is longer than [`SHORT`].
+async fn pausing(first: &'static [u8], then: &'static [u8]) -> std::net::SocketAddr {
+    breaking(move |mut io| async move {
+        let _ = io.write_all(first).await;
+        tokio::time::sleep(3 * SHORT).await;
+        let _ = io.write_all(then).await;
+        let mut rest = [0; 64];
+        while io.read(&mut rest).await.is_ok_and(|n| n > 0) {}
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_may_pause_for_longer_than_it_may_take_to_begin() {
+    let first = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab";
+    let web = pausing(first, b"cd").await;
+    let gateway = Setup::new()
+        .edge(|edge| edge.timeouts.response_headers = SHORT)
+        .backend("web", &[web])
+        .rule("/", to("web"))
+        .start()
+        .await;
+    assert_eq!(gateway.get("/").await.body, "abcd");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_of_the_response_above_the_idle_timeout_cuts_it_and_says_so() {
+    let web = pausing(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab", b"cd").await;
+    let gateway = Setup::new()
+        .edge(|edge| {
+            edge.timeouts.response_headers = SHORT;
+            edge.timeouts.stream_idle = SHORT;
+        })
+        .backend("web", &[web])
+        .rule("/", to("web"))
+        .rule("/late", to("web").with(|rule| rule.request_timeout = Some(SHORT)))
+        .start()
+        .await;
+    for (path, reason) in [("/", "stream_idle"), ("/late", "request_timeout")] {
+        let mut client = gateway.connect().await;
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await;
+        while !client.is_closed().await {}
+        let line = eventually(|| gateway.log().into_iter().find(|line| line["path"] == path)).await;
+        assert_eq!(line["reason"], reason, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_but_its_own_timeouts_ends_a_web_socket() {
+    let head = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let web = pausing(head, b"late").await;
+    let gateway = Setup::new()
+        .edge(|edge| edge.timeouts.response_headers = SHORT)
+        .backend("web", &[web])
+        .rule("/request", to("web").with(|rule| rule.request_timeout = Some(SHORT)))
+        .rule("/backend", to("web").with(|rule| rule.backend_timeout = Some(SHORT)))
+        .rule("/plain", to("web"))
+        .start()
+        .await;
+    for path in ["/request", "/backend", "/plain"] {
+        let mut client = gateway.connect().await;
+        let upgrade = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n{upgrade}\r\n").as_bytes()).await;
+        assert_eq!(client.response(false).await.status, 101, "{path}");
+        let mut bytes = [0; 4];
+        let read = tokio::time::timeout(PATIENCE, client.io.read_exact(&mut bytes)).await.unwrap();
+        assert_eq!((read.unwrap(), &bytes), (4, b"late"), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grpc_clients_own_timeout_is_a_deadline() {
+    let (_web, setup) = Way::H2c.setup(|_| Box::pin(std::future::pending())).await;
+    let gateway = setup.rule("/", to("web")).start().await;
+    let request = http::Request::post("http://shop.example/a.B/C")
+        .header("content-type", "application/grpc")
+        .header("grpc-timeout", "200m")
+        .header("te", "trailers")
+        .body(http_body_util::Full::default())
+        .unwrap();
+    let response = gateway.h2().await.send_request(request).await.unwrap();
+    assert_eq!(response.headers()["grpc-status"], "4");
+    assert_eq!(gateway.log_of(1).await[0]["reason"], "request_timeout");
+}

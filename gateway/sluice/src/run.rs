@@ -3,7 +3,7 @@
 use crate::certificate;
 use crate::configuration::{Configuration, Metrics};
 use crate::lifecycle::{Request, Signals, notify_systemd};
-use crate::logging::{self, LogFormat};
+use crate::logging::{self, Log, LogFormat};
 use crate::problems::Problems;
 use crate::supervise::Supervisor;
 use crate::view::{GatewayView, State};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
-use sluice_admin::{LogFilter, View};
+use sluice_admin::View;
 use sluice_proxy::access_log::AccessLogTarget;
 use sluice_proxy::downstream::handover::{self, Handover, HandoverError, Received};
 use sluice_proxy::{Proxy, ProxyOptions};
@@ -71,6 +71,10 @@ pub(crate) struct RunArgs {
     /// Seconds to go on serving, not ready any more, after SIGTERM and before the drain: time for load balancers to notice
     #[arg(long, value_name = "SECONDS", default_value = "0")]
     shutdown_delay: u64,
+    /// MiB of memory to shed load by: at 95 % connections are not kept, at 98 % requests get 503; 0: never [default: the
+    /// control group's limit, or else the host's memory]
+    #[arg(long, value_name = "MIB")]
+    memory_limit: Option<u32>,
     /// Seconds for running requests to end in the drain; what is open then is cut
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     drain_timeout: u64,
@@ -85,14 +89,15 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode> {
         "--admin-address {} is not an address of this host only: use 127.0.0.1",
         args.admin_address
     );
-    let filter = logging::start(args.log_format, &args.log_level)?;
+    // Dropped last, when all has been said.
+    let log = logging::start(args.log_format, &args.log_level)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONFIG_THREADS)
         .thread_name("config")
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let code = runtime.block_on(serve(args, filter));
+    let code = runtime.block_on(serve(args, &log));
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
 }
@@ -103,7 +108,7 @@ enum End {
     Successor,
 }
 
-async fn serve(args: RunArgs, filter: LogFilter) -> Result<ExitCode> {
+async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let _stop_tasks = stop.clone().drop_guard();
@@ -123,11 +128,16 @@ async fn serve(args: RunArgs, filter: LogFilter) -> Result<ExitCode> {
     let mut registry = Registry::default();
     let ours = registry.sub_registry_with_prefix("sluice");
     ours.register("build", "What is running", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    ours.register("log_dropped", "Lines of the gateway's own log that were dropped", log.dropped.clone());
     let state = Arc::new(State::new(Problems::new(ours)));
     let metrics = Metrics::new(ours);
     let host = HostOptions { cache_dir: Some(state_folder.join("plugins")), ..HostOptions::default() };
     let plugins = Arc::new(PluginHost::new(host, ours)?);
-    let mut options = ProxyOptions { sockets, ..ProxyOptions::default() };
+    let mut options = ProxyOptions {
+        sockets,
+        memory_limit: args.memory_limit.map(|mib| u64::from(mib) << 20),
+        ..ProxyOptions::default()
+    };
     if let Some(workers) = args.workers {
         options.workers = workers.into();
     }
@@ -160,7 +170,7 @@ async fn serve(args: RunArgs, filter: LogFilter) -> Result<ExitCode> {
     };
     supervisor.spawn("configuration", move || configuration.clone().run());
     serve_admin(&supervisor, "metrics", metrics_socket, sluice_admin::probes(registry, view.clone()), &stop);
-    serve_admin(&supervisor, "admin", admin_socket, sluice_admin::local(view, filter), &stop);
+    serve_admin(&supervisor, "admin", admin_socket, sluice_admin::local(view, log.filter.clone()), &stop);
 
     let end = tokio::select! {
         () = serving.notified() => None,

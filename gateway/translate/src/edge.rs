@@ -4,8 +4,8 @@
 use crate::report::Report;
 use crate::values::{bytes, duration_of, networks, number, positive_duration};
 use sluice_model::config::{
-    AccessLog, Edge, EscapedSlashes, Forwarding, Http2, Limits, PathPolicy, ServerHeader, Timeouts, TlsVersion,
-    UnderscorePolicy,
+    AccessLog, AccessLogField, Edge, EscapedSlashes, Forwarding, Http2, Limits, PathPolicy, ServerHeader, Timeouts,
+    TlsVersion, UnderscorePolicy,
 };
 use sluice_model::{Code, Hostname};
 use sluice_resources::{
@@ -225,47 +225,18 @@ fn iana_name(suite: rustls::CipherSuite) -> String {
     format!("{suite:?}").replace("TLS13_", "TLS_")
 }
 
-/// The fields of an access log line.
-pub(crate) const ACCESS_LOG_FIELDS: &[&str] = &[
-    "ts",
-    "request_id",
-    "trace_id",
-    "client_ip",
-    "method",
-    "scheme",
-    "authority",
-    "path",
-    "protocol",
-    "listener",
-    "route",
-    "rule",
-    "backend",
-    "endpoint",
-    "status",
-    "reason",
-    "bytes_in",
-    "bytes_out",
-    "duration_ms",
-    "ttfb_ms",
-    "upstream_connect_ms",
-    "upstream_ms",
-    "plugin_ms",
-    "retries",
-    "tls_version",
-    "sni",
-    "user_agent",
-];
-
 pub(crate) fn access_log(settings: Option<&AccessLogConfig>, report: &mut Report<'_>) -> AccessLog {
     let none = AccessLog::default();
     let Some(s) = settings else { return none };
     let mut fields = Vec::new();
     for (i, name) in s.fields.iter().flatten().enumerate() {
-        if ACCESS_LOG_FIELDS.contains(&name.as_str()) {
-            fields.push(Arc::from(name.as_str()));
-        } else {
-            let message = format!("`{name}` is not a field of the access log: {}", ACCESS_LOG_FIELDS.join(", "));
-            report.error(Code::UnsupportedValue, format!("spec.accessLog.fields[{i}]"), message);
+        match AccessLogField::ALL.iter().find(|field| field.name() == name) {
+            Some(field) => fields.push(*field),
+            None => {
+                let known: Vec<_> = AccessLogField::ALL.iter().map(|field| field.name()).collect();
+                let message = format!("`{name}` is not a field of the access log: {}", known.join(", "));
+                report.error(Code::UnsupportedValue, format!("spec.accessLog.fields[{i}]"), message);
+            }
         }
     }
     AccessLog {

@@ -166,6 +166,11 @@ impl Configured {
         &self.image.phases
     }
 
+    /// Request headers that only this plugin writes: a client's are taken out before any plugin of the route runs.
+    pub fn owned_headers(&self) -> &[http::HeaderName] {
+        &self.image.owned_headers
+    }
+
     /// How instances are used: as the Plugin says, or `Pooled` where its memory can't be made an image.
     pub fn mode(&self) -> InstanceMode {
         self.mode

@@ -1,10 +1,21 @@
 //! The JSON Schema that a plugin carries, and configurations held against it before any guest runs.
 
+use http::HeaderName;
 use serde_json::Value;
 use wasmparser::{Parser, Payload};
 
 /// The custom section of a module that holds its schema, as JSON text.
 pub(crate) const SECTION: &str = "sluice:config-schema";
+
+/// Beside a property whose value is the name of a request header, or a list of names: `true` says that the plugin alone
+/// writes those headers, so that a client's are taken out before the first plugin of a route runs.
+const OWNED_BY_PROPERTY: &str = "x-sluice-owned-header";
+
+/// At the top of a schema: the names of such headers that no property holds.
+const OWNED: &str = "x-sluice-owned-headers";
+
+/// Headers that a request is not what it was without: no plugin can own them.
+const NEVER_OWNED: [&str; 4] = ["host", "content-length", "transfer-encoding", "connection"];
 
 /// A module's schema can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +67,26 @@ impl ConfigSchema {
         &self.text
     }
 
+    /// The request headers that the plugin with this configuration says are its own: a property that is not given counts
+    /// with its default.
+    ///
+    /// # Errors
+    /// [`ConfigError`], where one of them is no header's name, or can't be owned.
+    pub fn owned_headers(&self, config: &Value) -> Result<Box<[HeaderName]>, ConfigError> {
+        let mut owned = Vec::new();
+        if let Some(names) = self.text.get(OWNED) {
+            note("config", names, &mut owned)?;
+        }
+        for (property, schema) in self.text.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            if schema.get(OWNED_BY_PROPERTY) == Some(&Value::Bool(true))
+                && let Some(names) = config.get(property).or_else(|| schema.get("default"))
+            {
+                note(&format!("config.{property}"), names, &mut owned)?;
+            }
+        }
+        Ok(owned.into())
+    }
+
     /// Everything that is wrong with `config`.
     pub fn validate(&self, config: &Value) -> Vec<ConfigError> {
         let errors = self.validator.iter_errors(config);
@@ -67,6 +98,27 @@ impl ConfigSchema {
             .collect();
         errors.sort_by(|one, other| one.field.cmp(&other.field));
         errors
+    }
+}
+
+/// Notes the header that a string names, or those of a list of strings. Null names none.
+fn note(field: &str, names: &Value, owned: &mut Vec<HeaderName>) -> Result<(), ConfigError> {
+    match names {
+        Value::String(name) => match name.parse::<HeaderName>() {
+            Ok(name) if NEVER_OWNED.contains(&name.as_str()) => Err(ConfigError {
+                field: field.to_owned(),
+                message: format!("`{name}` can't be a plugin's own header"),
+            }),
+            Ok(name) => {
+                owned.push(name);
+                Ok(())
+            }
+            Err(_) => {
+                Err(ConfigError { field: field.to_owned(), message: "it is not the name of a header".to_owned() })
+            }
+        },
+        Value::Array(names) => names.iter().try_for_each(|name| note(field, name, owned)),
+        _ => Ok(()),
     }
 }
 
@@ -125,6 +177,32 @@ mod tests {
     fn pointers_become_field_paths() {
         assert_eq!(field(""), "config");
         assert_eq!(field("/a/0/b~1c"), "config.a[0].b/c");
+    }
+
+    fn owned(config: serde_json::Value) -> Result<Vec<String>, ConfigError> {
+        let schema = ConfigSchema::new(json!({
+            "x-sluice-owned-headers": ["X-Always"],
+            "properties": {
+                "consumerHeader": { "type": ["string", "null"], "default": "x-consumer", "x-sluice-owned-header": true },
+                "more": { "type": "array", "x-sluice-owned-header": true },
+                "header": { "default": "x-api-key" },
+            },
+        }))
+        .unwrap();
+        schema.owned_headers(&config).map(|names| names.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn the_headers_that_a_plugin_owns_are_those_that_its_configuration_names() {
+        assert_eq!(owned(json!({})).unwrap(), ["x-always", "x-consumer"]);
+        assert_eq!(owned(json!({ "consumerHeader": "X-Who", "header": "x-key" })).unwrap(), ["x-always", "x-who"]);
+        assert_eq!(
+            owned(json!({ "consumerHeader": null, "more": ["x-a", "x-b"] })).unwrap(),
+            ["x-always", "x-a", "x-b"]
+        );
+        for name in ["Host", "not a name", ""] {
+            assert_eq!(owned(json!({ "consumerHeader": name })).unwrap_err().field, "config.consumerHeader", "{name}");
+        }
     }
 
     #[test]

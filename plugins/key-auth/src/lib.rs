@@ -33,6 +33,7 @@ pub struct Config {
     /// The request header that tells the backend the consumer's name; null for none. What a client sends under it is
     /// replaced. Default `x-consumer`.
     #[serde(default = "default_consumer_header")]
+    #[schemars(extend("x-sluice-owned-header" = true))]
     pub consumer_header: Option<String>,
     /// The realm in `WWW-Authenticate`. Default `sluice`.
     #[serde(default = "default_realm")]

@@ -139,20 +139,3 @@ impl fmt::Debug for Certificate {
         f.debug_struct("Certificate").field("key", &self.key).field("names", &self.names).finish_non_exhaustive()
     }
 }
-
-/// The access log of the gateway.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct AccessLog {
-    /// Default: on.
-    pub enabled: bool,
-    /// The fields to write, in order; empty: all.
-    pub fields: Vec<Arc<str>>,
-    /// The share of requests that are logged, 0 to 1; answers of 500 and above always are. Default 1.
-    pub sample: f64,
-}
-
-impl Default for AccessLog {
-    fn default() -> Self {
-        AccessLog { enabled: true, fields: Vec::new(), sample: 1.0 }
-    }
-}

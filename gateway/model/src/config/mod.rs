@@ -4,11 +4,13 @@
 //! in the next configuration: `assemble` reuses by pointer what it built from it. Two configurations made from the
 //! same objects are equal, whatever the order of the changes that led to them.
 
+mod access_log;
 mod backend;
 mod edge;
 mod listener;
 mod route;
 
+pub use access_log::*;
 pub use backend::*;
 pub use edge::*;
 pub use listener::*;

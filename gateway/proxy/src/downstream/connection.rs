@@ -63,7 +63,9 @@ pub struct Refusal<'r> {
     pub reason: Reason,
     /// The status that was sent.
     pub status: u16,
-    /// Empty where the request line could not be read as far.
+    /// `HTTP/1.1` or `HTTP/2`.
+    pub protocol: &'static str,
+    /// Empty where the request line could not be read as far, and on HTTP/2.
     pub method: &'r str,
     /// As it was sent, at most 8 KiB of it.
     pub target: &'r [u8],

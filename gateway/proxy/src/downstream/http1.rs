@@ -289,7 +289,8 @@ async fn refuse(mut stream: Box<DownstreamStream>, connection: &Connection, refu
     };
     if let Some(info) = stream.info() {
         let host = refusal::host(&received);
-        let told = Refusal { reason: refused.reason, status, method, target, host, started, sent };
+        let protocol = "HTTP/1.1";
+        let told = Refusal { reason: refused.reason, status, protocol, method, target, host, started, sent };
         connection.port.shared.observer.refused(info, &told);
     }
 }

@@ -1,6 +1,6 @@
 //! HTTP/2 (RFC 9113), over TLS by ALPN or in clear by prior knowledge: one task a connection, one a request.
 
-use super::connection::Connection;
+use super::connection::{Connection, ConnectionInfo, Refusal};
 use super::h2_frames::PREFACE;
 use super::h2_tap::{STREAM_SEND_BUFFER, Tap};
 use super::header_budget::HeaderBudget;
@@ -95,6 +95,23 @@ fn note(connection: &Connection, ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
+/// The engine has answered 400 to what is no request; it tells nothing more of it.
+fn refused(connection: &Connection, digest: &Digest) {
+    let Some(info) = ConnectionInfo::of(digest) else { return };
+    let reason = sluice_model::Reason::BadRequest;
+    let told = Refusal {
+        reason,
+        status: reason.status(),
+        protocol: "HTTP/2",
+        method: "",
+        target: b"",
+        host: None,
+        started: Instant::now(),
+        sent: 0,
+    };
+    connection.port.shared.observer.refused(info, &told);
+}
+
 /// GOAWAY with ENHANCE_YOUR_CALM, and the end.
 async fn calm_down(h2: &mut h2::server::Connection<Stream, bytes::Bytes>) {
     h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
@@ -147,6 +164,7 @@ async fn accept<A>(
                 }
                 Ok(Some(H2Accept::Rejected)) => {
                     malformed += 1;
+                    refused(connection, &digest);
                     if malformed >= MALFORMED_MAX {
                         connection.port.metrics.all.limit("malformed_streams");
                         return calm_down(&mut h2).await;

@@ -135,7 +135,7 @@ impl DownstreamMetrics {
     }
 
     #[cfg(test)]
-    pub(super) fn restarts_of(&self, task: &'static str) -> u64 {
+    pub(crate) fn restarts_of(&self, task: &'static str) -> u64 {
         self.restarts.get_or_create(&TaskLabel { task }).get()
     }
 }

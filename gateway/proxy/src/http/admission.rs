@@ -12,6 +12,10 @@ use smallvec::SmallVec;
 
 /// Bytes that one field adds to the section besides its name and value: `: ` and the line's end.
 const FIELD_OVERHEAD: u64 = 4;
+/// Options of `Connection`, besides `keep-alive`, that are looked at; more are no client's.
+const MAX_NOMINATIONS: u32 = 16;
+const UPGRADE: HeaderValue = HeaderValue::from_static("Upgrade");
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 
 /// A refusal, and the limit that was hit where it was one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,21 +98,61 @@ fn expectation(headers: &HeaderMap) -> Result<(), Refused> {
     }
 }
 
-/// Measures the fields, and takes out those that nobody outside may set: the gateway's own, and, by policy, names with
-/// an underscore, which some backends read as a hyphen.
-pub(super) fn fields(headers: &mut HeaderMap, edge: &Edge) -> Result<(), Refused> {
+/// What the fields say of the connection that the request came over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Connection {
+    /// The request asks for a WebSocket (RFC 6455, section 4.1), as the gate in front of the engine has seen it too.
+    pub(super) websocket: bool,
+}
+
+/// Measures the fields, and takes out those that must not go on: what belongs to the client's connection (RFC 9110,
+/// section 7.6.1), the gateway's own names, and, by policy, names with an underscore, which some backends read as a
+/// hyphen.
+///
+/// This comes before anything of ours is written: the engine would apply `Connection` once more on the way out, to
+/// fields of the gateway and its plugins as well. So nothing is left of it but what a WebSocket needs.
+pub(super) fn fields(headers: &mut HeaderMap, version: Version, edge: &Edge) -> Result<Connection, Refused> {
     let mut bytes = 0u64;
     let mut unwanted: SmallVec<[HeaderName; 4]> = SmallVec::new();
+    let (mut upgrade, mut websocket, mut nominations) = (false, false, 0);
     for (name, value) in headers.iter() {
         let text = name.as_str();
         bytes += text.len() as u64 + value.len() as u64 + FIELD_OVERHEAD;
-        if text.starts_with(names::OWN_PREFIX) {
-            unwanted.push(name.clone());
-        } else if edge.underscores != UnderscorePolicy::Keep && text.as_bytes().contains(&b'_') {
-            if edge.underscores == UnderscorePolicy::Reject {
-                return Err(Reason::UnderscoreInHeader.into());
+        match text {
+            "connection" => {
+                for token in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                    if token.is_empty() || token.eq_ignore_ascii_case(b"keep-alive") {
+                        continue;
+                    }
+                    nominations += 1;
+                    if nominations > MAX_NOMINATIONS {
+                        return Err(Reason::BadRequest.into());
+                    }
+                    upgrade |= token.eq_ignore_ascii_case(b"upgrade");
+                    if let Some(name) = nominated(token)? {
+                        unwanted.push(name);
+                    }
+                }
+                unwanted.push(header::CONNECTION);
             }
-            unwanted.push(name.clone());
+            "upgrade" => {
+                websocket |= value.as_bytes().eq_ignore_ascii_case(b"websocket");
+                unwanted.push(header::UPGRADE);
+            }
+            "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "trailer"
+            | "http2-settings" => unwanted.push(name.clone()),
+            _ if text.starts_with(names::OWN_PREFIX) => unwanted.push(name.clone()),
+            _ if edge.underscores != UnderscorePolicy::Keep && text.as_bytes().contains(&b'_') => {
+                if edge.underscores == UnderscorePolicy::Reject {
+                    return Err(Reason::UnderscoreInHeader.into());
+                }
+                unwanted.push(name.clone());
+            }
+            _ => {}
         }
     }
     if bytes > edge.limits.header_bytes {
@@ -120,7 +164,28 @@ pub(super) fn fields(headers: &mut HeaderMap, edge: &Edge) -> Result<(), Refused
     for name in unwanted {
         headers.remove(name);
     }
-    Ok(())
+    let websocket = websocket && upgrade && version == Version::HTTP_11;
+    if websocket {
+        headers.insert(header::CONNECTION, UPGRADE);
+        headers.insert(header::UPGRADE, WEBSOCKET);
+    }
+    Ok(Connection { websocket })
+}
+
+/// The field that a token of `Connection` takes away; `None` where it takes none. `Err` where it is no token, or one that
+/// may not be taken away: a request without it would mean something else, or come from somebody else.
+fn nominated(token: &[u8]) -> Result<Option<HeaderName>, Refused> {
+    let is_token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+    if !token.iter().all(is_token) {
+        return Err(Reason::BadRequest.into());
+    }
+    let name = HeaderName::from_bytes(token).map_err(|_| Reason::BadRequest)?;
+    match name.as_str() {
+        "host" | "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" => Err(Reason::BadRequest.into()),
+        // Framing has been read, and is written anew; TE is kept for the one thing that HTTP/2 allows in it.
+        "content-length" | "transfer-encoding" | "te" => Ok(None),
+        _ => Ok(Some(name)),
+    }
 }
 
 /// Content-Length against the limit, before a byte of the body is read.
@@ -230,11 +295,11 @@ mod tests {
         for i in 0..=edge.limits.header_count {
             headers.insert(HeaderName::try_from(format!("x-{i}")).unwrap(), HeaderValue::from_static("1"));
         }
-        assert_eq!(fields(&mut headers, &edge).unwrap_err().limit, Some("header_count"));
+        assert_eq!(fields(&mut headers, Version::HTTP_11, &edge).unwrap_err().limit, Some("header_count"));
         let mut headers = HeaderMap::new();
         let long = "a".repeat(edge.limits.header_bytes as usize);
         headers.insert("x", HeaderValue::try_from(long).unwrap());
-        assert_eq!(fields(&mut headers, &edge).unwrap_err().limit, Some("header_bytes"));
+        assert_eq!(fields(&mut headers, Version::HTTP_11, &edge).unwrap_err().limit, Some("header_bytes"));
     }
 
     #[test]
@@ -249,11 +314,60 @@ mod tests {
         for (policy, left) in [(UnderscorePolicy::Drop, 1), (UnderscorePolicy::Keep, 2)] {
             let mut headers = given();
             let edge = Edge { underscores: policy, ..Edge::default() };
-            fields(&mut headers, &edge).unwrap();
+            fields(&mut headers, Version::HTTP_11, &edge).unwrap();
             assert_eq!(headers.len(), left, "{policy:?}");
         }
         let edge = Edge { underscores: UnderscorePolicy::Reject, ..Edge::default() };
-        assert_eq!(fields(&mut given(), &edge).unwrap_err().reason, Reason::UnderscoreInHeader);
+        assert_eq!(fields(&mut given(), Version::HTTP_11, &edge).unwrap_err().reason, Reason::UnderscoreInHeader);
+    }
+
+    fn left(version: Version, given: &[(&'static str, &'static str)]) -> Result<(Vec<String>, bool), Reason> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in given {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let connection = fields(&mut headers, version, &Edge::default()).map_err(|refused| refused.reason)?;
+        let mut names: Vec<_> = headers.keys().map(ToString::to_string).collect();
+        names.sort();
+        Ok((names, connection.websocket))
+    }
+
+    #[test]
+    fn what_belongs_to_the_clients_connection_goes_no_further_rfc9110_7_6_1() {
+        let given = [
+            ("connection", "Keep-Alive, X-Hop, TE, Content-Length"),
+            ("connection", "close,, http2-settings"),
+            ("x-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "x"),
+            ("proxy-authorization", "Basic x"),
+            ("trailer", "x-sum"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAM"),
+            ("te", "trailers"),
+            ("content-length", "3"),
+            ("x-end", "1"),
+        ];
+        let (names, websocket) = left(Version::HTTP_11, &given).unwrap();
+        assert_eq!(names, ["content-length", "te", "x-end"]);
+        assert!(!websocket);
+        for option in ["host", "x-forwarded-for", "X-Forwarded-Proto", ":authority", "\"x-a\"", "x a"] {
+            assert_eq!(left(Version::HTTP_11, &[("connection", option)]), Err(Reason::BadRequest), "{option}");
+        }
+        assert_eq!(
+            left(Version::HTTP_11, &[("connection", "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q")]),
+            Err(Reason::BadRequest)
+        );
+    }
+
+    #[test]
+    fn only_a_web_socket_is_an_upgrade() {
+        let websocket = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
+        assert_eq!(left(Version::HTTP_11, &websocket), Ok((vec!["connection".into(), "upgrade".into()], true)));
+        assert_eq!(left(Version::HTTP_10, &websocket), Ok((vec![], false)));
+        assert_eq!(left(Version::HTTP_11, &websocket[1..]), Ok((vec![], false)), "an upgrade is named in Connection");
+        let h2c = [("connection", "Upgrade"), ("upgrade", "h2c")];
+        assert_eq!(left(Version::HTTP_11, &h2c), Ok((vec![], false)));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::plugins::PluginRun;
 use super::retry::Tries;
 use crate::metrics::InFlight;
 use crate::snapshot::{BackendRef, ListenerRuntime, RuleRuntime, Snapshot};
-use crate::upstream::Pick;
+use crate::upstream::{Deadline, Pick};
 use ::http::StatusCode;
 use ::http::header::{self, HeaderMap, HeaderValue};
 use bytes::Bytes;
@@ -25,6 +25,8 @@ pub(crate) struct RequestContext {
     pub(super) client: IpAddr,
     pub(super) tls: bool,
     pub(super) grpc: bool,
+    /// The request asks for a WebSocket.
+    pub(super) websocket: bool,
     /// Bytes of the path that the rule's prefix matched; what a prefix rewrite replaces.
     pub(super) prefix: usize,
     /// The request target as it came, where the normal form or a plugin changed it.
@@ -97,6 +99,7 @@ impl From<Reason> for Reply {
                 | Reason::BodyTimeout
                 | Reason::BodyTooLarge
                 | Reason::VersionNotSupported
+                | Reason::Overloaded
                 | Reason::ShuttingDown
         );
         Reply { reason, status: None, close, content: None }
@@ -121,6 +124,10 @@ pub(super) struct Upstream {
     pub(super) backend_timeout: bool,
     /// When the try must be over.
     pub(super) deadline: Option<Instant>,
+    /// From the request's end to the response's header section; `None` where the rule's own timeouts bound both.
+    pub(super) head_patience: Option<Duration>,
+    /// Until when the endpoint is waited for.
+    pub(super) wait: Option<Deadline>,
 }
 
 impl RequestContext {
@@ -134,6 +141,7 @@ impl RequestContext {
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             tls: false,
             grpc: false,
+            websocket: false,
             prefix: 0,
             raw_target: None,
             backend: None,

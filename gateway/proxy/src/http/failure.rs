@@ -5,6 +5,7 @@ use crate::upstream::Failure;
 use pingora_core::{Error, ErrorSource, ErrorType};
 use sluice_model::Reason;
 use std::io;
+use std::time::Instant;
 
 /// An error on the client's side.
 pub(super) fn of_client(error: &Error) -> Reason {
@@ -54,6 +55,7 @@ pub(super) fn cut_short(error: &Error, ctx: &RequestContext) -> Reason {
     match error.esource() {
         ErrorSource::Downstream => Reason::ClientAborted,
         _ if ctx.expired() => Reason::RequestTimeout,
+        _ if ctx.upstream.deadline.is_some_and(|deadline| deadline <= Instant::now()) => Reason::UpstreamTimeout,
         _ if matches!(Failure::of(error), Some(Failure::Timeout)) => Reason::StreamIdle,
         _ => Reason::ResponseTruncated,
     }

@@ -4,9 +4,10 @@ use super::context::{RequestContext, Upstream};
 use super::retry::{Failed, Next};
 use super::{headers, target};
 use crate::mirror::Mirrors;
-use crate::upstream::{Failure, Outcome, PeerSettings, PickRequest};
+use crate::upstream::{Deadline, Failure, Outcome, PeerSettings, PickRequest};
 use ::http::header::{self, HeaderValue};
 use ::http::{StatusCode, Uri, Version};
+use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -63,31 +64,40 @@ fn give_up(ctx: &mut RequestContext, reason: Reason) -> Box<Error> {
 }
 
 fn settings(session: &Session, ctx: &mut RequestContext) -> PeerSettings {
-    let defaults = Timeouts::default();
-    let upgrade = session.is_upgrade_req();
-    let backend_timeout = ctx.rule.as_ref().and_then(|rule| rule.config.backend_timeout);
-    let request_timeout = ctx.rule.as_ref().and_then(|rule| rule.config.request_timeout);
-    let left = ctx.left();
-    let listener = ctx.listener.clone();
-    let timeouts = listener.as_ref().map_or(&defaults, |listener| &listener.edge().timeouts);
-    // The engine has one timeout for the response's head and for each piece of its body. Exchanges that are meant to be
-    // quiet for long have the longer of the two.
-    let quiet = upgrade || ctx.grpc || expects_events(session);
-    let patience = match (backend_timeout, request_timeout) {
-        (Some(timeout), _) => timeout,
-        (None, Some(timeout)) => timeout,
-        (None, None) if quiet => timeouts.stream_idle,
-        (None, None) => timeouts.response_headers,
+    let (connect, response_headers, idle) = {
+        let of = |timeouts: &Timeouts| (timeouts.connect, timeouts.response_headers, timeouts.stream_idle);
+        match &ctx.listener {
+            Some(listener) => of(&listener.edge().timeouts),
+            None => of(&Timeouts::default()),
+        }
     };
-    let bounded = |timeout: Duration| left.map_or(timeout, |left| left.min(timeout));
+    let rule = ctx.rule.as_ref().map(|rule| &rule.config);
+    let backend_timeout = rule.and_then(|rule| rule.backend_timeout);
+    let route = backend_timeout.or(rule.and_then(|rule| rule.request_timeout));
+    let left = ctx.left();
     ctx.upstream.backend_timeout = backend_timeout.is_some_and(|timeout| left.is_none_or(|left| timeout < left));
     ctx.upstream.deadline = backend_timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    PeerSettings {
-        connect_timeout: bounded(timeouts.connect),
-        read_timeout: Some(bounded(patience)).filter(|timeout| !timeout.is_zero()),
-        write_timeout: Some(bounded(timeouts.stream_idle)).filter(|timeout| !timeout.is_zero()),
-        http1_only: upgrade,
-    }
+    let head = match route {
+        // It holds from the beginning, not from the request's end.
+        Some(_) => None,
+        // Such a response may begin with its first message.
+        None if ctx.grpc || expects_events(session) => some(idle.max(response_headers)),
+        None => some(response_headers),
+    };
+    ctx.upstream.head_patience = head;
+    let bounded = |timeout: Duration| left.map_or(timeout, |left| left.min(timeout));
+    // A tunnel lives by its own idle timeout and longest life, which the client's side watches, and a pause of a body by
+    // `stream_idle`. What is shorter is the deadline's, which moves with the request.
+    let (read_timeout, write_timeout) = match ctx.websocket {
+        true => (None, some(idle)),
+        false => (some(idle).map(|idle| idle.max(head.or(route).unwrap_or_default())), some(bounded(idle))),
+    };
+    PeerSettings { connect_timeout: bounded(connect), read_timeout, write_timeout, http1_only: ctx.websocket }
+}
+
+/// Zero switches a timeout off.
+fn some(timeout: Duration) -> Option<Duration> {
+    Some(timeout).filter(|timeout| !timeout.is_zero())
 }
 
 /// Server-sent events (WHATWG HTML, section 9.2).
@@ -99,8 +109,10 @@ fn expects_events(session: &Session) -> bool {
         .is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"))
 }
 
-pub(super) fn connected(ctx: &mut RequestContext, reused: bool) {
+pub(super) fn connected(ctx: &mut RequestContext, digest: Option<&Digest>, reused: bool) {
     let now = Instant::now();
+    ctx.upstream.wait = digest.and_then(Deadline::of);
+    wait_until(ctx, None);
     if let Some(pick) = &mut ctx.upstream.pick {
         pick.connected();
     }
@@ -108,6 +120,22 @@ pub(super) fn connected(ctx: &mut RequestContext, reused: bool) {
         ctx.upstream.connect = ctx.upstream.picked_at.map(|picked| now.saturating_duration_since(picked));
     }
     ctx.upstream.connected_at = Some(now);
+}
+
+/// The endpoint is waited for until `until`, or until the rule's own timeouts have passed.
+fn wait_until(ctx: &mut RequestContext, until: Option<Instant>) {
+    let at = [until, ctx.deadline, ctx.upstream.deadline].into_iter().flatten().min();
+    if let Some(wait) = &mut ctx.upstream.wait {
+        wait.set(at);
+    }
+}
+
+/// The last byte of the request goes out: the response may take `response_headers` from now on.
+pub(super) fn request_ended(ctx: &mut RequestContext) {
+    if ctx.upstream.headers_at.is_none() {
+        let until = ctx.upstream.head_patience.and_then(|patience| Instant::now().checked_add(patience));
+        wait_until(ctx, until);
+    }
 }
 
 /// The request as this try sends it: the rule's filters, then the backend's.
@@ -138,6 +166,9 @@ pub(super) fn request(
         {
             mirrors.send(*copies);
         }
+    }
+    if ctx.websocket || session.is_body_done() {
+        request_ended(ctx);
     }
     Ok(())
 }
@@ -256,6 +287,12 @@ pub(super) fn answered(session: &Session, ctx: &mut RequestContext, response: &R
     }
     let now = Instant::now();
     ctx.upstream.headers_at = Some(now);
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        // Nothing of the exchange binds what follows it.
+        ctx.deadline = None;
+        ctx.upstream.deadline = None;
+    }
+    wait_until(ctx, None);
     let status = response.status.as_u16();
     report(ctx, Outcome::Response(status));
     if let (Some(connected), Some((_, metrics))) =

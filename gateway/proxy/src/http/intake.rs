@@ -111,7 +111,8 @@ impl Intake<'_> {
         }
 
         admission::check(self.head, target_bytes, raw, edge)?;
-        admission::fields(&mut self.head.headers, edge)?;
+        let connection = admission::fields(&mut self.head.headers, self.head.version, edge)?;
+        self.ctx.websocket = connection.websocket;
         if self.head.version == Version::HTTP_2 {
             admission::join_cookies(&mut self.head.headers);
         }

@@ -131,7 +131,7 @@ impl EdgeObserver for Observer {
             scheme: if tls.is_some() { "https" } else { "http" },
             authority: refusal.host.unwrap_or_default(),
             path: refusal.target,
-            protocol: "HTTP/1.1",
+            protocol: refusal.protocol,
             listener: listener.map_or("", |listener: &Arc<ListenerRuntime>| &listener.label),
             route: "",
             rule: "",

@@ -38,6 +38,7 @@ use crate::access_log::AccessLogWriter;
 use crate::downstream::DownstreamMetrics;
 use crate::metrics::RequestMetrics;
 use crate::mirror::Mirrors;
+use crate::overload::{Load, Overload};
 use crate::snapshot::Snapshot;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) counts: DownstreamMetrics,
     pub(crate) log: AccessLogWriter,
     pub(crate) mirrors: Mirrors,
+    pub(crate) overload: Overload,
 }
 
 /// The engine's view of the gateway: one for each worker.
@@ -86,6 +88,14 @@ impl ProxyHttp for Gateway {
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<()> {
         intake::look(session, ctx, self.shared.snapshot.load_full(), &self.shared.counts);
+        match self.shared.overload.load() {
+            Load::Ordinary => {}
+            Load::Pressed => session.set_keepalive(None),
+            Load::Shedding => {
+                self.shared.overload.shed.inc();
+                ctx.refused = Some(sluice_model::Reason::Overloaded.into());
+            }
+        }
         Ok(())
     }
 
@@ -114,10 +124,10 @@ impl ProxyHttp for Gateway {
         reused: bool,
         _peer: &HttpPeer,
         _fd: RawFd,
-        _digest: Option<&Digest>,
+        digest: Option<&Digest>,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        forward::connected(ctx, reused);
+        forward::connected(ctx, digest, reused);
         Ok(())
     }
 
@@ -138,6 +148,9 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestContext,
     ) -> Result<()> {
         body::piece(session, ctx, piece, end)?;
+        if end {
+            forward::request_ended(ctx);
+        }
         if let Some(copies) = &mut ctx.mirrors {
             copies.body(piece.as_ref(), &self.shared.mirrors);
             if end && let Some(copies) = ctx.mirrors.take() {

@@ -105,6 +105,12 @@ async fn request_phases(
     rule: &RuleRuntime,
     run: &mut Run,
 ) -> Result<(), Reply> {
+    // Before the first of them runs: what one plugin writes another may believe, and one that fails open writes nothing.
+    for configured in rule.plugins.iter().filter_map(|slot| snapshot.plugin(slot)) {
+        for name in configured.owned_headers() {
+            session.req_header_mut().remove_header(name);
+        }
+    }
     for (use_, slot) in rule.config.plugins.iter().zip(&rule.plugins) {
         let Some(configured) = snapshot.plugin(slot) else {
             match use_.fail_mode {

@@ -23,6 +23,8 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const SLUICE: HeaderValue = HeaderValue::from_static("sluice");
 const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS");
+/// Seconds.
+const SOON: HeaderValue = HeaderValue::from_static("1");
 const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
 
 /// How long an unread body may take to be thrown away, so that its connection can be used again.
@@ -83,8 +85,15 @@ fn compose(session: &Session, ctx: &RequestContext, reply: &mut Reply) -> Result
             words(status, reply.reason, request.get(names::X_REQUEST_ID), json)
         }
     };
-    if reply.reason == Reason::MethodNotAllowed {
-        response.insert_header(header::ALLOW, ALLOW)?;
+    match reply.reason {
+        Reason::MethodNotAllowed => response.insert_header(header::ALLOW, ALLOW)?,
+        // There is nothing to know of when it will be better; but not at once, and not never.
+        Reason::Overloaded | Reason::UpstreamOverflow | Reason::PluginOverloaded
+            if !response.headers.contains_key(header::RETRY_AFTER) =>
+        {
+            response.insert_header(header::RETRY_AFTER, SOON)?;
+        }
+        _ => {}
     }
     match ctx.listener.as_ref().map(|listener| &listener.server_header) {
         None | Some(ServerField::PassThrough) => response.insert_header(header::SERVER, SLUICE)?,

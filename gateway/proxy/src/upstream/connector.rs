@@ -1,15 +1,17 @@
-//! The engine's connector for TLS upstreams: connections are made by [`Transport`], pools are the engine's own.
+//! The engine's connector for all upstreams: connections are made by [`Transport`], pools are the engine's own.
 //!
-//! HTTP/1 connections go back to the engine as plain streams, which it frames and pools itself. HTTP/2 connections are
-//! driven by the engine's client and kept in its pool, wrapped as [`H2Session`].
+//! HTTP/1 connections go back to the engine as streams, which it frames and pools itself. HTTP/2 connections are driven by
+//! the engine's client and kept in its pool, wrapped as [`H2Session`]. Both read with the deadline of their request.
 
 use super::h2_session::H2Session;
+use super::stream::Timed;
 use super::tls::Alpn;
 use super::transport::{Transport, Transports, may_be_http2, requested};
 use async_trait::async_trait;
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::custom::{Connection, Connector};
 use pingora_core::connectors::http::v2;
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::socket::SocketAddr as EngineAddr;
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_core::{Error, ErrorType, OkOrErr, Result};
@@ -35,7 +37,7 @@ impl UpstreamConnector {
         // The engine's trait is generic, but its proxy only ever passes its own peer type.
         let peer = (peer as &dyn Any)
             .downcast_ref::<HttpPeer>()
-            .or_err(ErrorType::InternalError, "the TLS connector was given a peer of another type")?;
+            .or_err(ErrorType::InternalError, "the connector was given a peer of another type")?;
         let EngineAddr::Inet(address) = peer._address else {
             return Error::e_explain(ErrorType::InternalError, "endpoints have IP addresses");
         };
@@ -53,10 +55,19 @@ impl UpstreamConnector {
         alpn: Alpn,
         peer: &P,
     ) -> Result<Connection<H2Session>> {
-        let stream = transport.connect_tls(address, alpn).await?;
-        if !stream.speaks_http2() {
-            return Ok(Connection::Stream(Box::new(stream)));
-        }
+        let stream: Stream = if transport.is_tls() {
+            let stream = transport.connect_tls(address, alpn).await?;
+            if !stream.speaks_http2() {
+                return Ok(Connection::Stream(Box::new(Timed::new(stream))));
+            }
+            Box::new(stream)
+        } else {
+            let stream = transport.connect_clear(address).await?;
+            if alpn != Alpn::Http2 {
+                return Ok(Connection::Stream(Box::new(Timed::new(stream))));
+            }
+            Box::new(stream)
+        };
         let mut settings = v2::H2HandshakeSettings::new();
         if let Some(options) = peer.get_peer_options() {
             settings.max_streams = options.max_h2_streams;
@@ -64,7 +75,7 @@ impl UpstreamConnector {
             settings.stream_window_size = options.h2_stream_window_size;
             settings.connection_window_size = options.h2_connection_window_size;
         }
-        let connection = v2::handshake(Box::new(stream), settings).await?;
+        let connection = v2::handshake(stream, settings).await?;
         let session = connection
             .spawn_stream()
             .await?
@@ -89,7 +100,7 @@ impl Connector for UpstreamConnector {
     ) -> Result<(Connection<H2Session>, bool)> {
         let (transport, address) = self.transport(peer)?;
         let alpn = requested(peer.get_alpn(), transport.protocol)
-            .or_err(ErrorType::InternalError, "the TLS connector was asked for a protocol that is not its own")?;
+            .or_err(ErrorType::InternalError, "the connector was asked for a protocol that is not its own")?;
         let limit = peer.total_connection_timeout().unwrap_or(CONNECT_TIMEOUT);
         match tokio::time::timeout(limit, self.open(transport, address, alpn, peer)).await {
             Ok(connection) => Ok((connection?, false)),

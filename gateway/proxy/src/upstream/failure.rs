@@ -28,6 +28,12 @@ pub enum Failure {
     Timeout,
 }
 
+/// Whether an error goes back to a read that took too long.
+fn timed_out(error: &Error) -> bool {
+    let cause = error.root_cause();
+    cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+}
+
 impl Failure {
     /// `None` where the error is not the upstream's: the client's, the gateway's own, or an answer with a status.
     pub fn of(error: &Error) -> Option<Failure> {
@@ -43,6 +49,8 @@ impl Failure {
             // that request was seen.
             H2Error | H2Downgrade if error.retry == RetryType::Decided(true) => Failure::Refused,
             ReadTimedout | WriteTimedout => Failure::Timeout,
+            // The stream's way to say that the request's deadline has passed.
+            ReadError if timed_out(error) => Failure::Timeout,
             ReadError | WriteError | ConnectionClosed | H2Error | SocketError => Failure::Reset,
             H2Downgrade | InvalidH2 | InvalidHTTPHeader | H1Error => Failure::Protocol,
             // The engine's name for an endpoint that stopped answering its HTTP/2 pings.

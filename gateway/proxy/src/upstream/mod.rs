@@ -2,7 +2,7 @@
 //!
 //! Owns endpoint and backend state over snapshots ([`Registry`]), the choice of an endpoint ([`BackendRuntime::pick`]),
 //! passive ejection, active health checks, circuit breakers, name resolution for `ExternalName`, and TLS towards
-//! endpoints with its pools ([`UpstreamConnector`]). Refuses to know routes, filters, retries' rules and Kubernetes:
+//! endpoints, and connections with their pools ([`UpstreamConnector`]). Refuses to know routes, filters, retries' rules and Kubernetes:
 //! whoever implements the engine's `ProxyHttp` decides *whether* to try again, this module says *where*.
 //!
 //! ```text
@@ -21,7 +21,8 @@
 //!    context (assigning the next one drops the former), return [`Pick::peer`]. A further try first asks
 //!    [`BackendRuntime::retry_permit`]. On [`PickError::NoEndpoints`], wait for [`BackendRuntime::settled`] once and pick
 //!    again: the name of an ExternalName Service that has just come may still be resolving.
-//! 3. `connected_to_upstream`: [`Pick::connected`].
+//! 3. `connected_to_upstream`: [`Pick::connected`], and [`Deadline::of`] for how long the endpoint is waited for. Without
+//!    one, only pauses of the response's body are bounded.
 //! 4. `upstream_response_filter`: [`Pick::report`] with [`Outcome::Response`]. `fail_to_connect`, `error_while_proxy`:
 //!    [`Failure::of`] tells what went wrong, [`Failure::reason`] is for the log, and [`Pick::report`] takes it as
 //!    [`Outcome::Failed`].
@@ -37,6 +38,7 @@ mod background;
 mod balance;
 mod clock;
 mod connector;
+mod deadline;
 mod endpoint;
 mod engine;
 mod failure;
@@ -56,6 +58,7 @@ mod transport;
 
 pub use balance::{PickError, PickRequest, Tried};
 pub use connector::UpstreamConnector;
+pub use deadline::Deadline;
 pub use engine::{EngineError, http_proxy};
 pub use failure::{Failure, Outcome};
 pub use load::RetryPermit;

@@ -158,7 +158,8 @@ impl BackendRuntime {
 pub struct PeerSettings {
     /// TCP and TLS together; the backend policy's own replaces it.
     pub connect_timeout: Duration,
-    /// Longest wait for the response's header section, and for each piece of its body.
+    /// Longest pause of the response's body. How long the response may take to begin is the request's
+    /// [`super::Deadline`].
     pub read_timeout: Option<Duration>,
     /// Longest wait for each piece of the request to be taken.
     pub write_timeout: Option<Duration>,
@@ -197,9 +198,6 @@ impl Pick {
         options.h2_stream_window_size = Some(H2_STREAM_WINDOW);
         options.h2_connection_window_size = Some(H2_CONNECTION_WINDOW);
         options.h2_ping_interval = Some(H2_PING);
-        if !self.transport.is_tls() {
-            options.custom_l4 = Some(self.transport.clone());
-        }
         peer
     }
 

@@ -1,5 +1,6 @@
-//! A TLS connection to an endpoint, as the engine wants its streams.
+//! Connections to endpoints, as the engine wants its streams.
 
+use super::deadline::{ReadDeadline, digest_of};
 use super::load::ConnectionGuard;
 use async_trait::async_trait;
 use pingora_core::protocols::l4::socket::SocketAddr as EngineAddr;
@@ -19,8 +20,105 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 use tokio_rustls::client::TlsStream;
 
+/// An HTTP/1 connection whose reads end with an error once its request's deadline has passed.
+#[derive(Debug)]
+pub(super) struct Timed<S> {
+    inner: S,
+    deadline: Arc<ReadDeadline>,
+    timer: Option<Pin<Box<Sleep>>>,
+    digest: Arc<ProxyDigest>,
+}
+
+impl<S> Timed<S> {
+    pub(super) fn new(inner: S) -> Self {
+        let deadline = Arc::new(ReadDeadline::default());
+        Timed { inner, digest: digest_of(&deadline), deadline, timer: None }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.inner).poll_read(cx, buf) {
+            Poll::Pending => this.deadline.poll(&mut this.timer, cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            ready => ready,
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl<S: Shutdown + Send> Shutdown for Timed<S> {
+    async fn shutdown(&mut self) {
+        self.inner.shutdown().await;
+    }
+}
+
+impl<S: UniqueID> UniqueID for Timed<S> {
+    fn id(&self) -> UniqueIDType {
+        self.inner.id()
+    }
+}
+
+impl<S: Ssl> Ssl for Timed<S> {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.inner.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.inner.selected_alpn_proto()
+    }
+}
+
+impl<S: GetTimingDigest> GetTimingDigest for Timed<S> {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.inner.get_timing_digest()
+    }
+}
+
+impl<S> GetProxyDigest for Timed<S> {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(self.digest.clone())
+    }
+}
+
+impl<S: GetSocketDigest> GetSocketDigest for Timed<S> {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.inner.get_socket_digest()
+    }
+}
+
+impl<S> Peek for Timed<S> {}
+
+/// A TLS connection.
 pub(super) struct UpstreamTlsStream {
     inner: TlsStream<TcpStream>,
     tls: Arc<SslDigest>,

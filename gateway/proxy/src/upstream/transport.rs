@@ -6,18 +6,18 @@ use super::metrics::BackendMetrics;
 use super::stream::UpstreamTlsStream;
 use super::tls::{Alpn, BackendTlsError, TlsClient};
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use foldhash::HashMap;
-use pingora_core::connectors::L4Connect;
 use pingora_core::protocols::l4::socket::SocketAddr as EngineAddr;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::tls::{ALPN, CustomALPN};
+use pingora_core::protocols::{GetSocketDigest, SocketDigest};
 use pingora_core::upstreams::peer::{Tracer, Tracing};
 use pingora_core::{Error, ErrorType, Result};
 use rustls::HandshakeKind;
 use sluice_model::config::{BackendProtocol, CircuitBreaker};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -26,8 +26,8 @@ use tokio::net::TcpStream;
 
 /// The engine hands a connection to [`super::UpstreamConnector`] where the peer's ALPN is `Custom`; the name says what is
 /// to be spoken. It never goes over the wire: ALPN on the wire is the policy's.
-const EITHER: &[u8] = b"sluice-tls";
-const HTTP1: &[u8] = b"sluice-tls-1";
+const EITHER: &[u8] = b"sluice";
+const HTTP1: &[u8] = b"sluice-1";
 
 #[derive(Debug)]
 pub(super) struct Transport {
@@ -52,10 +52,8 @@ impl Transport {
     /// What the engine is told of the connection's protocol.
     pub(super) fn peer_alpn(&self, http1_only: bool) -> ALPN {
         match (self.is_tls(), self.protocol) {
-            (false, BackendProtocol::Http2) => ALPN::H2,
-            (false, BackendProtocol::Http1 | BackendProtocol::WebSocket) => ALPN::H1,
-            (true, BackendProtocol::WebSocket) => self.alpn_http1.clone(),
-            (true, BackendProtocol::Http2) => self.alpn_either.clone(),
+            (_, BackendProtocol::Http2) => self.alpn_either.clone(),
+            (false, _) | (true, BackendProtocol::WebSocket) => self.alpn_http1.clone(),
             (true, BackendProtocol::Http1) => {
                 let http1_only = http1_only || self.http1_required.load(Relaxed);
                 if http1_only { self.alpn_http1.clone() } else { self.alpn_either.clone() }
@@ -115,6 +113,19 @@ impl Transport {
             );
         }
         self.metrics.connect_ok.inc();
+        Ok(stream)
+    }
+
+    /// A new connection in clear text. The caller bounds its time.
+    pub(super) async fn connect_clear(&self, address: SocketAddr) -> Result<L4Stream> {
+        let (tcp, guard) = self.tcp(address).await?;
+        self.metrics.connect_ok.inc();
+        let socket = SocketDigest::from_raw_fd(tcp.as_raw_fd());
+        // A fresh cell is always free.
+        let _ = socket.peer_addr.set(Some(EngineAddr::Inet(address)));
+        let mut stream = L4Stream::from(tcp);
+        stream.set_socket_digest(socket);
+        stream.tracer = Some(Tracer(Box::new(Tracked { _guard: Some(guard) })));
         Ok(stream)
     }
 
@@ -181,21 +192,6 @@ fn handshake_error(error: &io::Error) -> ErrorType {
     }
 }
 
-/// Clear text: the engine calls this for each new connection, and pools it by the peer's key.
-#[async_trait]
-impl L4Connect for Transport {
-    async fn connect(&self, address: &EngineAddr) -> Result<L4Stream> {
-        let EngineAddr::Inet(address) = address else {
-            return Error::e_explain(ErrorType::InternalError, "endpoints have IP addresses");
-        };
-        let (tcp, guard) = self.tcp(*address).await?;
-        self.metrics.connect_ok.inc();
-        let mut stream = L4Stream::from(tcp);
-        stream.tracer = Some(Tracer(Box::new(Tracked { _guard: Some(guard) })));
-        Ok(stream)
-    }
-}
-
 /// Rides on an engine's stream to count it until it is closed.
 #[derive(Debug)]
 struct Tracked {
@@ -225,7 +221,7 @@ pub(super) fn may_be_http2(alpn: Option<&ALPN>) -> bool {
     matches!(alpn, Some(ALPN::Custom(name)) if name.protocol() == EITHER)
 }
 
-/// All transports with TLS, by id: the engine's connector knows a peer by its numbers only. Read for new connections,
+/// All transports, by id: the engine's connector knows a peer by its numbers only. Read for new connections,
 /// not for each request; written when a policy comes or goes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Transports {
@@ -252,13 +248,11 @@ impl Transports {
             alpn_http1: ALPN::Custom(CustomALPN::new(HTTP1.to_vec())),
             http1_required: AtomicBool::new(false),
         });
-        if transport.is_tls() {
-            self.by_id.rcu(|map| {
-                let mut map = HashMap::clone(map);
-                map.insert(id, Arc::downgrade(&transport));
-                map
-            });
-        }
+        self.by_id.rcu(|map| {
+            let mut map = HashMap::clone(map);
+            map.insert(id, Arc::downgrade(&transport));
+            map
+        });
         transport
     }
 

@@ -62,13 +62,25 @@ impl Server {
     }
 
     pub async fn with(answer: impl Fn(Seen) -> Answer + Send + Sync + 'static) -> Server {
+        Server::serving(None, answer).await
+    }
+
+    /// Over TLS, with the name `web.internal`: HTTP/2 where the client wants it, else HTTP/1.
+    pub async fn over_tls(tls: &BackendTlsFixture, answer: impl Fn(Seen) -> Answer + Send + Sync + 'static) -> Server {
+        Server::serving(Some(tls.acceptor.clone()), answer).await
+    }
+
+    async fn serving(
+        tls: Option<tokio_rustls::TlsAcceptor>,
+        answer: impl Fn(Seen) -> Answer + Send + Sync + 'static,
+    ) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let (log, answer) = (seen.clone(), Arc::new(answer));
         let task = tokio::spawn(async move {
             while let Ok((io, _)) = listener.accept().await {
-                let (log, answer) = (log.clone(), answer.clone());
+                let (log, answer, tls) = (log.clone(), answer.clone(), tls.clone());
                 let service = service_fn(move |request: Request<Incoming>| {
                     let (log, answer) = (log.clone(), answer.clone());
                     async move {
@@ -86,7 +98,14 @@ impl Server {
                     }
                 });
                 tokio::spawn(async move {
-                    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(io), service).await;
+                    let builder = auto::Builder::new(TokioExecutor::new());
+                    match tls {
+                        None => drop(builder.serve_connection(TokioIo::new(io), service).await),
+                        Some(tls) => {
+                            let Ok(io) = tls.accept(io).await else { return };
+                            drop(builder.serve_connection(TokioIo::new(io), service).await);
+                        }
+                    }
                 });
             }
         });
@@ -108,6 +127,63 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// What a backend with TLS needs, and what the gateway is told of it.
+pub struct BackendTlsFixture {
+    acceptor: tokio_rustls::TlsAcceptor,
+    pub policy: Arc<BackendTls>,
+}
+
+impl BackendTlsFixture {
+    pub fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(vec!["web.internal".into()]).unwrap();
+        let der = made.cert.der().clone();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![der.clone()], key)
+            .unwrap();
+        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let policy = BackendTls {
+            hostname: sluice_model::Hostname::parse("web.internal").unwrap(),
+            subject_alt_names: Vec::new(),
+            ca: BackendCa::Bundle(vec![Arc::from(der.as_ref())]),
+            client_certificate: None,
+            min_version: TlsVersion::V1_2,
+        };
+        BackendTlsFixture { acceptor: Arc::new(server).into(), policy: Arc::new(policy) }
+    }
+}
+
+/// The ways to a backend: HTTP/1, HTTP/2, and HTTP/2 over TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Http1,
+    H2c,
+    Tls,
+}
+
+impl Way {
+    pub const ALL: [Way; 3] = [Way::Http1, Way::H2c, Way::Tls];
+
+    /// A gateway before one backend that is reached this way.
+    pub async fn setup(self, answer: impl Fn(Seen) -> Answer + Send + Sync + 'static) -> (Server, Setup) {
+        let tls = BackendTlsFixture::new();
+        let server = match self {
+            Way::Tls => Server::over_tls(&tls, answer).await,
+            Way::Http1 | Way::H2c => Server::with(answer).await,
+        };
+        let setup = Setup::new().backend_with("web", &[server.address], |backend| match self {
+            Way::Http1 => {}
+            Way::H2c => backend.protocol = BackendProtocol::Http2,
+            Way::Tls => backend.tls = Some(tls.policy.clone()),
+        });
+        (server, setup)
     }
 }
 
@@ -267,13 +343,18 @@ pub struct Gateway {
 
 impl Gateway {
     pub async fn start(config: Arc<Config>) -> Gateway {
+        Gateway::start_with(config, |_| {}).await
+    }
+
+    pub async fn start_with(config: Arc<Config>, change: impl FnOnce(&mut ProxyOptions)) -> Gateway {
         let mut registry = Registry::default();
         let small = HostOptions { instances: 16, max_memory: 16 << 20, ..HostOptions::default() };
         let plugins = Arc::new(PluginHost::new(small, &mut registry).unwrap());
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("access.log");
-        let options =
+        let mut options =
             ProxyOptions { workers: 1, access_log: AccessLogTarget::File(log.clone()), ..ProxyOptions::default() };
+        change(&mut options);
         let port = *config.ports.keys().next().unwrap();
         let proxy = Proxy::new(options, &mut registry, plugins).unwrap();
         let applied = proxy.apply(config);

@@ -239,6 +239,16 @@ fn equal_leaves(a: &serde_json::Value, b: &serde_json::Value, path: &str, same: 
 }
 
 #[test]
+fn every_field_of_the_access_log_can_be_asked_for() {
+    let all: Vec<_> = sluice_model::config::AccessLogField::ALL.iter().map(|field| field.name()).collect();
+    let fields = format!("sample: 0.5, fields: [{}]", all.join(", "));
+    let h = Harness::new(&(CONFIGS.replace("sample: 0.5", &fields) + &gateway("infra", "gw", HTTP)));
+    assert_eq!(h.config().access_log.fields, sluice_model::config::AccessLogField::ALL);
+    assert!(all.contains(&"attributes"), "what plugins tell");
+    assert!(h.problems().iter().all(|problem| !problem.contains("accessLog")), "{:?}", h.problems());
+}
+
+#[test]
 fn bad_values_of_a_gateway_config_are_told_with_their_fields_and_keep_their_defaults() {
     let yaml = CONFIGS
         .replace("connections: 7, headerCount: 50", "connections: 0, headerBytes: lots")

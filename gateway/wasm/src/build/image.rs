@@ -8,7 +8,9 @@ use crate::engine::Engine;
 use crate::guest::generated::exports::sluice::plugin as exported;
 use crate::instance::{Live, PluginLog, State};
 use crate::limits::Limits;
+use crate::schema::ConfigError;
 use futures::FutureExt;
+use http::HeaderName;
 use sluice_model::plugin::PluginSpec;
 use sluice_model::problem::Code;
 use std::sync::Arc;
@@ -29,6 +31,8 @@ pub(crate) struct Image {
     pub(crate) phases: Phases,
     /// Set where the memory can't be made an image: each instance runs configure itself.
     pub(crate) configure_with: Option<Arc<str>>,
+    /// Request headers that only this plugin writes.
+    pub(crate) owned_headers: Box<[HeaderName]>,
 }
 
 impl Image {
@@ -41,7 +45,7 @@ impl Image {
         log: &Arc<PluginLog>,
     ) -> Result<Image, Failure> {
         let config = normal(config);
-        check(module, config)?;
+        let owned_headers = check(module, config)?;
         let pre = match &module.instrumented {
             Ok(instrumented) => {
                 let phases = phases(instrumented)?;
@@ -58,15 +62,15 @@ impl Image {
                 let phases = phases(&pre)?;
                 if phases.configuration.is_none() {
                     takes_none(config)?;
-                    return Ok(Image { pre, phases, configure_with: None });
+                    return Ok(Image { pre, phases, configure_with: None, owned_headers });
                 }
                 tracing::info!(plugin = %spec.key, %reason, "no image can be made of this plugin: its instances are pooled");
                 configure(&pre, &phases, spec, config, log, engine)?;
-                return Ok(Image { pre, phases, configure_with: Some(config.into()) });
+                return Ok(Image { pre, phases, configure_with: Some(config.into()), owned_headers });
             }
         };
         let phases = phases(&pre)?;
-        Ok(Image { pre, phases, configure_with: None })
+        Ok(Image { pre, phases, configure_with: None, owned_headers })
     }
 }
 
@@ -82,13 +86,16 @@ fn takes_none(config: &str) -> Result<(), Failure> {
     Err(Failure::new(Code::PluginConfig, "config", "the plugin takes no configuration"))
 }
 
-/// Holds the configuration against the module's schema, before any of its code runs.
-fn check(module: &Module, config: &str) -> Result<(), Failure> {
+/// Holds the configuration against the module's schema, before any of its code runs. The headers that it says are its own.
+fn check(module: &Module, config: &str) -> Result<Box<[HeaderName]>, Failure> {
     let value = serde_json::from_str(config)
         .map_err(|error| Failure::new(Code::PluginConfig, "config", format!("it is not JSON: {error}")))?;
-    let Some(schema) = &module.schema else { return Ok(()) };
+    let Some(schema) = &module.schema else { return Ok(Box::default()) };
     let errors = schema.validate(&value);
-    let Some(first) = errors.first() else { return Ok(()) };
+    let Some(first) = errors.first() else {
+        let refused = |error: ConfigError| Failure::new(Code::PluginConfig, &error.field, error.message);
+        return schema.owned_headers(&value).map_err(refused);
+    };
     let message: Vec<_> = errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
     Err(Failure::new(Code::PluginConfig, &first.field, message.join("; ")))
 }
@@ -127,7 +134,8 @@ fn configure(
     log: &Arc<PluginLog>,
     engine: &Engine,
 ) -> Result<Live, Failure> {
-    let unconfigured = Image { pre: pre.clone(), phases: phases.clone(), configure_with: None };
+    let unconfigured =
+        Image { pre: pre.clone(), phases: phases.clone(), configure_with: None, owned_headers: Box::default() };
     let mut live = Live::new(&unconfigured, store(engine, spec, log)).map_err(|error| {
         let full = error.is::<wasmtime::PoolConcurrencyLimitError>();
         Failure { retry: full, ..Failure::new(Code::PluginTrap, "spec", format!("no instance can be made: {error:#}")) }

@@ -352,6 +352,7 @@ struct App {
 
 #[derive(Default)]
 struct Ctx {
+    deadline: Option<Deadline>,
     pick: Option<Pick>,
     tried: Tried,
     backend: Option<Arc<BackendRuntime>>,
@@ -405,9 +406,13 @@ impl ProxyHttp for App {
         _reused: bool,
         _peer: &HttpPeer,
         _fd: std::os::unix::io::RawFd,
-        _digest: Option<&pingora_core::protocols::Digest>,
+        digest: Option<&pingora_core::protocols::Digest>,
         ctx: &mut Ctx,
     ) -> pingora_core::Result<()> {
+        ctx.deadline = digest.and_then(Deadline::of);
+        if let (Some(deadline), Some(timeout)) = (&mut ctx.deadline, *self.timeout.lock().unwrap()) {
+            deadline.set(std::time::Instant::now().checked_add(timeout));
+        }
         if let Some(pick) = &mut ctx.pick {
             pick.connected();
         }

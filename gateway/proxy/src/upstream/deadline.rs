@@ -1,0 +1,144 @@
+//! Until when an endpoint is waited for, whatever the engine's own timeouts say.
+//!
+//! The engine has one timeout for the response's head and for each pause of its body, fixed when the request is sent; over
+//! HTTP/2 it begins with the request's head, so that it would cut a long upload. So the engine's is the pause's, and the
+//! rest is a deadline that the request moves as it goes on: it is armed when the request has ended, changed when the
+//! response begins, and gone in a tunnel. It is read where bytes are waited for: in the stream of an HTTP/1 connection,
+//! and in the session of an HTTP/2 stream.
+
+use futures::task::AtomicWaker;
+use pingora_core::protocols::Digest;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_http::ResponseHeader;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::time::Sleep;
+
+/// Instants are counted from here.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// No deadline.
+const NONE: u64 = 0;
+
+/// The deadline of one connection (HTTP/1) or stream (HTTP/2).
+#[derive(Debug, Default)]
+pub(super) struct ReadDeadline {
+    /// Microseconds since [`ORIGIN`], and one.
+    at: AtomicU64,
+    reader: AtomicWaker,
+}
+
+impl ReadDeadline {
+    fn store(&self, at: u64) {
+        if self.at.swap(at, SeqCst) != at {
+            self.reader.wake();
+        }
+    }
+
+    fn at(&self) -> Option<Instant> {
+        match self.at.load(SeqCst) {
+            NONE => None,
+            at => ORIGIN.checked_add(Duration::from_micros(at - 1)),
+        }
+    }
+
+    /// Ready once the deadline has passed. The timer is made when it is first needed, and from then on moved only where
+    /// it fires too late, or has fired: a connection that serves many requests hardly touches it.
+    pub(super) fn poll(&self, timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<()> {
+        self.reader.register(cx.waker());
+        let Some(at) = self.at() else { return Poll::Pending };
+        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
+        if timer.deadline() > at.into() {
+            timer.as_mut().reset(at.into());
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            let Some(at) = self.at() else { return Poll::Pending };
+            if at <= Instant::now() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(at.into());
+        }
+        Poll::Pending
+    }
+}
+
+/// What the engine hands on of a connection or stream, with its deadline in it.
+pub(super) fn digest_of(deadline: &Arc<ReadDeadline>) -> Arc<ProxyDigest> {
+    // The engine's type wants a response; nobody looks at it.
+    let response = ResponseHeader::build_no_case(200, Some(0))
+        .unwrap_or_else(|_| ResponseHeader::from(http::Response::new(()).into_parts().0));
+    Arc::new(ProxyDigest::new(Box::new(response), Some(Box::new(deadline.clone()))))
+}
+
+/// A request's hold on the deadline of what carries it. Dropped, the deadline is gone, unless another request has set its
+/// own meanwhile.
+#[derive(Debug)]
+pub struct Deadline {
+    deadline: Arc<ReadDeadline>,
+    set: u64,
+}
+
+impl Deadline {
+    /// By the digest that `connected_to_upstream` gives.
+    pub fn of(digest: &Digest) -> Option<Self> {
+        let deadline = digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref::<Arc<ReadDeadline>>()?;
+        deadline.store(NONE);
+        Some(Deadline { deadline: deadline.clone(), set: NONE })
+    }
+
+    /// `None`: nothing is waited for in vain any more but by the engine's own timeouts.
+    pub fn set(&mut self, at: Option<Instant>) {
+        let since = at.map(|at| at.saturating_duration_since(*ORIGIN).as_micros());
+        self.set = since.map_or(NONE, |since| u64::try_from(since).unwrap_or(u64::MAX - 1) + 1);
+        self.deadline.store(self.set);
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        // Lost against a request that has taken the pooled connection since: that one's deadline stands.
+        let _ = self.deadline.at.compare_exchange(self.set, NONE, SeqCst, SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn passed(deadline: &ReadDeadline, timer: &mut Option<Pin<Box<Sleep>>>) {
+        std::future::poll_fn(|cx| deadline.poll(timer, cx)).await;
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_waits_learns_of_a_deadline_that_is_set_later_or_moved() {
+        let shared = Arc::new(ReadDeadline::default());
+        let digest = Digest { proxy_digest: Some(digest_of(&shared)), ..Digest::default() };
+        let mut request = Deadline::of(&digest).unwrap();
+        let mut timer = None;
+        request.set(Instant::now().checked_add(Duration::from_secs(3600)));
+        let set = async {
+            tokio::task::yield_now().await;
+            request.set(Some(Instant::now()));
+        };
+        tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(passed(&shared, &mut timer), set) })
+            .await
+            .unwrap();
+    }
+
+    #[test]
+    fn a_request_that_is_over_takes_back_its_own_deadline_only() {
+        let shared = Arc::new(ReadDeadline::default());
+        let digest = Digest { proxy_digest: Some(digest_of(&shared)), ..Digest::default() };
+        let mut first = Deadline::of(&digest).unwrap();
+        first.set(Instant::now().checked_add(Duration::from_secs(1)));
+        let mut second = Deadline::of(&digest).unwrap();
+        second.set(Instant::now().checked_add(Duration::from_secs(9)));
+        drop(first);
+        assert!(shared.at().is_some());
+        drop(second);
+        assert_eq!(shared.at(), None);
+    }
+}
