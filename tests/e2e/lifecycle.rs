@@ -3,8 +3,10 @@
 use crate::shop::{HOST, Shop, backend_of};
 use futures::{SinkExt, StreamExt};
 use rustix::process::Signal;
+use sluice_tests::certificate::Authority;
+use sluice_tests::gateway::Options;
 use sluice_tests::objects::route_to;
-use sluice_tests::{Backend, http2, raw, wait};
+use sluice_tests::{Backend, Folder, Gateway, http2, objects, ports, raw, wait};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -80,6 +82,75 @@ async fn running_requests_finish_while_new_connections_are_refused_and_readiness
     assert_eq!((answer.status, answer.text().as_str()), (200, "done"));
     assert!(shop.gateway.exited().await.success());
     assert!(TcpStream::connect(("127.0.0.1", shop.http)).await.is_err());
+}
+
+/// A gateway before a backend that answers when it is told to, with further arguments.
+async fn before(backend: &Backend, folder: &Folder, authority: &Authority, arguments: &[&str]) -> (Gateway, u16) {
+    let (http, https) = (ports::free(), ports::free());
+    folder.write(
+        "slow.yaml",
+        objects::join([
+            objects::class(),
+            objects::configured_gateway(http, Some((https, "leaf")), "timeouts: {drain: 1ms}"),
+            objects::secret("leaf", &authority.leaf(&[HOST])),
+            route_to("all", &[HOST], "slow"),
+            objects::service("slow", &[backend.address]),
+        ]),
+    );
+    let options = arguments.iter().fold(Options::new(folder), |options, argument| options.argument(*argument));
+    (options.start().await, https)
+}
+
+#[tokio::test]
+async fn the_drain_has_the_time_of_its_option_over_http2_as_well_and_says_what_it_cut() {
+    let (folder, authority) = (Folder::new(), Authority::default());
+    let (backend, _never) = patient().await;
+    let (mut gateway, https) = before(&backend, &folder, &authority, &["--drain-timeout", "1"]).await;
+    let client = http2::Connection::tls(https, HOST, authority.client(&["h2"])).await.unwrap();
+    let request = client.request("GET", HOST, "/").body(()).unwrap();
+    let asked = tokio::spawn(async move { client.exchange_unless_closing(request).await });
+    wait::until("the request at the backend", || async { (backend.count() == 1).then_some(()) }).await;
+    gateway.signal(Signal::TERM);
+    gateway.exited().await;
+    assert!(gateway.log().iter().any(|line| line.contains("\"cut\":1")), "{:?}", gateway.log());
+    assert!(asked.await.unwrap().is_err());
+
+    let (folder, authority) = (Folder::new(), Authority::default());
+    let (backend, release) = patient().await;
+    let (mut gateway, https) = before(&backend, &folder, &authority, &[]).await;
+    let client = http2::Connection::tls(https, HOST, authority.client(&["h2"])).await.unwrap();
+    let request = client.request("GET", HOST, "/").body(()).unwrap();
+    let asked = tokio::spawn(async move { client.exchange_unless_closing(request).await });
+    wait::until("the request at the backend", || async { (backend.count() == 1).then_some(()) }).await;
+    gateway.signal(Signal::TERM);
+    wait::until("draining", || async { (!matches!(gateway.public_get("/readyz").await, Ok((200, _)))).then_some(()) })
+        .await;
+    // Far above the listener's own, far below that of the process.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    release.send_replace(true);
+    assert_eq!(asked.await.unwrap().unwrap().expect("an answer").status, 200);
+    assert!(gateway.exited().await.success());
+}
+
+#[tokio::test]
+async fn a_socket_that_systemd_passes_is_served_with_what_waits_in_its_queue() {
+    let (folder, backend) = (Folder::new(), Backend::echo("one").await);
+    let socket = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    folder.write(
+        "one.yaml",
+        objects::join([
+            objects::class(),
+            objects::gateway(port, None),
+            route_to("all", &[HOST], "one"),
+            objects::service("one", &[backend.address]),
+        ]),
+    );
+    let mut early = raw::Client::connect(port).await.unwrap();
+    early.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await.unwrap();
+    let gateway = Options::new(&folder).socket(socket).start().await;
+    assert_eq!(early.response().await.unwrap().status, 200);
+    assert!(gateway.stop().await.success());
 }
 
 #[tokio::test]

@@ -78,5 +78,9 @@ spec:
     assert_eq!(client.get("a.example", "/").await.unwrap().status, 200);
     assert_eq!(client.get("b.example", "/").await.unwrap().status, 421);
     assert_eq!(gateway.logged(|l| l["status"] == 421).await["reason"], "misdirected_request");
+    let mut client = raw::Client::connect_tls(port, "a.example", authority.client(&["http/1.1"])).await.unwrap();
+    client.send("GET /one HTTP/1.1\r\nHost: b.example\r\n\r\n").await.unwrap();
+    assert_eq!(client.response().await.unwrap().status, 421);
+    assert_eq!(gateway.logged(|l| l["path"] == "/one").await["reason"], "misdirected_request");
     assert_eq!(backend.count(), 1);
 }

@@ -2,7 +2,7 @@
 
 use crate::edge::{Edge, HOST, get, post};
 use sluice_tests::backend::text;
-use sluice_tests::{Backend, Folder, Gateway, objects, ports, raw};
+use sluice_tests::{Backend, Folder, Gateway, http2, objects, ports, raw};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,18 @@ async fn rfc9110_15_5_9_a_body_that_stops_is_a_timeout() {
     client.send(post("Content-Length: 100\r\n", "only this")).await.unwrap();
     assert_eq!(client.response().await.unwrap().status, 408);
     assert_eq!(edge.gateway.logged(|l| l["status"] == 408).await["reason"], "body_timeout");
+}
+
+#[tokio::test]
+async fn rfc9110_15_5_9_a_body_that_stops_over_http2_is_a_timeout_of_its_request_alone() {
+    let edge = Edge::configured("timeouts: {bodyIdle: 1s}").await;
+    let client = http2::Connection::tls(edge.https, HOST, edge.authority.client(&["h2"])).await.unwrap();
+    let request = client.request("POST", HOST, "/stopped").body(()).unwrap();
+    let (response, mut body) = client.open(request).await.unwrap();
+    body.send_data(bytes::Bytes::from_static(b"only this"), false).unwrap();
+    assert_eq!(http2::collect(response.await.unwrap()).await.unwrap().status, 408);
+    assert_eq!(edge.gateway.logged(|l| l["path"] == "/stopped").await["reason"], "body_timeout");
+    assert_eq!(client.get(HOST, "/after").await.unwrap().status, 200);
 }
 
 #[tokio::test]

@@ -28,6 +28,8 @@ async fn rfc9110_7_8_other_upgrades_are_not_passed_on() {
         "Connection: Upgrade\r\nUpgrade: h2c\r\n",
         "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
         "Connection: Upgrade\r\nUpgrade: tunnel\r\n",
+        // Not nominated by Connection, and so to be ignored; the engine would make a tunnel of it.
+        "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
     ] {
         let seen = edge.passes(&get("/", lines)).await;
         assert_eq!((seen.field("upgrade"), seen.field("http2-settings")), (None, None), "{lines}");
@@ -86,4 +88,26 @@ async fn a_tunnel_ends_with_its_longest_life() {
     end.await.expect("the tunnel ended");
     edge.gateway.logged(|l| l["path"] == "/long").await;
     assert!(edge.gateway.metric("sluice_timeouts_total", &["tunnel_max"]).await >= 1.0);
+}
+
+#[tokio::test]
+async fn an_idle_tunnel_is_told_to_go_away() {
+    let edge = Edge::configured("timeouts: {streamIdle: 1s}").await;
+    let stream = TcpStream::connect(("127.0.0.1", edge.http)).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(format!("ws://{HOST}/idle"), stream).await.unwrap();
+    let told = tokio::time::timeout(std::time::Duration::from_secs(20), socket.next()).await.expect("it is told");
+    assert!(matches!(&told, Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == 1001), "{told:?}");
+    drop(socket);
+    edge.gateway.logged(|l| l["path"] == "/idle").await;
+    assert!(edge.gateway.metric("sluice_timeouts_total", &["stream_idle"]).await >= 1.0);
+}
+
+/// RFC 6455, section 4.1, has no body in a handshake: with one it is a request like any other, with its deadlines.
+#[tokio::test]
+async fn rfc9110_15_5_9_an_upgrade_with_a_body_that_does_not_come_is_a_timeout() {
+    let edge = Edge::configured("timeouts: {bodyIdle: 1s}").await;
+    let mut client = raw::Client::connect(edge.http).await.unwrap();
+    client.send(get("/never", &format!("{WEB_SOCKET}Content-Length: 10\r\n"))).await.unwrap();
+    assert_eq!(client.response().await.unwrap().status, 408);
+    assert_eq!(edge.gateway.logged(|l| l["path"] == "/never").await["reason"], "body_timeout");
 }

@@ -33,6 +33,7 @@ pub struct Options {
     wait_for_ready: bool,
     label: &'static str,
     addresses: Option<(SocketAddr, SocketAddr)>,
+    socket: Option<std::net::TcpListener>,
 }
 
 impl Options {
@@ -44,7 +45,14 @@ impl Options {
             wait_for_ready: true,
             label: "first",
             addresses: None,
+            socket: None,
         }
+    }
+
+    /// Passes a listening socket on as systemd does (sd_listen_fds(3)).
+    pub fn socket(mut self, socket: std::net::TcpListener) -> Self {
+        self.socket = Some(socket);
+        self
     }
 
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
@@ -74,7 +82,17 @@ impl Options {
         let fresh = || SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()));
         let (public, admin) = self.addresses.unwrap_or_else(|| (fresh(), fresh()));
         let access_log = self.state.join(format!("access-{}-{}.log", self.label, public.port()));
-        let mut child = Command::new(binary::sluice())
+        let (mut command, stdin) = match self.socket {
+            None => (Command::new(binary::sluice()), Stdio::null()),
+            // The shell moves it to descriptor 3, and becomes the gateway: LISTEN_PID is the process that it names.
+            Some(socket) => {
+                let mut shell = Command::new("sh");
+                let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\"";
+                shell.args(["-c", script]).arg(binary::sluice());
+                (shell, Stdio::from(std::os::fd::OwnedFd::from(socket)))
+            }
+        };
+        let mut child = command
             .arg("run")
             .arg("--config")
             .arg(&self.folder)
@@ -85,7 +103,7 @@ impl Options {
             .arg(&self.state)
             .args(["--log-format", "json"])
             .args(&self.arguments)
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)

@@ -165,6 +165,7 @@ codes! {
     CertificateHost = "SLUICE-P307", "a certificate that does not cover the host", "use a certificate whose names cover the host";
     PortNotBound = "SLUICE-P308", "a port that cannot be bound", "free the port, or choose another; binding is tried again";
     InvalidCa = "SLUICE-P309", "a CA bundle that cannot be used", "store PEM certificates under ca.crt";
+    SharedPort = "SLUICE-P310", "listeners of one port that differ in what can only hold for all of it", "give the listeners the same value in their GatewayConfigs, or ports of their own";
 
     // 4xx: plugins and policies
     PluginSource = "SLUICE-P401", "a plugin whose code cannot be loaded", "check the source and, where given, its digest";

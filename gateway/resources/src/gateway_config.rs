@@ -160,6 +160,9 @@ pub struct TimeoutsConfig {
     /// Least bytes a second of a request body, averaged over bodyIdle. Default 240; 0 switches it off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_min_rate: Option<Quantity>,
+    /// Least bytes a second that a client takes of a response, over bodyIdle of waiting for it. Default 240; 0: off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_min_rate: Option<Quantity>,
     /// From the request's end to the response's header section. Default 60s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_headers: Option<DurationText>,
@@ -307,8 +310,8 @@ layered!(LimitsConfig {
     drain_bytes;
 });
 layered!(TimeoutsConfig {
-    handshake, request_headers, body_idle, body_min_rate, response_headers, stream_idle, tunnel_max, connection_max,
-    keep_alive, drain, connect;
+    handshake, request_headers, body_idle, body_min_rate, response_min_rate, response_headers, stream_idle, tunnel_max,
+    connection_max, keep_alive, drain, connect;
 });
 layered!(ListenerTlsConfig { min_version, ciphers, tickets, http2; });
 layered!(Http2Config {

@@ -44,6 +44,10 @@ pub(crate) struct RunArgs {
     /// Threads that serve requests [default: one for each CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
+    /// Open client connections of all ports together; above, new ones are closed at once (sluice_limit_hits_total,
+    /// limit="total_connections")
+    #[arg(long, value_name = "N", default_value = "50000", value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: u32,
     /// The folder for what outlives a restart [default: $STATE_DIRECTORY, $XDG_STATE_HOME/sluice or ~/.local/state/sluice]
     #[arg(long, value_name = "DIR", env = "SLUICE_STATE_DIR")]
     state_dir: Option<PathBuf>,
@@ -133,8 +137,10 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
     let metrics = Metrics::new(ours);
     let host = HostOptions { cache_dir: Some(state_folder.join("plugins")), ..HostOptions::default() };
     let plugins = Arc::new(PluginHost::new(host, ours)?);
+    let max_connections = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
     let mut options = ProxyOptions {
         sockets,
+        max_connections,
         memory_limit: args.memory_limit.map(|mib| u64::from(mib) << 20),
         ..ProxyOptions::default()
     };

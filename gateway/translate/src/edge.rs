@@ -158,6 +158,8 @@ fn timeouts(settings: Option<&TimeoutsConfig>, field: &str, report: &mut Report<
         body_idle: positive!(body_idle, "bodyIdle"),
         body_min_rate: bytes(s.body_min_rate.as_ref(), 0..=GIB, &at("bodyMinRate"), report)
             .unwrap_or(none.body_min_rate),
+        response_min_rate: bytes(s.response_min_rate.as_ref(), 0..=GIB, &at("responseMinRate"), report)
+            .unwrap_or(none.response_min_rate),
         response_headers: positive!(response_headers, "responseHeaders"),
         stream_idle: positive!(stream_idle, "streamIdle"),
         tunnel_max: duration_of(s.tunnel_max.as_ref(), &at("tunnelMax"), report).filter(|d| !d.is_zero()),

@@ -40,7 +40,7 @@ pub struct Limits {
     pub method: u32,
     /// Bytes of a request body. Default: none; above: 413.
     pub body: Option<u64>,
-    /// Requests on one connection before it is closed gracefully. Default 10,000.
+    /// Requests on one connection before it is closed gracefully. Default 10,000; the last one counts as a hit.
     pub requests_per_connection: u32,
     /// Bytes that are read and thrown away so that a connection can be used again after an early answer. Default
     /// 64 KiB; above, it is closed.
@@ -74,9 +74,14 @@ pub struct Timeouts {
     /// Least bytes a second of a request body, averaged over `body_idle`. Default 240 (as Apache's mod_reqtimeout does
     /// it at the start of a body: 500; we are milder); 0 switches it off.
     pub body_min_rate: u64,
+    /// Least bytes a second that a client takes of a response, averaged over `body_idle` of waiting for it; on HTTP/1 the
+    /// connection is closed below, on HTTP/2 it is while more than `http2.send_buffer` waits. Tunnels are left alone.
+    /// Default 240; 0 switches it off.
+    pub response_min_rate: u64,
     /// From the request's end to the response's header section. Default 60 s; then 504. A route's own timeout replaces it.
     pub response_headers: Duration,
-    /// Longest time without a byte in either direction of a stream or tunnel. Default 300 s.
+    /// Longest time without a byte in either direction of a stream or tunnel; for a piece of a response to be taken by the
+    /// client likewise. Default 300 s.
     pub stream_idle: Duration,
     /// Longest life of a WebSocket or another tunnel. Default: none.
     pub tunnel_max: Option<Duration>,
@@ -97,6 +102,7 @@ impl Default for Timeouts {
             request_headers: Duration::from_secs(10),
             body_idle: Duration::from_secs(60),
             body_min_rate: 240,
+            response_min_rate: 240,
             response_headers: Duration::from_secs(60),
             stream_idle: Duration::from_secs(300),
             tunnel_max: None,
@@ -125,7 +131,8 @@ pub struct Http2 {
     /// (The time for a header block is `timeouts.request_headers`.)
     /// CONTINUATION frames of one block. Default 16.
     pub continuations: u32,
-    /// Bytes that may wait behind shut windows of one connection. Default 1 MiB; above for `body_idle`, it is closed.
+    /// Bytes that may wait behind shut windows of one connection. Default 1 MiB; above for 5 s in which the client takes
+    /// less than `timeouts.response_min_rate`, it is closed.
     pub send_buffer: u32,
 }
 

@@ -23,6 +23,8 @@ pub(super) const END_HEADERS: u8 = 0x4;
 const INITIAL_WINDOW_SIZE: u16 = 0x4;
 
 const FRAME_HEADER: usize = 9;
+/// Bytes of a header block that are looked at where it has no more.
+const SHORT_BLOCK: u32 = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameHeader {
@@ -42,6 +44,8 @@ pub(super) enum Event {
     Window { stream: u32, increment: u32 },
     /// A peer's new SETTINGS_INITIAL_WINDOW_SIZE.
     InitialWindow(u32),
+    /// A HEADERS frame of so few bytes: what it says, and how much of that is meant.
+    ShortBlock { frame: FrameHeader, block: [u8; 6] },
     /// The last byte of a frame has passed.
     End(FrameHeader),
 }
@@ -104,6 +108,7 @@ impl FrameReader {
         };
         self.seen = 0;
         self.unit_seen = 0;
+        self.unit = [0; 6];
         self.left = frame.length;
         self.current = Some(frame);
         on(Event::Frame(frame));
@@ -114,6 +119,9 @@ impl FrameReader {
         if self.left == 0
             && let Some(frame) = self.current.take()
         {
+            if frame.kind == HEADERS && frame.length <= SHORT_BLOCK {
+                on(Event::ShortBlock { frame, block: self.unit });
+            }
             on(Event::End(frame));
         }
     }
@@ -122,6 +130,8 @@ impl FrameReader {
         let unit = match frame.kind {
             RST_STREAM | WINDOW_UPDATE => 4,
             SETTINGS if frame.flags & ACK == 0 => 6,
+            // Never filled: what there is of it is told at the frame's end.
+            HEADERS if frame.length <= SHORT_BLOCK => 6,
             _ => return,
         };
         for byte in payload {

@@ -2,9 +2,10 @@
 //! of the frames that pass.
 //!
 //! Counted, as rates that refill: resets, control frames (PING, SETTINGS, PRIORITY, unknown types, empty DATA, windows
-//! opened by trifles), CONTINUATION. Timed: header blocks, bodies that drip, responses that wait behind shut windows. A
-//! breach is told to the connection's task, which says GOAWAY with ENHANCE_YOUR_CALM and closes; from that moment nothing
-//! more is read. Single streams are not reset: whoever breaks one of these bounds is not served on the connection.
+//! opened by trifles), CONTINUATION. Timed: header blocks, and responses that wait behind shut windows. A breach is told
+//! to the connection's task, which says GOAWAY with ENHANCE_YOUR_CALM and closes; from that moment nothing more is read.
+//! What one request alone does wrong is not judged here: a body that drips ([`super::paced`]), a response that is not read
+//! (the engine's write timeout).
 //!
 //! Windows are followed from both sides' frames. What h2 holds back is not visible here; a stream whose window is shut is
 //! taken to hold as much as it is allowed to ([`STREAM_SEND_BUFFER`]).
@@ -13,6 +14,7 @@ use super::h2_frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Event, FrameHeader, FrameReader, GOAWAY, HEADERS, PREFACE,
     RST_STREAM, SETTINGS, WINDOW_UPDATE,
 };
+use super::held::Holder;
 use super::metrics::DownstreamMetrics;
 use sluice_model::config::Edge;
 use std::collections::HashMap;
@@ -34,8 +36,30 @@ const FRAME_SIZE: u32 = 16 * 1024;
 const DEFAULT_WINDOW: i64 = 65_535;
 /// An increment of a window that is worth its frame.
 const WORTHY_INCREMENT: u32 = 1024;
+/// How often it is looked at what waits behind shut windows.
+const ROUND: Duration = Duration::from_secs(1);
+/// For how long too much may wait there while the client takes next to nothing.
+const OVERFULL: Duration = Duration::from_secs(5);
 /// WINDOW_UPDATE frames that each DATA frame of ours is a reason for: one for its stream, one for the connection.
 const UPDATES_FOR_DATA: u32 = 2;
+
+/// `:status: 431` as h2's encoder writes it at first (RFC 7541, section 6.2.1), and where indices into the dynamic table
+/// begin, by which it does so afterwards.
+const STATUS_431: [u8; 5] = [0x48, 0x83, 0x69, 0x90, 0xff];
+const DYNAMIC_INDEX: u8 = 0x80 | 62;
+
+/// Whether a response's header block is that one field, and so not the engine's, which always has a date: h2 itself has
+/// refused a header list that is too large.
+fn is_431(length: u32, block: [u8; 6]) -> bool {
+    match length {
+        1 => block.first().is_some_and(|index| *index >= DYNAMIC_INDEX),
+        5 => block.starts_with(&STATUS_431),
+        _ => false,
+    }
+}
+
+/// RFC 9113, section 7: there were too many streams at a time.
+const REFUSED_STREAM: u32 = 0x7;
 
 /// Which bound was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,19 +104,12 @@ impl Bucket {
 struct StreamWatch {
     /// The client's window for our DATA.
     send_window: i64,
-    /// Our window for the client's DATA.
-    recv_window: i64,
     /// The request's body is not at its end.
     receiving: bool,
     /// The response has begun, and is not at its end.
     sending: bool,
-    responded: bool,
-    /// It was there at the last round of checks.
-    checked: bool,
-    received: u64,
-    sent: u64,
-    /// How long, in rounds, its window has been all but shut.
-    stalled: Duration,
+    /// The response is at its end.
+    answered: bool,
 }
 
 #[derive(Debug)]
@@ -116,16 +133,21 @@ struct Watch {
     /// Between the first byte of HEADERS and the last of the frame with END_HEADERS.
     in_header_block: bool,
     connection_window: i64,
+    socket_full: bool,
     initial_window: i64,
-    our_window: i64,
     updates_due: u32,
+    /// The HEADERS that we send is the first of its stream.
+    begins_response: bool,
     send_buffer: u64,
-    /// More than `send_buffer` was waiting at the last round of checks.
-    overfull: bool,
+    /// What waits, for the budget of all connections.
+    waiting: Arc<Holder>,
+    /// For how long more than `send_buffer` has been waiting, and what the client has taken since.
+    overfull: Duration,
+    taken: u64,
     request_headers: Duration,
-    body_idle: Duration,
-    body_min_rate: u64,
-    stream_idle: Duration,
+    round: Duration,
+    /// Bytes that the client is to take in a round.
+    least: u64,
     breach: Option<Breach>,
     metrics: DownstreamMetrics,
     alarm: Arc<Notify>,
@@ -133,9 +155,11 @@ struct Watch {
 
 impl Tap {
     /// `alarm` is notified at a breach.
-    pub(super) fn new(edge: &Edge, metrics: &DownstreamMetrics, alarm: Arc<Notify>) -> Self {
+    pub(super) fn new(edge: &Edge, metrics: &DownstreamMetrics, alarm: Arc<Notify>, waiting: Arc<Holder>) -> Self {
         let now = Instant::now();
         let http2 = &edge.http2;
+        let round = ROUND.min(edge.timeouts.body_idle);
+        let least = u128::from(edge.timeouts.response_min_rate) * round.as_millis() / 1000;
         Tap {
             inbound: FrameReader::after(PREFACE.len()),
             outbound: FrameReader::after(0),
@@ -149,15 +173,17 @@ impl Tap {
                 max_streams: http2.max_concurrent_streams as usize * 2 + 128,
                 in_header_block: false,
                 connection_window: DEFAULT_WINDOW,
+                socket_full: false,
                 initial_window: DEFAULT_WINDOW,
-                our_window: i64::from(http2.stream_window),
                 updates_due: 0,
+                begins_response: false,
                 send_buffer: u64::from(http2.send_buffer),
-                overfull: false,
+                waiting,
+                overfull: Duration::ZERO,
+                taken: 0,
                 request_headers: edge.timeouts.request_headers,
-                body_idle: edge.timeouts.body_idle,
-                body_min_rate: edge.timeouts.body_min_rate,
-                stream_idle: edge.timeouts.stream_idle,
+                round,
+                least: u64::try_from(least).unwrap_or(u64::MAX),
                 breach: None,
                 metrics: metrics.clone(),
                 alarm,
@@ -188,7 +214,16 @@ impl Tap {
         self.outbound.pass(bytes, |event| watch.we_sent(event));
     }
 
-    /// Called when nothing can be read: lets time pass.
+    /// Whether the client's socket takes nothing more: then responses wait as they do behind shut windows. h2 may not
+    /// read before it can write, so that time passes here as well.
+    pub(super) fn socket_full(&mut self, full: bool, cx: &mut Context<'_>) {
+        self.watch.socket_full = full;
+        if full {
+            self.poll_deadlines(cx);
+        }
+    }
+
+    /// Called when nothing can be read or written: lets time pass.
     pub(super) fn poll_deadlines(&mut self, cx: &mut Context<'_>) {
         if let Some(timer) = &mut self.header_timer
             && timer.as_mut().poll(cx).is_ready()
@@ -196,10 +231,11 @@ impl Tap {
             self.header_timer = None;
             self.watch.break_at(Breach::Timeout("request_headers"));
         }
-        let round = self.watch.body_idle;
-        if self.watch.streams.is_empty() {
+        // Without a stream there is nothing to look at, but a last time.
+        if self.watch.streams.is_empty() && self.check_timer.is_none() {
             return;
         }
+        let round = self.watch.round;
         let timer = self.check_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(round)));
         while timer.as_mut().poll(cx).is_ready() {
             self.watch.check(round);
@@ -243,7 +279,7 @@ impl Watch {
             Event::End(FrameHeader { kind: HEADERS | CONTINUATION, flags, .. }) if flags & END_HEADERS != 0 => {
                 self.in_header_block = false;
             }
-            Event::End(_) => {}
+            Event::End(_) | Event::ShortBlock { .. } => {}
             Event::Reset { stream, .. } => {
                 self.streams.remove(&stream);
             }
@@ -277,37 +313,26 @@ impl Watch {
                 if frame.length == 0 && !ends {
                     self.count_control();
                 }
-                if let Some(watched) = self.streams.get_mut(&frame.stream) {
-                    watched.received += u64::from(frame.length);
-                    watched.recv_window -= i64::from(frame.length);
-                    if ends {
-                        watched.receiving = false;
-                    }
+                if ends {
+                    self.received(frame.stream);
                 }
             }
             HEADERS => {
                 self.continuations = 0;
                 self.in_header_block = true;
-                if let Some(watched) = self.streams.get_mut(&frame.stream) {
+                if self.streams.contains_key(&frame.stream) {
                     // Trailers.
-                    watched.receiving &= !ends;
+                    if ends {
+                        self.received(frame.stream);
+                    }
                     return;
                 }
                 if self.streams.len() >= self.max_streams {
                     self.break_at(Breach::Limit("max_concurrent_streams"));
                     return;
                 }
-                let watched = StreamWatch {
-                    send_window: self.initial_window,
-                    recv_window: self.our_window,
-                    receiving: !ends,
-                    sending: false,
-                    responded: false,
-                    checked: false,
-                    received: 0,
-                    sent: 0,
-                    stalled: Duration::ZERO,
-                };
+                let watched =
+                    StreamWatch { send_window: self.initial_window, receiving: !ends, sending: false, answered: false };
                 self.streams.insert(frame.stream, watched);
             }
             CONTINUATION => {
@@ -325,23 +350,36 @@ impl Watch {
         }
     }
 
+    /// A request is at its end.
+    fn received(&mut self, stream: u32) {
+        if let Some(watched) = self.streams.get_mut(&stream) {
+            watched.receiving = false;
+            if watched.answered {
+                self.streams.remove(&stream);
+            }
+        }
+    }
+
     fn we_sent(&mut self, event: Event) {
         match event {
             Event::Frame(frame) => self.our_frame(frame),
             Event::Reset { stream, code } => {
                 self.streams.remove(&stream);
+                if code == REFUSED_STREAM {
+                    self.metrics.limit("max_concurrent_streams");
+                }
                 // Resets that the client provokes cost as much as those that it sends: PROTOCOL_ERROR,
                 // FLOW_CONTROL_ERROR, STREAM_CLOSED, FRAME_SIZE_ERROR, REFUSED_STREAM (RFC 9113, section 7).
                 if matches!(code, 0x1 | 0x3 | 0x5 | 0x6 | 0x7) {
                     self.count_reset();
                 }
             }
-            Event::Window { stream, increment } => {
-                if let Some(watched) = self.streams.get_mut(&stream) {
-                    watched.recv_window += i64::from(increment);
+            Event::ShortBlock { frame, block } => {
+                if self.begins_response && frame.flags & END_STREAM != 0 && is_431(frame.length, block) {
+                    self.metrics.limit("header_bytes");
                 }
             }
-            Event::InitialWindow(_) | Event::End(_) => {}
+            Event::Window { .. } | Event::InitialWindow(_) | Event::End(_) => {}
         }
     }
 
@@ -350,16 +388,16 @@ impl Watch {
         match frame.kind {
             DATA => {
                 self.connection_window -= i64::from(frame.length);
+                self.taken += u64::from(frame.length);
                 self.updates_due = self.updates_due.saturating_add(UPDATES_FOR_DATA);
                 if let Some(watched) = self.streams.get_mut(&frame.stream) {
                     watched.send_window -= i64::from(frame.length);
-                    watched.sent += u64::from(frame.length);
                 }
             }
             HEADERS => {
                 if let Some(watched) = self.streams.get_mut(&frame.stream) {
+                    self.begins_response = !watched.sending;
                     watched.sending = true;
-                    watched.responded = true;
                 }
             }
             _ => return,
@@ -369,6 +407,7 @@ impl Watch {
         }
         if let Some(watched) = self.streams.get_mut(&frame.stream) {
             watched.sending = false;
+            watched.answered = true;
             if !watched.receiving {
                 self.streams.remove(&frame.stream);
             }
@@ -377,45 +416,24 @@ impl Watch {
 
     /// One round of checks, `round` after the last.
     fn check(&mut self, round: Duration) {
-        let least = u128::from(self.body_min_rate) * round.as_millis() / 1000;
-        let connection_shut = self.connection_window <= 0;
-        let mut waiting = 0_u64;
-        let mut breach = None;
-        self.streams.retain(|_, watched| {
-            // A response that has begun makes a conversation of it, which lives by the idle timeouts only; and a window
-            // that we keep shut is not the client's fault.
-            let waited_for = watched.receiving && !watched.responded && watched.recv_window > 0;
-            if watched.checked && waited_for {
-                if watched.received == 0 {
-                    breach = Some(Breach::Timeout("body_idle"));
-                } else if u128::from(watched.received) < least {
-                    breach = Some(Breach::Timeout("body_min_rate"));
-                }
-            }
-            let shut = watched.sending && (connection_shut || watched.send_window <= 0);
-            if shut {
-                waiting += u64::from(STREAM_SEND_BUFFER);
-            }
-            if shut && watched.checked && u128::from(watched.sent) <= least {
-                watched.stalled += round;
-                if watched.stalled >= self.stream_idle {
-                    breach = Some(Breach::Timeout("stream_idle"));
-                }
-            } else {
-                watched.stalled = Duration::ZERO;
-            }
-            watched.received = 0;
-            watched.sent = 0;
-            watched.checked = true;
-            watched.receiving || watched.sending || !watched.responded
-        });
-        let overfull = waiting > self.send_buffer;
-        if overfull && self.overfull {
-            breach = breach.or(Some(Breach::Limit("send_buffer")));
+        let connection_shut = self.socket_full || self.connection_window <= 0;
+        let shut = |watched: &&StreamWatch| watched.sending && (connection_shut || watched.send_window <= 0);
+        let shut = self.streams.values().filter(shut).count() as u64;
+        let waiting = shut * u64::from(STREAM_SEND_BUFFER);
+        if !self.waiting.set(waiting) {
+            // Its task has been told already.
+            return;
         }
-        self.overfull = overfull;
-        if let Some(breach) = breach {
-            self.break_at(breach);
+        if waiting <= self.send_buffer {
+            self.overfull = Duration::ZERO;
+            self.taken = 0;
+            return;
+        }
+        self.overfull += round;
+        let rounds = self.overfull.as_millis() / round.as_millis().max(1);
+        // A client with small windows on a slow network has many streams waiting, and takes from them what it can.
+        if self.overfull >= OVERFULL.min(round * 5) && u128::from(self.taken) <= u128::from(self.least) * rounds {
+            self.break_at(Breach::Limit("send_buffer"));
         }
     }
 }

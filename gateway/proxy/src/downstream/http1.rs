@@ -32,6 +32,8 @@ use tokio::time::Sleep;
 
 /// How long the rest of a short body may take to arrive after an early answer, so that its connection can be used again.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// Bytes of a header section that is not counted for the process.
+const SMALL_SECTION: usize = 4 * 1024;
 /// How long a refusal may take to be written.
 const REFUSAL_TIME: Duration = Duration::from_secs(5);
 
@@ -56,10 +58,13 @@ where
     let draining = connection.port.draining();
     let mut patience = Patience::new(&connection);
     let mut requests = 0_u32;
+    let mut keep_alive = connection.edge.timeouts.keep_alive;
     loop {
-        match next(&mut stream, &connection, &mut patience, requests == 0).await {
+        match next(&mut stream, &connection, &mut patience, keep_alive, requests == 0).await {
             Next::Request { head, section, edge } => {
                 requests += 1;
+                // Of the listener whose host was asked for last: before the first request there is none.
+                keep_alive = edge.timeouts.keep_alive;
                 let Some(used) = exchange(stream, head, section, &edge, &connection, requests, &app, &draining).await
                 else {
                     return;
@@ -99,10 +104,25 @@ where
     A: HttpServerApp + Send + Sync + 'static,
 {
     let framing = Framing::from(head.body);
+    let metrics = &connection.port.metrics.all;
+    let section = if head.other_upgrade { http1_head::without_upgrade(&section) } else { section };
+    // What ordinary requests hold is bounded by the number of connections.
+    let _held = if section.len() > SMALL_SECTION {
+        let Some(charge) = connection.port.shared.headers.charge(section.len() as u64) else {
+            let mut received = section;
+            std::mem::swap(stream.ahead(), &mut received);
+            let refused = Refused { reason: Reason::HeadersTooLarge, limit: Some("total_header_bytes") };
+            Box::pin(refuse(stream, connection, refused, Instant::now())).await;
+            return None;
+        };
+        Some(charge)
+    } else {
+        None
+    };
     stream.begin_exchange(framing, head.websocket, edge);
     let mut session = ServerSession::new_http1(stream);
     session.set_pipelined_prefix(section);
-    // A tunnel watches its own idleness, in both directions; until there is one, such a request has no body to wait for.
+    // A tunnel watches its own idleness, in both directions; a request that asks for one has no body to wait for.
     session.set_read_timeout((!head.websocket).then_some(edge.timeouts.body_idle));
     session.set_write_timeout(Some(edge.timeouts.stream_idle));
     if let Framing::Length(length) = framing
@@ -113,7 +133,14 @@ where
         session.set_close_on_response_before_downstream_finish(false);
         session.set_total_drain_timeout(Some(DRAIN_TIME));
     }
-    if requests >= edge.limits.requests_per_connection || connection.aged() {
+    let (last, aged) = (requests >= edge.limits.requests_per_connection, connection.aged());
+    if last || aged {
+        if last {
+            metrics.limit("requests_per_connection");
+        }
+        if aged {
+            metrics.timeout("connection_max");
+        }
         // None left: the answer says `Connection: close`.
         session.set_keepalive_reuses_remaining(Some(0));
     }
@@ -138,29 +165,39 @@ impl Patience {
         }
     }
 
-    /// Ready once the connection has waited for `limit`, or its port is closing.
-    fn poll_end(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+    /// Ready once the connection has waited for `limit` (`true`), or its port is closing.
+    fn poll_end(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<bool> {
         while self.timer.as_mut().poll(cx).is_ready() {
             let until = self.since + limit;
             if Instant::now() >= until {
-                return Poll::Ready(());
+                return Poll::Ready(true);
             }
             self.timer.as_mut().reset(until.into());
         }
-        self.closing.as_mut().poll(cx)
+        self.closing.as_mut().poll(cx).map(|()| false)
     }
 }
 
 /// Waits for the next request, and reads its header section.
-async fn next(stream: &mut DownstreamStream, connection: &Connection, patience: &mut Patience, first: bool) -> Next {
+async fn next(
+    stream: &mut DownstreamStream,
+    connection: &Connection,
+    patience: &mut Patience,
+    keep_alive: Duration,
+    first: bool,
+) -> Next {
     let state = &connection.state;
     // A port with several listeners: theirs are compared once the host is known.
     let limits = if stream.is_tls() { HeaderLimits::of(&connection.edge) } else { state.widest };
     if stream.ahead().is_empty() {
         patience.since = Instant::now();
-        let keep_alive = connection.edge.timeouts.keep_alive;
         let waited = std::future::poll_fn(|cx| match stream.poll_read_ahead(cx) {
-            Poll::Pending => patience.poll_end(cx, keep_alive).map(|()| Ok(false)),
+            Poll::Pending => patience.poll_end(cx, keep_alive).map(|late| {
+                if late {
+                    connection.port.metrics.all.timeout("keep_alive");
+                }
+                Ok(false)
+            }),
             ready => ready,
         });
         if !matches!(waited.await, Ok(true)) {
@@ -212,12 +249,23 @@ async fn rest_of_section(
 ) -> Next {
     let read = async {
         let mut parsed = stream.ahead().len();
+        let mut held = None;
+        let mut counted = SMALL_SECTION;
         loop {
             match std::future::poll_fn(|cx| stream.poll_read_ahead(cx)).await {
                 Ok(true) => {}
                 Ok(false) | Err(_) => return Next::End,
             }
             let ahead = stream.ahead();
+            if ahead.len() > counted {
+                drop(held.take());
+                counted = ahead.len() * 2;
+                held = connection.port.shared.headers.charge(counted as u64);
+                if held.is_none() {
+                    let refused = Refused { reason: Reason::HeadersTooLarge, limit: Some("total_header_bytes") };
+                    return Next::Refused(refused, started);
+                }
+            }
             if ahead.len() < 2 * parsed && !blank_line_since(ahead, parsed) {
                 continue;
             }
@@ -275,7 +323,14 @@ async fn refuse(mut stream: Box<DownstreamStream>, connection: &Connection, refu
     let received = std::mem::take(stream.ahead());
     let (method, target) = http1_head::line_parts(&received);
     let status = refused.reason.status();
-    let response = refusal::response(status, method == "HEAD");
+    let host = refusal::field(&received, "host");
+    let edge = if stream.is_tls() {
+        &connection.edge
+    } else {
+        connection.state.edge_for_host(host.and_then(|host| std::str::from_utf8(host).ok()).unwrap_or_default())
+    };
+    let json = refusal::accepts_json(&received);
+    let response = refusal::response(refused.reason, &edge.server_header, method == "HEAD", json);
     stream.abandon();
     let written = async {
         stream.write_all(&response).await?;
@@ -288,7 +343,6 @@ async fn refuse(mut stream: Box<DownstreamStream>, connection: &Connection, refu
         Ok(Err(_)) | Err(_) => 0,
     };
     if let Some(info) = stream.info() {
-        let host = refusal::host(&received);
         let protocol = "HTTP/1.1";
         let told = Refusal { reason: refused.reason, status, protocol, method, target, host, started, sent };
         connection.port.shared.observer.refused(info, &told);

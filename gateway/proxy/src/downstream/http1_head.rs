@@ -5,6 +5,7 @@
 //! RFC 9110), and a request's framing is settled for the stream, which hands the engine its bytes and no others.
 
 use super::port::HeaderLimits;
+use bytes::BytesMut;
 use httparse::{Error, Header, Status};
 use sluice_model::Reason;
 use std::mem::MaybeUninit;
@@ -14,6 +15,8 @@ const MAX_FIELDS: usize = 256;
 
 /// The start of a request target that is kept for the log of a refusal.
 const LOGGED_TARGET: usize = 8 * 1024;
+
+const UPGRADE: &str = "upgrade";
 
 /// How a request's body is delimited (RFC 9112, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +34,11 @@ pub(super) struct Head {
     pub(super) body: BodyLength,
     /// The client waits for a 100 before it sends its body.
     pub(super) expects_continue: bool,
-    /// It asks for an upgrade to WebSocket.
+    /// It asks for an upgrade to WebSocket, in the one form that is offered: GET, HTTP/1.1, no body (RFC 6455, section
+    /// 4.1), and Upgrade nominated by Connection.
     pub(super) websocket: bool,
+    /// It has a field Upgrade that is to be ignored (RFC 9110, section 7.8).
+    pub(super) other_upgrade: bool,
     /// Where the value of Host stands.
     pub(super) host: Option<(usize, usize)>,
     pub(super) measure: Measure,
@@ -119,11 +125,15 @@ pub(super) fn parse(bytes: &[u8], limits: &HeaderLimits) -> Result<Option<Head>,
     measure.check(limits)?;
     check_target(method, target)?;
     let host = found.host(minor)?;
+    let body = found.body(minor)?;
+    let websocket = found.websocket && found.connection_upgrade && method == "GET" && minor == 1;
+    let websocket = websocket && body == BodyLength::None && found.upgrades == 1;
     Ok(Some(Head {
         len,
-        body: found.body(minor)?,
+        body,
         expects_continue: found.expects_continue,
-        websocket: found.upgrade_websocket && found.connection_upgrade,
+        websocket,
+        other_upgrade: found.upgrades > 0 && !websocket,
         host: host.map(|value| {
             let start = value.as_ptr() as usize - bytes.as_ptr() as usize;
             (start, start + value.len())
@@ -139,7 +149,8 @@ struct Fields<'b> {
     content_length: Option<u64>,
     transfer_encoding: Option<&'b [u8]>,
     expects_continue: bool,
-    upgrade_websocket: bool,
+    upgrades: u32,
+    websocket: bool,
     connection_upgrade: bool,
 }
 
@@ -159,7 +170,10 @@ impl<'b> Fields<'b> {
                 once(&mut self.transfer_encoding, field.value, Reason::AmbiguousFraming)?;
             }
             6 if is("expect") => self.expects_continue |= field.value.eq_ignore_ascii_case(b"100-continue"),
-            7 if is("upgrade") => self.upgrade_websocket |= field.value.eq_ignore_ascii_case(b"websocket"),
+            7 if is(UPGRADE) => {
+                self.upgrades += 1;
+                self.websocket = field.value.eq_ignore_ascii_case(b"websocket");
+            }
             10 if is("connection") => {
                 let mut tokens = field.value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
                 self.connection_upgrade |= tokens.any(|token| token.eq_ignore_ascii_case(b"upgrade"));
@@ -281,6 +295,21 @@ fn partial(bytes: &[u8], limits: &HeaderLimits) -> Result<(), Refused> {
         return Err(Refused::limit(Reason::HeadersTooLarge, "header_bytes"));
     }
     Ok(())
+}
+
+/// A section that has passed, without its field Upgrade: to the engine each would be the beginning of a tunnel.
+pub(super) fn without_upgrade(section: &[u8]) -> BytesMut {
+    let is_upgrade = |line: &[u8]| {
+        line.split_at_checked(UPGRADE.len())
+            .is_some_and(|(name, rest)| name.eq_ignore_ascii_case(UPGRADE.as_bytes()) && rest.starts_with(b":"))
+    };
+    let mut rest = BytesMut::with_capacity(section.len());
+    for line in section.split_inclusive(|b| *b == b'\n') {
+        if !is_upgrade(line) {
+            rest.extend_from_slice(line);
+        }
+    }
+    rest
 }
 
 /// The status for what the parser does not take.

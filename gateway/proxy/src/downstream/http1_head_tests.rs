@@ -139,11 +139,32 @@ fn limits_are_named_and_answered_with_their_own_status() {
 }
 
 #[test]
-fn an_upgrade_needs_both_fields() {
-    let websocket = |fields: &str| read(&with_fields(fields)).unwrap().unwrap().websocket;
-    assert!(websocket("Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"));
-    assert!(!websocket("Upgrade: websocket\r\n"));
-    assert!(!websocket("Connection: upgrade\r\nUpgrade: h2c\r\n"));
+fn rfc_9110_7_8_an_upgrade_needs_both_fields_and_is_ignored_otherwise() {
+    let read = |text: &str| read(text).unwrap().unwrap();
+    let asked = |fields: &str| read(&with_fields(fields).replace("POST", "GET"));
+    let offered = asked("Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n");
+    assert!(offered.websocket && !offered.other_upgrade);
+    for fields in [
+        "Upgrade: websocket\r\n",
+        "Connection: upgrade\r\nUpgrade: h2c\r\n",
+        "Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
+        "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 10\r\n",
+    ] {
+        let head = asked(fields);
+        assert!(!head.websocket && head.other_upgrade, "{fields}");
+    }
+    let fields = "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    for line in ["POST / HTTP/1.1\r\nHost: a\r\n", "GET / HTTP/1.0\r\n"] {
+        assert!(read(&format!("{line}{fields}")).other_upgrade, "{line}");
+    }
+    assert!(!asked("Connection: upgrade\r\n").other_upgrade);
+}
+
+#[test]
+fn a_section_without_its_upgrade_is_the_same_but_for_those_lines() {
+    let section = with_fields("UPGRADE: h2c\r\nUpgrade-Insecure-Requests: 1\r\nupgrade: websocket\r\n");
+    let rest = without_upgrade(section.as_bytes());
+    assert_eq!(rest, with_fields("Upgrade-Insecure-Requests: 1\r\n").as_bytes());
 }
 
 #[test]

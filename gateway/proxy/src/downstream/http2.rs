@@ -3,7 +3,9 @@
 use super::connection::{Connection, ConnectionInfo, Refusal};
 use super::h2_frames::PREFACE;
 use super::h2_tap::{STREAM_SEND_BUFFER, Tap};
-use super::header_budget::HeaderBudget;
+use super::held::{HeaderBudget, Holder};
+use super::open_port::Phase;
+use super::paced::{self, SlowBodies};
 use super::stream::DownstreamStream;
 use h2::Reason;
 use pingora_core::apps::HttpServerApp;
@@ -52,7 +54,8 @@ where
 {
     let edge = &connection.edge;
     let alarm = Arc::new(Notify::new());
-    stream.begin_http2(Tap::new(edge, &connection.port.metrics.all, alarm.clone()));
+    let waiting = Arc::new(Holder::new(&connection.port.shared.waiting, &alarm));
+    stream.begin_http2(Tap::new(edge, &connection.port.metrics.all, alarm.clone(), waiting.clone()));
     let digest = Arc::new(Digest {
         ssl_digest: stream.get_ssl_digest(),
         timing_digest: stream.get_timing_digest(),
@@ -77,7 +80,7 @@ where
         () = alarm.notified() => return,
     };
     let mut requests = JoinSet::new();
-    accept(h2, digest, connection, app, &alarm, &mut requests).await;
+    accept(h2, digest, connection, app, &alarm, &waiting, &mut requests).await;
     // Whatever still runs has lost its streams. It ends by itself, and writes its log line.
     let rest = async {
         while let Some(ended) = requests.join_next().await {
@@ -114,7 +117,11 @@ fn refused(connection: &Connection, digest: &Digest) {
 
 /// GOAWAY with ENHANCE_YOUR_CALM, and the end.
 async fn calm_down(h2: &mut h2::server::Connection<Stream, bytes::Bytes>) {
-    h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+    end_with(h2, Reason::ENHANCE_YOUR_CALM).await;
+}
+
+async fn end_with(h2: &mut h2::server::Connection<Stream, bytes::Bytes>, reason: Reason) {
+    h2.abrupt_shutdown(reason);
     // A client that does not take it is closed all the same.
     let _ = tokio::time::timeout(GOODBYE, std::future::poll_fn(|cx| h2.poll_closed(cx))).await;
 }
@@ -124,49 +131,78 @@ async fn accept<A>(
     digest: Arc<Digest>,
     connection: &Connection,
     app: &Arc<A>,
-    alarm: &Notify,
+    alarm: &Arc<Notify>,
+    waiting: &Holder,
     requests: &mut JoinSet<()>,
 ) where
     A: HttpServerApp + Send + Sync + 'static,
 {
     let edge = &connection.edge;
     let limits = &edge.limits;
-    let mut draining = connection.port.draining();
+    let metrics = &connection.port.metrics.all;
+    // Both hold for a connection that was accepted, or whose handshake ended, when the port had come that far already.
+    let draining = connection.port.reaches(Phase::Draining);
+    let closing = connection.port.reaches(Phase::Closing);
+    let shutdown = connection.port.draining();
+    let (mut told, mut closes) = (false, false);
     let mut leaving = false;
     let mut malformed = 0;
     let mut served = 0_u32;
     let mut quiet_since = Instant::now();
-    let budget = HeaderBudget::new(limits.header_bytes, connection.port.shared.clone());
+    let budget = HeaderBudget::new(limits.header_bytes, &connection.port.shared.headers, alarm);
+    let slow = SlowBodies::new(metrics, alarm);
     let quiet = tokio::time::sleep(edge.timeouts.keep_alive);
-    // The end of the connection's life; once it is leaving, the end of its patience.
+    // The end of the connection's life; once it is leaving by itself, the end of its patience. While the port drains, it
+    // is the port that has patience: its workers cut what is left, and count it.
     let end = tokio::time::sleep(edge.timeouts.connection_max.unwrap_or(Duration::MAX));
-    tokio::pin!(quiet, end);
+    tokio::pin!(draining, closing, quiet, end);
     loop {
         let leave = tokio::select! {
             biased;
             () = alarm.notified() => {
+                // Both are closed from outside, by a connection that found no room.
+                if budget.is_gone() {
+                    metrics.limit("total_header_bytes");
+                }
+                if waiting.is_gone() {
+                    metrics.limit("total_send_bytes");
+                }
                 return calm_down(&mut h2).await;
             }
-            changed = draining.changed(), if !leaving => changed.is_err() || *draining.borrow(),
+            () = &mut draining, if !told => {
+                told = true;
+                true
+            }
+            () = &mut closing, if !closes => {
+                closes = true;
+                true
+            }
             accepted = HttpSession::from_h2_conn(&mut h2, digest.clone()) => match accepted {
-                Ok(Some(H2Accept::Session(session))) => {
+                Ok(Some(H2Accept::Session(mut session))) => {
                     let Some(charge) = budget.charge(&session.req_header().headers) else {
-                        connection.port.metrics.all.limit("header_bytes");
+                        metrics.limit(if budget.is_gone() { "total_header_bytes" } else { "header_bytes" });
                         return calm_down(&mut h2).await;
                     };
-                    let (app, shutdown) = (app.clone(), draining.clone());
+                    // A client that leaves a response unread loses the response, not the connection.
+                    session.set_write_timeout(Some(edge.timeouts.stream_idle));
+                    let session = paced::pace(ServerSession::new_http2(session), &edge.timeouts, &slow);
+                    let (app, shutdown) = (app.clone(), shutdown.clone());
                     requests.spawn(async move {
                         let _charge = charge;
-                        app.process_new_http(ServerSession::new_http2(session), &shutdown).await;
+                        app.process_new_http(session, &shutdown).await;
                     });
                     served = served.saturating_add(1);
-                    served == limits.requests_per_connection
+                    let last = served == limits.requests_per_connection;
+                    if last {
+                        metrics.limit("requests_per_connection");
+                    }
+                    last
                 }
                 Ok(Some(H2Accept::Rejected)) => {
                     malformed += 1;
                     refused(connection, &digest);
                     if malformed >= MALFORMED_MAX {
-                        connection.port.metrics.all.limit("malformed_streams");
+                        metrics.limit("malformed_streams");
                         return calm_down(&mut h2).await;
                     }
                     false
@@ -189,14 +225,19 @@ async fn accept<A>(
                 if idle && leaving {
                     return;
                 }
+                if idle {
+                    metrics.timeout("keep_alive");
+                }
                 idle
             }
             () = &mut end => {
                 if leaving {
                     // Its streams are cut: whoever holds one for longer than draining takes is told by the reset.
+                    metrics.timeout("drain");
+                    connection.port.shared.note_cut(usize::from(!requests.is_empty()));
                     return;
                 }
-                connection.port.metrics.all.timeout("connection_max");
+                metrics.timeout("connection_max");
                 true
             }
         };
@@ -206,5 +247,17 @@ async fn accept<A>(
             end.as_mut().reset(tokio::time::Instant::now() + edge.timeouts.drain);
             quiet_since = Instant::now();
         }
+        if told || closes {
+            end.as_mut().reset(far());
+        }
+        if closes && requests.is_empty() {
+            // It was told, and nothing runs: a client that does not leave by itself is not waited for.
+            return end_with(&mut h2, Reason::NO_ERROR).await;
+        }
     }
+}
+
+/// Later than anything that is waited for.
+fn far() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_secs(86_400 * 365)
 }

@@ -32,9 +32,15 @@ pub struct DownstreamOptions {
     /// Open connections of all ports together; above, new ones are closed at once (`sluice_limit_hits_total`,
     /// `limit="total_connections"`). Default 50,000.
     pub max_connections: usize,
-    /// Bytes of HTTP/2 header sections that all connections may hold together, beyond one full-size section each; above,
-    /// the connection that asks for more is closed (`limit="header_bytes"`). Default 256 MiB.
+    /// Bytes of header sections that all connections may hold together: those of running HTTP/2 requests, and those of
+    /// HTTP/1 above 4 KiB. Above, the HTTP/2 connection that holds most is closed, and an HTTP/1 request is refused where
+    /// that is not enough (`limit="total_header_bytes"`; what is held: `sluice_held_bytes{limit="header_bytes"}`).
+    /// Default 256 MiB.
     pub max_header_bytes: u64,
+    /// Bytes of responses that may wait behind shut HTTP/2 windows of all connections together. Above, the connection
+    /// that holds most is closed (`limit="total_send_bytes"`; what is held: `sluice_held_bytes{limit="send_bytes"}`).
+    /// Default 256 MiB.
+    pub max_send_bytes: u64,
     /// Listening sockets that were taken over, by the address that the configuration has for them. Those that the first
     /// configuration does not name are closed.
     pub sockets: Vec<(SocketAddr, TcpListener)>,
@@ -48,6 +54,7 @@ impl Default for DownstreamOptions {
             workers,
             max_connections: 50_000,
             max_header_bytes: 256 * 1024 * 1024,
+            max_send_bytes: 256 * 1024 * 1024,
             sockets: Vec::new(),
         }
     }
@@ -118,7 +125,13 @@ impl Downstream {
         let control = Arc::new(Control {
             mode: options.mode,
             workers,
-            shared: Arc::new(Shared::new(options.max_connections, options.max_header_bytes, observer, metrics.clone())),
+            shared: Arc::new(Shared::new(
+                options.max_connections,
+                options.max_header_bytes,
+                options.max_send_bytes,
+                observer,
+                metrics.clone(),
+            )),
             ports: watch::Sender::new(Ports::new()),
             wanted: Mutex::new(wanted),
             changed: Condvar::new(),

@@ -46,6 +46,7 @@ pub struct DownstreamMetrics {
     handshake_failures: Family<HandshakeFailureLabel, Counter>,
     limits: Family<LimitLabel, Counter>,
     timeouts: Family<TimeoutLabel, Counter>,
+    held: Family<LimitLabel, Gauge>,
     restarts: Family<TaskLabel, Counter>,
 }
 
@@ -58,6 +59,7 @@ impl Default for DownstreamMetrics {
             handshake_failures: Family::default(),
             limits: Family::default(),
             timeouts: Family::default(),
+            held: Family::default(),
             restarts: Family::default(),
         }
     }
@@ -90,6 +92,11 @@ impl DownstreamMetrics {
         );
         registry.register("sluice_timeouts", "Timeouts that acted", metrics.timeouts.clone());
         registry.register(
+            "sluice_held_bytes",
+            "Memory that clients make us hold, of what is bounded for all connections together",
+            metrics.held.clone(),
+        );
+        registry.register(
             "sluice_task_restarts",
             "Tasks and threads that ended by a panic and were replaced",
             metrics.restarts.clone(),
@@ -106,6 +113,11 @@ impl DownstreamMetrics {
     /// Counts one timeout that acted, by the name of its field in [`sluice_model::config::Timeouts`].
     pub fn timeout(&self, timeout: &'static str) {
         self.timeouts.get_or_create(&TimeoutLabel { timeout }).inc();
+    }
+
+    /// What is held of one budget for all connections.
+    pub(super) fn held(&self, limit: &'static str) -> Gauge {
+        self.held.get_or_create_owned(&LimitLabel { limit })
     }
 
     /// Counts a task that panicked and was replaced.

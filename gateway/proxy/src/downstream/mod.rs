@@ -23,7 +23,7 @@
 //! What `ProxyHttp` need not look at again on HTTP/1, as the gate has: line ends, target bytes and form, version, exactly
 //! one Host that is a host, framing, CONNECT, limits of method, target, header bytes and count. The body's idle timeout
 //! is set on the session (the engine's `ReadTimedout`), and so is a write timeout of `stream_idle`; the minimum rate of
-//! bodies shows as a read error of kind `TimedOut`.
+//! bodies shows as a read error of kind `TimedOut`. On HTTP/2 the same holds, by [`paced`].
 
 mod connection;
 mod engine_io;
@@ -31,7 +31,7 @@ mod h2_frames;
 mod h2_tap;
 pub mod handover;
 mod handshake;
-mod header_budget;
+mod held;
 mod http1;
 mod http1_body;
 mod http1_head;
@@ -39,6 +39,7 @@ mod http2;
 mod listeners;
 mod metrics;
 mod open_port;
+mod paced;
 mod port;
 mod proxy_protocol;
 mod pulse;

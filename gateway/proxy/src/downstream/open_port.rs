@@ -1,12 +1,13 @@
 //! A port that is bound: the state that new connections see, how many there are, and the way it closes.
 
 use super::connection::EdgeObserver;
+use super::held::Budget;
 use super::metrics::{DownstreamMetrics, PortMetrics};
 use super::port::PortState;
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
@@ -33,9 +34,10 @@ pub(super) struct Shared {
     open: AtomicUsize,
     /// Their limit.
     limit: usize,
-    /// Bytes of HTTP/2 header sections, as far as connections hold more than one of full size.
-    header_bytes: AtomicU64,
-    pub(super) max_header_bytes: u64,
+    /// Bytes of header sections.
+    pub(super) headers: Arc<Budget>,
+    /// Bytes of responses that wait behind shut windows.
+    pub(super) waiting: Arc<Budget>,
     /// Connections that were cut at the end of a drain.
     cut: AtomicUsize,
     /// Woken whenever a connection ends.
@@ -48,28 +50,20 @@ impl Shared {
     pub(super) fn new(
         limit: usize,
         max_header_bytes: u64,
+        max_waiting_bytes: u64,
         observer: Arc<dyn EdgeObserver>,
         metrics: DownstreamMetrics,
     ) -> Self {
         Shared {
             open: AtomicUsize::new(0),
             limit,
-            header_bytes: AtomicU64::new(0),
-            max_header_bytes,
+            headers: Budget::new(max_header_bytes, metrics.held("header_bytes")),
+            waiting: Budget::new(max_waiting_bytes, metrics.held("send_bytes")),
             cut: AtomicUsize::new(0),
             ended: Notify::new(),
             observer,
             metrics,
         }
-    }
-
-    /// Returns what is held now.
-    pub(super) fn hold_headers(&self, bytes: u64) -> u64 {
-        self.header_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes
-    }
-
-    pub(super) fn release_headers(&self, bytes: u64) {
-        self.header_bytes.fetch_sub(bytes, Ordering::AcqRel);
     }
 
     pub(super) fn open(&self) -> usize {

@@ -1,4 +1,4 @@
-//! The least rate at which a request body must arrive, while we wait for it.
+//! The least rate at which a request body must arrive, while we wait for it, and a response be taken.
 
 use sluice_model::config::Timeouts;
 use std::time::{Duration, Instant};
@@ -27,6 +27,11 @@ impl BodyRate {
         }
     }
 
+    /// Of a response: the client is waited for when it takes no more.
+    pub(super) fn of_response(timeouts: &Timeouts) -> Self {
+        BodyRate { least: timeouts.response_min_rate, ..BodyRate::new(timeouts) }
+    }
+
     /// A read found nothing.
     pub(super) fn waits(&mut self) {
         if self.least > 0 && self.waiting_since.is_none() {
@@ -34,12 +39,17 @@ impl BodyRate {
         }
     }
 
-    /// A read found `n` bytes. `false`: the last window was below the rate.
-    pub(super) fn came(&mut self, n: usize) -> bool {
-        self.bytes += n as u64;
+    /// Nobody waits any more, though nothing came.
+    pub(super) fn pauses(&mut self) {
         if let Some(since) = self.waiting_since.take() {
             self.waited += since.elapsed();
         }
+    }
+
+    /// A read found `n` bytes. `false`: the last window was below the rate.
+    pub(super) fn came(&mut self, n: usize) -> bool {
+        self.bytes += n as u64;
+        self.pauses();
         if self.least == 0 || self.waited < self.window {
             return true;
         }

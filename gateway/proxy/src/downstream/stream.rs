@@ -71,6 +71,8 @@ pub(super) struct DownstreamStream {
     upgrade: Upgrade,
     /// Gathered writes.
     out: BytesMut,
+    /// How fast the client takes them.
+    taken: BodyRate,
     /// What was read beyond the request that is being answered.
     ahead: BytesMut,
     /// The client has closed its side, or the socket has failed.
@@ -120,6 +122,7 @@ impl DownstreamStream {
             mode: Mode::Http1(Exchange::Idle),
             upgrade: Upgrade::No,
             out: BytesMut::new(),
+            taken: BodyRate::of_response(&connection.edge.timeouts),
             ahead: BytesMut::new(),
             ended: false,
             http2,
@@ -174,6 +177,7 @@ impl DownstreamStream {
     pub(super) fn begin_exchange(&mut self, body: Framing, websocket: bool, edge: &Arc<Edge>) {
         if !Arc::ptr_eq(&self.edge, edge) {
             self.edge = edge.clone();
+            self.taken = BodyRate::of_response(&edge.timeouts);
         }
         self.upgrade = if websocket { Upgrade::Asked } else { Upgrade::No };
         self.mode = Mode::Http1(if body.is_done() {
@@ -202,11 +206,30 @@ impl DownstreamStream {
         Poll::Ready(result)
     }
 
+    /// A write of the response has ended, or waits for the client. Tunnels are watched by [`Tunnel`], HTTP/2 by its tap.
+    fn note_taken(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(self.mode, Mode::Http2(_) | Mode::Http1(Exchange::Tunnel(_))) {
+            return polled;
+        }
+        match polled {
+            Poll::Pending => self.taken.waits(),
+            Poll::Ready(Ok(n)) if !self.taken.came(n) => {
+                self.port.metrics.all.timeout("response_min_rate");
+                self.ended = true;
+                let slow = "the client takes the response below the minimum rate";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, slow)));
+            }
+            Poll::Ready(_) => {}
+        }
+        polled
+    }
+
     /// Writes what was gathered.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
             let Some(transport) = self.transport.as_mut() else { return Poll::Ready(Ok(())) };
-            let written = match ready!(transport.poll_write(cx, &self.out)) {
+            let polled = transport.poll_write(cx, &self.out);
+            let written = match ready!(self.note_taken(polled)) {
                 Ok(0) => Err(io::ErrorKind::WriteZero.into()),
                 other => other,
             };
@@ -437,7 +460,9 @@ impl AsyncWrite for DownstreamStream {
         if let Mode::Http2(tap) = &mut this.mode {
             // h2 gathers by itself.
             let Some(transport) = this.transport.as_mut() else { return Poll::Ready(Ok(bytes.len())) };
-            let written = ready!(transport.poll_write(cx, bytes))?;
+            let polled = transport.poll_write(cx, bytes);
+            tap.socket_full(polled.is_pending(), cx);
+            let written = ready!(polled)?;
             tap.outbound(bytes.get(..written).unwrap_or_default());
             return Poll::Ready(Ok(written));
         }
@@ -452,7 +477,8 @@ impl AsyncWrite for DownstreamStream {
         }
         let written = if bytes.len() >= WRITE_BUFFER {
             let Some(transport) = this.transport.as_mut() else { return Poll::Ready(Ok(bytes.len())) };
-            match ready!(transport.poll_write(cx, bytes)) {
+            let polled = transport.poll_write(cx, bytes);
+            match ready!(this.note_taken(polled)) {
                 Ok(written) => written,
                 Err(error) => {
                     this.ended = true;
@@ -482,10 +508,13 @@ impl AsyncWrite for DownstreamStream {
         if this.out.capacity() > 0 {
             this.out = BytesMut::new();
         }
-        match this.transport.as_mut() {
-            Some(transport) => transport.poll_flush(cx),
-            None => Poll::Ready(Ok(())),
+        let Some(transport) = this.transport.as_mut() else { return Poll::Ready(Ok(())) };
+        // TLS takes what it is given, and waits here.
+        let polled = transport.poll_flush(cx).map_ok(|()| 0);
+        if let Mode::Http2(tap) = &mut this.mode {
+            tap.socket_full(polled.is_pending(), cx);
         }
+        this.note_taken(polled).map_ok(|_| ())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -60,7 +60,6 @@ impl Transport {
 
 /// Ends our side, and reads the client's until it ends too, or a bound of bytes or time is reached.
 pub(super) async fn linger(mut transport: Transport, permit: Option<ConnectionPermit>, bytes: u64) {
-    let _permit = permit;
     let read = async {
         if std::future::poll_fn(|cx| transport.poll_shutdown(cx)).await.is_err() {
             return;
@@ -75,7 +74,12 @@ pub(super) async fn linger(mut transport: Transport, permit: Option<ConnectionPe
             });
             match read.await {
                 Ok(0) | Err(_) => return,
-                Ok(n) if n >= left => return,
+                Ok(n) if n >= left => {
+                    if let Some(permit) = &permit {
+                        permit.port().metrics.all.limit("drain_bytes");
+                    }
+                    return;
+                }
                 Ok(n) => left -= n,
             }
         }

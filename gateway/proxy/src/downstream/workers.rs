@@ -270,6 +270,9 @@ where
     while let Some(ended) = connections.try_join_next() {
         note(&port, ended);
     }
+    for _ in 0..connections.len() {
+        port.metrics.all.timeout("drain");
+    }
     port.shared.note_cut(connections.len());
     connections.abort_all();
     while let Some(ended) = connections.join_next().await {

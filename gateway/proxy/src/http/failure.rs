@@ -53,6 +53,8 @@ pub(super) fn cut_short(error: &Error, ctx: &RequestContext) -> Reason {
         return refused.reason;
     }
     match error.esource() {
+        // A client that is there, and takes nothing.
+        ErrorSource::Downstream if *error.etype() == ErrorType::WriteTimedout => Reason::StreamIdle,
         ErrorSource::Downstream => Reason::ClientAborted,
         _ if ctx.expired() => Reason::RequestTimeout,
         _ if ctx.upstream.deadline.is_some_and(|deadline| deadline <= Instant::now()) => Reason::UpstreamTimeout,
@@ -74,5 +76,7 @@ mod tests {
         let mut ctx = RequestContext::new();
         assert_eq!(reply(&Error::new_up(ErrorType::ReadTimedout), &mut ctx).reason, Reason::UpstreamTimeout);
         assert_eq!(reply(&Error::new_down(ErrorType::WriteError), &mut ctx).reason, Reason::ClientAborted);
+        assert_eq!(cut_short(&Error::new_down(ErrorType::WriteTimedout), &ctx), Reason::StreamIdle);
+        assert_eq!(cut_short(&Error::new_down(ErrorType::WriteError), &ctx), Reason::ClientAborted);
     }
 }

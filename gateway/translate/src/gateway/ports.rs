@@ -4,9 +4,9 @@ use super::class::IngressSettings;
 use super::{Builder, Gateways, ListenerPlan, Place, ingress_gateway};
 use crate::certificate::Certificates;
 use crate::report::Report;
-use sluice_model::config::{Certificate, CertificateKey, Listener, ListenerId, ListenerTls, Port, Protocol};
+use sluice_model::config::{Certificate, CertificateKey, Edge, Listener, ListenerId, ListenerTls, Port, Protocol};
 use sluice_model::object::NamespacedName;
-use sluice_model::{HostPattern, Kind, ObjectRef, Problem};
+use sluice_model::{Code, HostPattern, Kind, ObjectRef, Problem};
 use sluice_resources::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -135,7 +135,7 @@ pub(crate) fn ports(
     let mut result = Ports::default();
     let ingress_certificates = ingress_certificates(ingress, store, certificates, &mut result);
     let https = gateways.attach.ingress.https.as_ref().map(|place| &place.id);
-    let mut sockets: BTreeMap<SocketAddr, Vec<(Protocol, Arc<Listener>)>> = BTreeMap::new();
+    let mut sockets: BTreeMap<SocketAddr, Vec<(&ListenerPlan, Arc<Listener>)>> = BTreeMap::new();
     for plan in &gateways.plans {
         let mut tls = plan.tls.clone();
         for certificate in &plan.certificates {
@@ -159,7 +159,7 @@ pub(crate) fn ports(
             edge: plan.edge.clone(),
         });
         for address in socket_addresses(&plan.addresses, plan.port) {
-            sockets.entry(address).or_default().push((plan.protocol, listener.clone()));
+            sockets.entry(address).or_default().push((plan, listener.clone()));
         }
     }
     for certificate in &gateways.certificates {
@@ -168,15 +168,77 @@ pub(crate) fn ports(
     for (address, mut listeners) in sockets {
         // From the most specific hostname to the least.
         listeners.sort_by(|(_, a), (_, b)| a.hostname.cmp(&b.hostname).then_with(|| a.id.cmp(&b.id)));
-        let Some((protocol, least)) = listeners.last() else { continue };
+        let Some((plan, _)) = listeners.last() else { continue };
         let port = Port {
-            protocol: *protocol,
-            edge: least.edge.clone(),
+            protocol: plan.protocol,
+            edge: shared_edge(&listeners, &mut result.problems),
             listeners: listeners.iter().map(|(_, listener)| listener.clone()).collect(),
         };
         result.ports.insert(address, reuse(port, former.get(&address)));
     }
     result
+}
+
+/// What holds for a port before it is known which of its listeners a connection is for: the settings of the one with the
+/// least specific hostname, and of what is counted or timed until then the strictest of all. A listener that says
+/// something else is told so.
+fn shared_edge(listeners: &[(&ListenerPlan, Arc<Listener>)], problems: &mut Vec<Problem>) -> Arc<Edge> {
+    let Some((plan, least)) = listeners.last() else { return Arc::default() };
+    let edges = || listeners.iter().map(|(_, listener)| &*listener.edge);
+    if edges().all(|edge| *edge == *least.edge) {
+        return least.edge.clone();
+    }
+    let clear = plan.protocol == Protocol::Http;
+    let mut shared = Edge::clone(&least.edge);
+    for edge in edges() {
+        let (limits, timeouts) = (&mut shared.limits, &mut shared.timeouts);
+        limits.connections = limits.connections.min(edge.limits.connections);
+        timeouts.handshake = timeouts.handshake.min(edge.timeouts.handshake);
+        timeouts.drain = timeouts.drain.min(edge.timeouts.drain);
+        if clear {
+            timeouts.request_headers = timeouts.request_headers.min(edge.timeouts.request_headers);
+            timeouts.connection_max = match (timeouts.connection_max, edge.timeouts.connection_max) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+        // A proxy that sends the header in front of one listener sends it for all of the port.
+        shared.proxy_protocol |= edge.proxy_protocol;
+    }
+    for (plan, listener) in listeners {
+        let own = &*listener.edge;
+        let differs = [
+            ("limits.connections", own.limits.connections != shared.limits.connections),
+            ("timeouts.handshake", own.timeouts.handshake != shared.timeouts.handshake),
+            ("timeouts.drain", own.timeouts.drain != shared.timeouts.drain),
+            ("timeouts.requestHeaders", clear && own.timeouts.request_headers != shared.timeouts.request_headers),
+            ("timeouts.connectionMax", clear && own.timeouts.connection_max != shared.timeouts.connection_max),
+            ("http2", clear && own.http2 != shared.http2),
+        ];
+        let mut report = |problem: Problem| {
+            // A port on several addresses has the same listeners on each.
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        };
+        for (name, _) in differs.iter().filter(|(_, differs)| *differs) {
+            let which = if *name == "http2" { "of the least specific hostname" } else { "least" };
+            let message = format!(
+                "listener `{}` shares port {} with listeners whose `{name}` differs; the {which} value holds for all",
+                plan.id.name, plan.port
+            );
+            report(Problem::warning(Code::SharedPort, &plan.object, plan.field.clone(), message));
+        }
+        if own.proxy_protocol != shared.proxy_protocol {
+            let message = format!(
+                "listener `{}` has `proxyProtocol` off, but shares port {} with one that has it on; connections without the \
+                 header are closed",
+                plan.id.name, plan.port
+            );
+            report(Problem::error(Code::SharedPort, &plan.object, plan.field.clone(), message));
+        }
+    }
+    Arc::new(shared)
 }
 
 /// The former pointers wherever the content is the same.
@@ -242,7 +304,6 @@ fn ingress_tls_problem(
     certificate: &Result<Arc<Certificate>, crate::certificate::Missing>,
 ) -> Option<Problem> {
     use crate::certificate::Missing;
-    use sluice_model::Code;
     let field = format!("{}.secretName", user.field);
     match certificate {
         Ok(certificate) => {

@@ -179,6 +179,71 @@ fn a_gateways_own_settings_win_over_its_classes_field_by_field() {
     assert_eq!(h.config().access_log.sample, 0.5);
 }
 
+/// A Gateway with two listeners for hosts of one port, with settings of their own.
+fn two_listeners(protocol: &str, a: &str, b: &str) -> Harness {
+    let config = format!(
+        "
+apiVersion: sluice.dev/v1alpha1
+kind: GatewayConfig
+metadata: {{name: own, namespace: infra}}
+spec:
+  listeners:
+    - {{name: a, {a}}}
+    - {{name: b, {b}}}
+"
+    );
+    let listeners = format!(
+        "[{{name: a, port: 80, protocol: {protocol}, hostname: a.com}}, {{name: b, port: 80, protocol: {protocol}}}]"
+    );
+    let own = gateway("infra", "gw", &listeners).replace(
+        "spec: {",
+        "spec: {infrastructure: {parametersRef: {group: sluice.dev, kind: GatewayConfig, name: own}}, ",
+    );
+    Harness::new(&(config + &own))
+}
+
+#[test]
+fn listeners_that_share_a_port_share_the_strictest_of_what_holds_for_all_of_it() {
+    let a = "limits: {connections: 5}, timeouts: {keepAlive: 1s, requestHeaders: 9s, handshake: 20s}";
+    let h = two_listeners("HTTP", a, "limits: {connections: 9, headerCount: 7}, timeouts: {handshake: 4s}");
+    let port = h.config().ports.values().next().unwrap();
+    assert_eq!(port.edge.limits.connections, 5);
+    assert_eq!(port.edge.timeouts.handshake, Duration::from_secs(4));
+    assert_eq!(port.edge.timeouts.request_headers, Duration::from_secs(9));
+    // What each listener's own requests are judged by stays as it is.
+    assert_eq!(port.listeners[0].edge.timeouts.keep_alive, Duration::from_secs(1));
+    assert_eq!(port.listeners[1].edge.limits.header_count, 7);
+    let said: Vec<_> = h.output.problems.iter().map(|p| p.message.as_str()).collect();
+    assert_eq!(
+        h.problems(),
+        [
+            "P310 Gateway infra/gw spec.listeners[0]",
+            "P310 Gateway infra/gw spec.listeners[1]",
+            "P310 Gateway infra/gw spec.listeners[1]"
+        ]
+    );
+    for name in ["limits.connections", "timeouts.handshake", "timeouts.requestHeaders"] {
+        assert!(said.iter().any(|message| message.contains(name)), "{name}: {said:?}");
+    }
+    assert!(h.output.problems.iter().all(|p| p.severity == sluice_model::Severity::Warning));
+}
+
+#[test]
+fn listeners_that_share_a_port_agree_on_the_proxy_protocol() {
+    let h = two_listeners("HTTP", "proxyProtocol: true", "proxyProtocol: false");
+    assert!(h.config().ports.values().next().unwrap().edge.proxy_protocol);
+    assert_eq!(h.problems(), ["P310 Gateway infra/gw spec.listeners[1]"]);
+    assert_eq!(h.output.problems[0].severity, sluice_model::Severity::Error);
+    assert!(h.output.problems[0].message.contains("proxyProtocol"), "{}", h.output.problems[0]);
+}
+
+#[test]
+fn listeners_that_share_a_port_and_differ_in_their_own_settings_are_no_problem() {
+    let h =
+        two_listeners("HTTP", "limits: {headerCount: 5}, timeouts: {keepAlive: 1s}", "serverHeader: {mode: Remove}");
+    assert_eq!(h.problems(), [] as [&str; 0]);
+}
+
 #[test]
 fn gw_invalid_parameters_ref_rejects_the_gateway() {
     let own = gateway("infra", "gw", HTTP).replace(
@@ -200,8 +265,8 @@ fn every_field_of_a_gateway_config_reaches_the_edge() {
       name: web
       limits: {connections: 1, headerBytes: 2Ki, headerCount: 3, requestTarget: 4Ki, method: 5, body: 6Mi,
                requestsPerConnection: 7, drainBytes: 9Ki}
-      timeouts: {handshake: 1s, requestHeaders: 2s, bodyIdle: 3s, bodyMinRate: 4, responseHeaders: 5s, streamIdle: 6s,
-                 tunnelMax: 7s, connectionMax: 0s, keepAlive: 8s, drain: 9s, connect: 10s}
+      timeouts: {handshake: 1s, requestHeaders: 2s, bodyIdle: 3s, bodyMinRate: 4, responseMinRate: 5, responseHeaders: 5s,
+                 streamIdle: 6s, tunnelMax: 7s, connectionMax: 0s, keepAlive: 8s, drain: 9s, connect: 10s}
       http2: {maxConcurrentStreams: 1, streamWindow: 16Ki, connectionWindow: 64Ki, resets: 2, controlFrames: 3,
               continuations: 4, sendBuffer: 32Ki}
       path: {escapedSlashes: Reject, mergeSlashes: false}

@@ -85,11 +85,33 @@ async fn rfc_9112_9_3_http_1_0_and_connection_close_end_the_connection() {
 
 #[tokio::test]
 async fn a_connection_that_waits_too_long_for_its_next_request_is_closed() {
-    let (_gateway, address) = Gateway::plain(edge(|e| e.timeouts.keep_alive = Duration::from_millis(50)));
+    let (gateway, address) = Gateway::plain(edge(|e| e.timeouts.keep_alive = Duration::from_millis(50)));
     let mut client = Client::connect(address).await;
     assert_eq!(client.get("/x").await.status, 200);
     client.ends().await;
     Client::connect(address).await.ends().await;
+    assert_eq!(gateway.metrics.timeout_hits("keep_alive"), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_its_response_below_the_minimum_rate_is_cut() {
+    let (gateway, address) = Gateway::plain(edge(|e| {
+        e.timeouts.body_idle = Duration::from_millis(200);
+        e.timeouts.response_min_rate = 1024 * 1024 * 1024;
+    }));
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut client = Client::over(within(socket.connect(address)).await.unwrap());
+    client.send("GET /huge HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let slowly = async {
+        let mut bytes = vec![0; 64 * 1024];
+        while gateway.metrics.timeout_hits("response_min_rate") == 0 {
+            let _ = client.io.try_read(&mut bytes);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    within(slowly).await;
+    eventually("the connection is closed", || gateway.downstream.connections() == 0).await;
 }
 
 #[tokio::test]
@@ -140,19 +162,21 @@ async fn a_body_below_the_minimum_rate_is_cut() {
 
 #[tokio::test]
 async fn after_so_many_requests_the_connection_is_closed_gracefully() {
-    let (_gateway, address) = Gateway::plain(edge(|e| e.limits.requests_per_connection = 2));
+    let (gateway, address) = Gateway::plain(edge(|e| e.limits.requests_per_connection = 2));
     let mut client = Client::connect(address).await;
     assert!(!client.get("/1").await.closes());
     assert!(client.get("/2").await.closes());
     client.ends().await;
+    assert_eq!(gateway.metrics.limit_hits("requests_per_connection"), 1);
 }
 
 #[tokio::test]
 async fn after_its_longest_life_a_connection_is_closed_with_its_next_answer() {
-    let (_gateway, address) = Gateway::plain(edge(|e| e.timeouts.connection_max = Some(Duration::ZERO)));
+    let (gateway, address) = Gateway::plain(edge(|e| e.timeouts.connection_max = Some(Duration::ZERO)));
     let mut client = Client::connect(address).await;
     assert!(client.get("/1").await.closes());
     client.ends().await;
+    assert_eq!(gateway.metrics.timeout_hits("connection_max"), 1);
 }
 
 #[tokio::test]

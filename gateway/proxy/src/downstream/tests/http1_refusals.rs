@@ -116,3 +116,18 @@ async fn limits_are_those_of_the_listener_that_the_host_belongs_to() {
     assert_eq!(ask("Strict.test.:8080").await, 414);
     assert_eq!(ask("other.test").await, 200);
 }
+
+#[tokio::test]
+async fn a_refusal_names_the_server_as_the_listener_of_its_host_says() {
+    let mut gateway = Gateway::new();
+    let silent = Arc::new(edge(|e| e.server_header = sluice_model::config::ServerHeader::Remove));
+    let wide = Arc::new(Edge::default());
+    let listeners = vec![listener("silent", Some("silent.test"), None, &silent), listener("any", None, None, &wide)];
+    let address = gateway.open(FIRST, Protocol::Http, listeners);
+    for (host, named) in [("silent.test", false), ("other.test", true)] {
+        let response = Client::ask(address, &format!("GET /#x HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert_eq!(response.status, 400);
+        assert_eq!(response.head.contains("\r\nserver: sluice\r\n"), named, "{host}");
+        assert!(response.text().starts_with("400 Bad Request: "), "{}", response.text());
+    }
+}

@@ -81,6 +81,28 @@ impl Raw {
         }
     }
 
+    /// Reads until a response begins on `stream`.
+    async fn answered(&mut self, stream: u32) {
+        loop {
+            let (kind, on, _) = self.frame().await;
+            assert!(kind != GOAWAY, "the connection is being closed");
+            if kind == HEADERS && on == stream {
+                return;
+            }
+        }
+    }
+
+    /// Reads until `stream` is reset.
+    async fn reset(&mut self, stream: u32) {
+        loop {
+            let (kind, on, _) = self.frame().await;
+            assert!(kind != GOAWAY, "the connection is being closed");
+            if kind == RST_STREAM && on == stream {
+                return;
+            }
+        }
+    }
+
     async fn expect_calm_down(mut self) {
         assert_eq!(self.goaway().await, ENHANCE_YOUR_CALM);
         self.0.rest().await;
@@ -139,6 +161,68 @@ async fn rfc_9113_6_8_draining_says_goaway_and_finishes_what_runs() {
     drop((send, ready));
     within(connection).await.unwrap().unwrap();
     assert_eq!(within(drain).await.unwrap(), 0);
+}
+
+/// Until nothing is accepted any more.
+async fn refused(address: SocketAddr) {
+    let refused = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    within(refused).await;
+}
+
+#[tokio::test]
+async fn rfc_9113_6_8_a_connection_that_begins_while_the_port_drains_is_told_at_once() {
+    let (gateway, address) = Gateway::plain(Edge::default());
+    let mut client = Client::connect(address).await;
+    eventually("it is accepted", || gateway.downstream.connections() == 1).await;
+    let drain = tokio::spawn(async move { gateway.downstream.drain(LONG).await });
+    refused(address).await;
+    client.send([PREFACE.as_slice(), &frame(SETTINGS, 0, 0, &[])].concat()).await;
+    assert_eq!(Raw(client).goaway().await, 0);
+    assert_eq!(within(drain).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn draining_has_the_patience_that_it_is_given_and_not_the_listeners() {
+    let (gateway, address) = Gateway::plain(edge(|e| e.timeouts.drain = Duration::from_millis(1)));
+    let (send, connection) = connect(address).await;
+    let mut ready = within(send.clone().ready()).await.unwrap();
+    let (held, _) = ready.send_request(request("/held"), true).unwrap();
+    eventually("the request runs", || gateway.stage.held.load(Ordering::SeqCst) == 1).await;
+    let stage = gateway.stage.clone();
+    let drain = tokio::spawn(async move { gateway.downstream.drain(LONG).await });
+    refused(address).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    stage.gate.add_permits(1);
+    assert_eq!(body(within(held).await.unwrap()).await, "released");
+    drop((send, ready));
+    within(connection).await.unwrap().unwrap();
+    assert_eq!(within(drain).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_at_the_drains_deadline_is_counted() {
+    let (gateway, address) = Gateway::plain(edge(|e| e.timeouts.drain = Duration::from_millis(1)));
+    let (send, _connection) = connect(address).await;
+    let mut ready = within(send.clone().ready()).await.unwrap();
+    let (held, _) = ready.send_request(request("/held"), true).unwrap();
+    eventually("the request runs", || gateway.stage.held.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(within(gateway.downstream.drain(Duration::from_millis(300))).await, 1);
+    assert_eq!(gateway.metrics.timeout_hits("drain"), 1);
+    assert!(within(held).await.is_err());
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_does_not_leave_is_closed_before_the_drain_is_over() {
+    let (gateway, address) = Gateway::plain(Edge::default());
+    let mut raw = Raw::connect(address, &[]).await;
+    raw.send(HEADERS, END_HEADERS | END_STREAM, 1, GET_ROOT).await;
+    raw.answered(1).await;
+    assert_eq!(within(gateway.downstream.drain(Duration::from_secs(2))).await, 0);
+    raw.0.rest().await;
 }
 
 #[tokio::test]
@@ -274,16 +358,19 @@ async fn a_connection_without_a_request_is_closed_after_keep_alive() {
     eventually("the connection is closed", || gateway.downstream.connections() == 0).await;
 }
 
+/// `:method POST`, `:path /length`.
+fn post_length() -> Vec<u8> {
+    [&[0x83, 0x86, 0x41, 0x01, b'a', 0x44, 0x07], b"/length".as_slice()].concat()
+}
+
 #[tokio::test]
-async fn a_body_that_drips_is_cut() {
+async fn a_body_that_drips_costs_its_request_and_no_other() {
     let (gateway, address) = Gateway::plain(edge(|e| {
         e.timeouts.body_idle = Duration::from_secs(1);
         e.timeouts.body_min_rate = 1_000_000;
     }));
     let mut raw = Raw::connect(address, &[]).await;
-    // `:path /length`.
-    let length = [&[0x83, 0x86, 0x41, 0x01, b'a', 0x44, 0x07], b"/length".as_slice()].concat();
-    raw.send(HEADERS, END_HEADERS, 1, &length).await;
+    raw.send(HEADERS, END_HEADERS, 1, &post_length()).await;
     let drip = async {
         while gateway.metrics.timeout_hits("body_min_rate") == 0 {
             let _ = raw.0.io.try_write(&frame(DATA, 0, 1, b"x"));
@@ -291,7 +378,47 @@ async fn a_body_that_drips_is_cut() {
         }
     };
     within(drip).await;
+    raw.send(HEADERS, END_HEADERS | END_STREAM, 3, GET_ROOT).await;
+    raw.answered(3).await;
+}
+
+#[tokio::test]
+async fn a_body_that_stops_costs_its_request_and_no_other() {
+    let (gateway, address) = Gateway::plain(edge(|e| e.timeouts.body_idle = Duration::from_millis(50)));
+    let (mut send, _connection) = connect(address).await;
+    let mut ready = within(send.clone().ready()).await.unwrap();
+    let (stopped, mut upload) = ready.send_request(request("/length"), false).unwrap();
+    upload.send_data(Bytes::from_static(b"x"), false).unwrap();
+    // What is answered is the engine's matter; here it is told, and not kept waiting.
+    let told = within(stopped).await;
+    assert!(told.is_err() || told.is_ok_and(|response| response.status().is_client_error()));
+    assert_eq!(get(&mut send, "/after").await, "/after");
+    assert_eq!(gateway.metrics.limit_hits("slow_bodies"), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_lives_by_slow_bodies_is_told_to_calm_down() {
+    let (gateway, address) = Gateway::plain(edge(|e| e.timeouts.body_idle = Duration::from_millis(50)));
+    let mut raw = Raw::connect(address, &[]).await;
+    for n in 0..40 {
+        raw.send(HEADERS, END_HEADERS, 2 * n + 1, &post_length()).await;
+    }
     raw.expect_calm_down().await;
+    assert_eq!(gateway.metrics.limit_hits("slow_bodies"), 1);
+}
+
+#[tokio::test]
+async fn a_grpc_call_may_pause_for_longer_than_a_body() {
+    let (_gateway, address) = Gateway::plain(edge(|e| e.timeouts.body_idle = Duration::from_millis(20)));
+    let (send, _connection) = connect(address).await;
+    let mut ready = within(send.clone().ready()).await.unwrap();
+    let mut call = request("/length");
+    call.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
+    let (response, mut upload) = ready.send_request(call, false).unwrap();
+    upload.send_data(Bytes::from_static(b"one"), false).unwrap();
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    upload.send_data(Bytes::from_static(b"two"), true).unwrap();
+    assert_eq!(body(within(response).await.unwrap()).await, "6");
 }
 
 #[tokio::test]
@@ -310,23 +437,100 @@ async fn responses_that_wait_behind_shut_windows_are_bounded() {
     assert_eq!(gateway.metrics.limit_hits("send_buffer"), 1);
 }
 
+fn get_large() -> Vec<u8> {
+    [&[0x82, 0x86, 0x41, 0x01, b'a', 0x44, 0x06], b"/large".as_slice()].concat()
+}
+
 #[tokio::test]
-async fn a_window_opened_by_drips_does_not_hold_a_response_for_ever() {
-    let (gateway, address) = Gateway::plain(edge(|e| {
-        e.timeouts.body_idle = Duration::from_millis(50);
-        e.timeouts.stream_idle = Duration::from_millis(150);
-    }));
+async fn a_window_opened_by_drips_does_not_hold_a_response_for_ever_and_costs_no_other() {
+    let (_gateway, address) = Gateway::plain(edge(|e| e.timeouts.stream_idle = Duration::from_millis(150)));
     let mut raw = Raw::connect(address, &[0, 4, 0, 0, 0, 0]).await;
-    let large = [&[0x82, 0x86, 0x41, 0x01, b'a', 0x44, 0x06], b"/large".as_slice()].concat();
-    raw.send(HEADERS, END_HEADERS | END_STREAM, 1, &large).await;
-    let drip = async {
-        while gateway.metrics.timeout_hits("stream_idle") == 0 {
-            let _ = raw.0.io.try_write(&frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]));
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    raw.send(HEADERS, END_HEADERS | END_STREAM, 1, &get_large()).await;
+    for _ in 0..30 {
+        raw.send(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    raw.reset(1).await;
+    raw.send(HEADERS, END_HEADERS | END_STREAM, 3, GET_ROOT).await;
+    raw.answered(3).await;
+}
+
+#[tokio::test]
+async fn of_all_connections_the_one_that_leaves_most_unread_is_closed_first() {
+    let options = DownstreamOptions { workers: 1, max_send_bytes: 256 * 1024, ..DownstreamOptions::default() };
+    let mut gateway = Gateway::with(options);
+    let edge = Arc::new(edge(|e| e.timeouts.body_idle = Duration::from_millis(50)));
+    let address = gateway.open(FIRST, Protocol::Http, vec![listener("any", None, None, &edge)]);
+    let mut worst = Raw::connect(address, &[0, 4, 0, 0, 0, 0]).await;
+    for n in 0..3 {
+        worst.send(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &get_large()).await;
+    }
+    let held = gateway.metrics.held("send_bytes");
+    eventually("what it leaves unread is counted", || held.get() == 3 * 64 * 1024).await;
+    let mut other = Raw::connect(address, &[0, 4, 0, 0, 0, 0]).await;
+    for n in 0..2 {
+        other.send(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &get_large()).await;
+    }
+    worst.expect_calm_down().await;
+    assert_eq!(gateway.metrics.limit_hits("total_send_bytes"), 1);
+    other.send(HEADERS, END_HEADERS | END_STREAM, 5, GET_ROOT).await;
+    other.answered(5).await;
+}
+
+#[tokio::test]
+async fn responses_that_wait_for_a_full_socket_are_counted_as_those_behind_shut_windows() {
+    let (gateway, address) = Gateway::plain(edge(|e| e.timeouts.body_idle = Duration::from_millis(50)));
+    // Windows as wide as they can be, and nothing is read.
+    let mut raw = Raw::connect(address, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await;
+    raw.send(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes()).await;
+    for n in 0..3 {
+        let huge = [&[0x82, 0x86, 0x41, 0x01, b'a', 0x44, 0x05], b"/huge".as_slice()].concat();
+        raw.send(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &huge).await;
+    }
+    let held = gateway.metrics.held("send_bytes");
+    eventually("what waits is counted", || held.get() == 3 * 64 * 1024).await;
+    drop(raw);
+    eventually("and given back", || held.get() == 0).await;
+}
+
+#[tokio::test]
+async fn windows_are_announced_as_they_are_configured() {
+    let (_gateway, address) = Gateway::plain(Edge::default());
+    let mut raw = Raw::connect(address, &[]).await;
+    let (kind, _, settings) = raw.frame().await;
+    assert_eq!(kind, SETTINGS);
+    let setting = |id: u16| settings.chunks(6).find(|s| s[..2] == id.to_be_bytes()).map(|s| s[2..].to_vec());
+    assert_eq!(setting(4), Some(65_536_u32.to_be_bytes().to_vec()), "SETTINGS_INITIAL_WINDOW_SIZE");
+    assert_eq!(setting(3), Some(100_u32.to_be_bytes().to_vec()), "SETTINGS_MAX_CONCURRENT_STREAMS");
+    loop {
+        let (kind, stream, payload) = raw.frame().await;
+        if kind == WINDOW_UPDATE {
+            assert_eq!((stream, payload), (0, (1024 * 1024_u32 - 65_535).to_be_bytes().to_vec()));
+            break;
         }
-    };
-    within(drip).await;
-    raw.expect_calm_down().await;
+    }
+}
+
+#[tokio::test]
+async fn rfc_9113_5_1_2_streams_above_the_limit_are_counted() {
+    let (gateway, address) = Gateway::plain(edge(|e| e.http2.max_concurrent_streams = 2));
+    let mut raw = Raw::connect(address, &[]).await;
+    for n in 0..3 {
+        raw.send(HEADERS, END_HEADERS, 2 * n + 1, &post_length()).await;
+    }
+    raw.reset(5).await;
+    assert_eq!(gateway.metrics.limit_hits("max_concurrent_streams"), 1);
+}
+
+#[tokio::test]
+async fn after_so_many_requests_a_connection_is_told_and_ends() {
+    let (gateway, address) = Gateway::plain(edge(|e| e.limits.requests_per_connection = 2));
+    let (mut send, connection) = connect(address).await;
+    for path in ["/1", "/2"] {
+        assert_eq!(get(&mut send, path).await, path);
+    }
+    within(connection).await.unwrap().unwrap();
+    assert_eq!(gateway.metrics.limit_hits("requests_per_connection"), 1);
 }
 
 /// A header section of one long field that HPACK knows after the first: 4,000 bytes for one.
@@ -355,18 +559,35 @@ async fn header_sections_that_a_few_bytes_make_large_are_bounded_for_a_connectio
 }
 
 #[tokio::test]
-async fn header_sections_are_bounded_for_all_connections_together() {
-    let options = DownstreamOptions { workers: 1, max_header_bytes: 200_000, ..DownstreamOptions::default() };
+async fn a_header_list_above_the_limit_is_counted_although_it_is_the_codec_that_answers_it() {
+    let (gateway, address) = Gateway::plain(Edge::default());
+    let mut raw = Raw::connect(address, &[]).await;
+    let root = [0x82, 0x86, 0x84, 0x01, 0x01, b'a'];
+    raw.flood(&many_large_header_sections(0)).await;
+    for stream in [5, 7] {
+        raw.send(HEADERS, END_HEADERS | END_STREAM, stream, &[root.as_slice(), &[0xbe; 20]].concat()).await;
+        raw.answered(stream).await;
+    }
+    eventually("both are counted", || gateway.metrics.limit_hits("header_bytes") == 2).await;
+    assert_eq!(gateway.seen(), 2);
+}
+
+#[tokio::test]
+async fn header_sections_are_bounded_for_all_connections_together_and_the_one_that_holds_most_is_closed() {
+    let options = DownstreamOptions { workers: 1, max_header_bytes: 250_000, ..DownstreamOptions::default() };
     let mut gateway = Gateway::with(options);
     let edge = Arc::new(Edge::default());
     let address = gateway.open(FIRST, Protocol::Http, vec![listener("any", None, None, &edge)]);
-    let mut first = Raw::connect(address, &[]).await;
-    first.flood(&many_large_header_sections(2)).await;
-    eventually("both are held", || gateway.stage.held.load(Ordering::SeqCst) == 2).await;
-    let mut second = Raw::connect(address, &[]).await;
-    second.flood(&many_large_header_sections(8)).await;
-    second.expect_calm_down().await;
-    gateway.stage.gate.add_permits(2);
+    let mut worst = Raw::connect(address, &[]).await;
+    worst.flood(&many_large_header_sections(3)).await;
+    eventually("three are held", || gateway.stage.held.load(Ordering::SeqCst) == 3).await;
+    let mut other = Raw::connect(address, &[]).await;
+    other.flood(&many_large_header_sections(2)).await;
+    worst.expect_calm_down().await;
+    assert_eq!(gateway.metrics.limit_hits("total_header_bytes"), 1);
+    eventually("the other one is served", || gateway.stage.held.load(Ordering::SeqCst) == 5).await;
+    gateway.stage.gate.add_permits(5);
+    other.answered(5).await;
 }
 
 #[tokio::test]

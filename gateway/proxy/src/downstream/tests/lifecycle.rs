@@ -141,6 +141,23 @@ async fn draining_answers_what_runs_and_what_comes_on_open_connections() {
 }
 
 #[tokio::test]
+async fn rfc_9112_9_6_the_first_answer_of_a_connection_that_begins_while_draining_is_its_last() {
+    let (gateway, address) = Gateway::plain(Edge::default());
+    let mut client = Client::connect(address).await;
+    eventually("it is accepted", || gateway.downstream.connections() == 1).await;
+    let drain = tokio::spawn(async move { gateway.downstream.drain(LONG).await });
+    let refused = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    within(refused).await;
+    assert!(client.get("/first").await.closes());
+    client.ends().await;
+    assert_eq!(within(drain).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn connections_that_wait_in_the_queue_are_served_when_the_port_closes() {
     for mode in [RuntimeMode::PerCore, RuntimeMode::PerCoreReusePort, RuntimeMode::WorkStealing] {
         let mut gateway = Gateway::with(DownstreamOptions { mode, workers: 2, ..DownstreamOptions::default() });
@@ -167,6 +184,7 @@ async fn what_is_left_at_the_drains_deadline_is_cut_and_reported() {
     held.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n").await;
     eventually("the request runs", || gateway.stage.held.load(Ordering::SeqCst) == 1).await;
     assert_eq!(within(gateway.downstream.drain(Duration::from_millis(100))).await, 1);
+    assert_eq!(gateway.metrics.timeout_hits("drain"), 1);
     held.ends().await;
 }
 

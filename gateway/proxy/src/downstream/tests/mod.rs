@@ -138,6 +138,7 @@ impl ProxyHttp for Answers {
                 respond(session, 200, "released".to_owned()).await
             }
             "/large" => respond(session, 200, "x".repeat(4 * 1024 * 1024)).await,
+            "/huge" => respond(session, 200, "x".repeat(64 * 1024 * 1024)).await,
             "/proxied" => Ok(false),
             "/panic" => panic!("asked for by a test"),
             "/websocket" => {
