@@ -25,8 +25,9 @@ pub(crate) struct RequestContext {
     pub(super) client: IpAddr,
     pub(super) tls: bool,
     pub(super) grpc: bool,
-    /// Bytes of the path that the rule's prefix matched; what a prefix rewrite replaces.
-    pub(super) prefix: usize,
+    /// Bytes of the path that the rule's prefix matched; what a prefix rewrite replaces. None where a plugin set a path
+    /// that does not begin with it.
+    pub(super) prefix: Option<usize>,
     pub(super) listener_port: u16,
     /// The request target as it came, where the normal form or a plugin changed it.
     pub(super) raw_target: Option<Box<[u8]>>,
@@ -48,8 +49,10 @@ pub(crate) struct RequestContext {
     pub(super) plugins: Option<Box<PluginRun>>,
     /// Copies that go to mirrors once the request goes out.
     pub(super) mirrors: Option<Box<crate::mirror::Copies>>,
-    /// The body that goes on instead of the client's.
-    pub(super) replacement: Option<Bytes>,
+    /// What plugins asked for of the body.
+    pub(super) held: Option<Box<super::body::Held>>,
+    /// A plugin gave the backend's answer a status that has no body.
+    pub(super) bodiless: bool,
     /// Whether the response is one that the browser's page may read (CORS).
     pub(super) cors: super::cors::Verdict,
     pub(super) answered_at: Option<Instant>,
@@ -135,7 +138,7 @@ impl RequestContext {
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             tls: false,
             grpc: false,
-            prefix: 0,
+            prefix: Some(0),
             listener_port: 0,
             raw_target: None,
             backend: None,
@@ -148,7 +151,8 @@ impl RequestContext {
             tries: Tries::default(),
             plugins: None,
             mirrors: None,
-            replacement: None,
+            held: None,
+            bodiless: false,
             cors: super::cors::Verdict::default(),
             answered_at: None,
             tunnel: false,

@@ -208,11 +208,11 @@ impl Intake<'_> {
     fn choose(&mut self, host: &HostRuntime, index: u32, edge: &Edge, port: &PortRuntime) -> Result<(), Refusal> {
         let matched = host.config.matches.get(index as usize).ok_or(Reason::Internal)?;
         let rule = host.rules.get(matched.rule as usize).ok_or(Reason::Internal)?;
-        self.ctx.prefix = match &matched.path {
+        self.ctx.prefix = Some(match &matched.path {
             PathMatch::Prefix(prefix) => prefix.len(),
             PathMatch::Exact(exact) => exact.len(),
             PathMatch::Regex(_) => 0,
-        };
+        });
         self.ctx.rule = Some(rule.clone());
         self.ctx.listener_port = port.address.port();
         let client = &rule.config.client;
