@@ -10,7 +10,7 @@ GUESTS = plugins sdk/rust tests/guests
 SLUICE = $(CARGO_TARGET_DIR)/$(PROFILE)/sluice
 
 .DEFAULT_GOAL := help
-.PHONY: help run build plugins test lint check bench deny
+.PHONY: help run build plugins test lint check bench judge generate deny
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -19,8 +19,7 @@ run: plugins ## The quickstart: gateway on 8080 and 8443, with its demo backends
 	$(CARGO) build --locked --profile $(PROFILE) -p sluice
 	@scripts/quickstart.sh $(SLUICE)
 
-build: ## The release binary (fat LTO; takes its time)
-	@scripts/setup.sh
+build: plugins ## The release binary (fat LTO; takes its time)
 	$(CARGO) build --locked --profile $(PROFILE) -p sluice
 	@echo "$(SLUICE)"
 
@@ -38,17 +37,25 @@ lint: ## Formatting, and clippy without mercy
 test: lint plugins ## Everything but the cluster
 	$(CARGO) test --locked --workspace
 	$(CARGO) test --locked --manifest-path plugins/Cargo.toml
-	$(CARGO) test --manifest-path sdk/rust/Cargo.toml
+	$(CARGO) test --locked --manifest-path sdk/rust/Cargo.toml
 	$(MAKE) --no-print-directory check
 	@echo "make test: all passed. Not included: a Kubernetes cluster (there is none in this release), and make bench."
 
-check: ## Every example, by sluice check
+check: plugins ## Every example, by sluice check
 	$(CARGO) build --locked --workspace --bin sluice
 	@set -e; for example in deploy/examples/*/; do \
 		echo "sluice check $$example"; "$(CARGO_TARGET_DIR)/debug/sluice" check "$$example"; done
 
 bench: plugins ## Against bare Pingora, nginx, HAProxy and Envoy; needs a quiet machine
 	tests/bench/run
+
+judge: build ## Reloads and misbehaving plugins under load, by their figures; needs a quiet machine
+	SLUICE_JUDGED=1 SLUICE_BIN=$(SLUICE) $(CARGO) test --locked -p sluice-tests --test e2e -- reload_under_load --nocapture --test-threads 1
+	SLUICE_JUDGED=1 SLUICE_BIN=$(SLUICE) $(CARGO) test --locked -p sluice-tests --test chaos -- --nocapture --test-threads 1
+
+generate: ## Writes the files that are generated: CRDs, docs/problems.md, docs/reasons.md
+	UPDATE=1 $(CARGO) test --locked -p sluice-resources crds
+	UPDATE=1 $(CARGO) test --locked -p sluice-tests --test docs
 
 deny: ## Licences and advisories of all dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny

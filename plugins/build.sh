@@ -7,7 +7,7 @@
 # ~/.cache/sluice/guests, so that a fresh clone finds what was built before.
 #
 # rustup's wasm32-unknown-unknown is the ordinary way. Where that can't be had, Debian's rustc-web with its sources
-# builds std too (about 30 seconds, once); as root they are installed if they are missing.
+# builds std too (about 30 seconds, once); they are installed if they are missing, by sudo where this is not root.
 set -eu
 
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
@@ -32,17 +32,24 @@ with_rustup() {
 
 with_debian() {
     if ! [ -x /usr/bin/rustc ] || ! [ -x /usr/bin/cargo ] || ! [ -x /usr/bin/wasm-ld-19 ] || ! [ -d /usr/lib/rustlib/src/rust/library ]; then
-        [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 || return 1
-        { apt-get update && apt-get install -y --no-install-recommends rustc-web cargo-web rust-web-src lld-19; } >&2 || return 1
+        command -v apt-get >/dev/null 2>&1 || return 1
+        if [ "$(id -u)" = 0 ]; then
+            as_root=""
+        elif command -v sudo >/dev/null 2>&1; then
+            as_root=sudo
+        else
+            return 1
+        fi
+        { $as_root apt-get update && $as_root apt-get install -y --no-install-recommends rustc-web cargo-web rust-web-src lld-19; } >&2 || return 1
     fi
 }
 
 if [ "${SLUICE_GUEST_TOOLCHAIN:-}" != debian ] && with_rustup; then
-    (cd "$workspace" && cargo build --release --target "$target") >&2
+    (cd "$workspace" && cargo build --locked --release --target "$target") >&2
 elif with_debian; then
     (cd "$workspace" && env PATH="/usr/bin:$PATH" RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 \
         CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=wasm-ld-19 \
-        /usr/bin/cargo build --release -Zbuild-std=std,panic_abort --target "$target") >&2
+        /usr/bin/cargo build --locked --release -Zbuild-std=std,panic_abort --target "$target") >&2
 else
     echo "no toolchain builds for $target: run \`rustup target add $target\`, or install Debian's rustc-web, cargo-web, rust-web-src and lld-19" >&2
     exit 1

@@ -41,7 +41,8 @@ oldest=$(printf '%s\n%s\n' "$wanted" "$present" | sort -V | head -n1)
 [ "$oldest" = "$wanted" ] || fail "Rust $present is here, $wanted is needed; run: rustup update stable"
 
 for component in "$@"; do
-    if ! have "cargo-$component"; then
+    # Asked to run: rustup has a proxy in the path for components that are not there.
+    if ! cargo "$component" --version >/dev/null 2>&1; then
         have rustup || fail "there is no cargo $component; install it with Rust's package"
         case $component in
             fmt) rustup component add rustfmt ;;

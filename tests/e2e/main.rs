@@ -8,6 +8,7 @@ mod bad_input;
 mod commands;
 mod ingress;
 mod lifecycle;
+mod plugin_phases;
 mod plugins;
 mod quickstart;
 mod reload;

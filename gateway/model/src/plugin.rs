@@ -1,6 +1,6 @@
 //! Plugins as data: the code, what it may do, and each use with its configuration. The host is `sluice-wasm`.
 
-use crate::object::NamespacedName;
+use crate::object::{NamespacedName, ObjectRef};
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,9 @@ pub type PluginKey = NamespacedName;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PluginSpec {
     pub key: PluginKey,
-    pub source: ModuleSource,
+    /// None while it can't be resolved (a file that is not there, a key that is gone), which is a problem of its own: the
+    /// code that was there before goes on.
+    pub source: Option<ModuleSource>,
     pub instance: InstanceMode,
     pub limits: PluginLimits,
     /// What happens to a request where the plugin fails. A use may say otherwise.
@@ -74,11 +76,12 @@ pub enum FailMode {
 pub struct PluginLimits {
     /// Bytes of linear memory an instance. Default 64 MiB.
     pub memory: u64,
-    /// Time that the guest may run within one call. Default 10 ms.
+    /// Time that the guest may run within one call. Default 10 ms, at most 10 s. Above 20 ms the plugin runs aside, on
+    /// threads of low priority, from its first call.
     pub run_time: Duration,
-    /// Wall time of one call, waiting included. Default 1 s.
+    /// Wall time of one call, waiting included. Default 1 s, at most 60 s; a shorter request timeout of the rule counts.
     pub deadline: Duration,
-    /// Instances at a time. Default 1,000.
+    /// Instances at a time. Default 1,000; the gateway's pool for all plugins is 2,000.
     pub concurrency: u32,
     /// Bytes of a body that is read for the plugin. Default 1 MiB.
     pub body_buffer: u64,
@@ -102,19 +105,26 @@ pub struct PluginUse {
     /// The name in the policy: what merging goes by.
     pub name: Arc<str>,
     pub plugin: PluginKey,
-    /// JSON text, keys sorted, so that equal configurations have equal hashes.
-    #[serde(serialize_with = "raw_json")]
+    /// JSON text, keys sorted, so that equal configurations have equal hashes. It may hold secrets: only its size is
+    /// printed, beside its hash.
+    #[serde(rename = "config_bytes", serialize_with = "size")]
     pub config: Arc<str>,
     /// SHA-256 of `config`, in hex.
     pub config_hash: Arc<str>,
     pub fail_mode: FailMode,
+    pub at: Place,
 }
 
-fn raw_json<S: serde::Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
-    match serde_json::from_str::<serde_json::Value>(text) {
-        Ok(value) => value.serialize(serializer),
-        Err(_) => serializer.serialize_str(text),
-    }
+/// Where a use is written: problems with its configuration name this.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Place {
+    pub object: ObjectRef,
+    /// `spec.plugins[0]`
+    pub field: Arc<str>,
+}
+
+fn size<S: serde::Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(text.len() as u64)
 }
 
 impl PluginUse {

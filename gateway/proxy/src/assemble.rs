@@ -9,8 +9,8 @@ mod changes;
 use crate::access_log::LogFormat;
 use crate::metrics::RequestMetrics;
 use crate::snapshot::{
-    BackendRef, FastMap, HostRuntime, ListenerRuntime, PluginRef, PortRuntime, RuleRuntime, ServerField, Slot, Slots,
-    Snapshot,
+    BackendRef, FastMap, HostRuntime, ListenerPlugins, ListenerRuntime, PluginRef, PortRuntime, RuleRuntime,
+    ServerField, Slot, Slots, Snapshot,
 };
 use crate::upstream::{BackendRuntime, Registry};
 use ::http::HeaderValue;
@@ -21,7 +21,7 @@ use sluice_model::config::{
 };
 use sluice_model::hostname::{HostPattern, HostTable};
 use sluice_model::matcher::HostMatcher;
-use sluice_model::plugin::UseKey;
+use sluice_model::plugin::{PluginUse, UseKey};
 use sluice_wasm::{Configured, Desired, PluginHost};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
@@ -188,9 +188,15 @@ impl Assembler {
                 Arc::new(table)
             }
         };
+        let uses = config.listener_plugins.get(&listener.id);
+        let same_plugins = |former: &ListenerRuntime| match (uses, &former.plugins) {
+            (Some(uses), Some(former)) => Arc::ptr_eq(uses, &former.uses),
+            (uses, former) => uses.is_none() && former.is_none(),
+        };
         if let Some(former) = former
             && Arc::ptr_eq(&former.config, listener)
             && Arc::ptr_eq(&former.hosts, &hosts)
+            && same_plugins(former)
         {
             return former.clone();
         }
@@ -207,7 +213,13 @@ impl Assembler {
             }
         };
         let metrics = self.metrics.listener(&label);
-        Arc::new(ListenerRuntime { config: listener.clone(), hosts, label, server_header, metrics })
+        *rebuilt |= former.is_some_and(|former| !same_plugins(former));
+        let plugins = uses.map(|uses| {
+            let before = former.and_then(|former| former.plugins.as_ref());
+            let before = before.map(|before| (before.uses.as_slice(), before.slots.as_slice()));
+            ListenerPlugins { uses: uses.clone(), slots: self.plugin_refs(uses, before) }
+        });
+        Arc::new(ListenerRuntime { config: listener.clone(), hosts, label, server_header, metrics, plugins })
     }
 
     /// `old` is what served the same host pattern before: rules that did not change are taken from it.
@@ -255,22 +267,8 @@ impl Assembler {
                 .collect(),
             Action::Redirect(_) | Action::Reply { .. } => Vec::new(),
         };
-        let plugins = rule
-            .plugins
-            .iter()
-            .map(|plugin_use| {
-                let slot = self.plugin_slots.slot(&plugin_use.key());
-                let waits = self.plugins.current(slot.key()).is_none();
-                let former = former.filter(|_| waits).and_then(|former| {
-                    let uses = former.config.plugins.iter().zip(&former.plugins);
-                    let (_, before) = uses.into_iter().find(|(u, _)| u.name == plugin_use.name)?;
-                    // A chain of configurations none of which became ready still ends at the one that did.
-                    let ready = self.plugins.current(before.slot.key()).is_some() || self.is_bound(&before.slot);
-                    if ready { Some(before.slot.clone()) } else { before.former.clone() }
-                });
-                PluginRef { slot, former }
-            })
-            .collect();
+        let before = former.map(|former| (former.config.plugins.as_slice(), former.plugins.as_slice()));
+        let plugins = self.plugin_refs(&rule.plugins, before);
         let label: Arc<str> = rule.id.to_string().into();
         RuleRuntime {
             config: rule.clone(),
@@ -281,6 +279,23 @@ impl Assembler {
             mirrors: self.mirrors(&rule.filters),
             metrics: self.metrics.route(&label),
         }
+    }
+
+    /// Slots of uses; `before` are those that stood here until now.
+    fn plugin_refs(&mut self, uses: &[PluginUse], before: Option<(&[PluginUse], &[PluginRef])>) -> Vec<PluginRef> {
+        uses.iter()
+            .map(|plugin_use| {
+                let slot = self.plugin_slots.slot(&plugin_use.key());
+                let waits = self.plugins.current(slot.key()).is_none();
+                let former = before.filter(|_| waits).and_then(|(uses, refs)| {
+                    let (_, before) = uses.iter().zip(refs).find(|(u, _)| u.name == plugin_use.name)?;
+                    // A chain of configurations none of which became ready still ends at the one that did.
+                    let ready = self.plugins.current(before.slot.key()).is_some() || self.is_bound(&before.slot);
+                    if ready { Some(before.slot.clone()) } else { before.former.clone() }
+                });
+                PluginRef { slot, former }
+            })
+            .collect()
     }
 
     fn is_bound(&self, slot: &Slot<UseKey>) -> bool {
@@ -310,11 +325,9 @@ impl Assembler {
 
     fn want_plugins(&mut self, config: &Config, ports: &FastMap<SocketAddr, Arc<PortRuntime>>) {
         let mut desired = Desired { plugins: config.plugins.clone(), ..Desired::default() };
-        for rule in rules(ports) {
-            for plugin_use in &rule.config.plugins {
-                desired.add_use(plugin_use.clone());
-            }
-        }
+        let of_rules = rules(ports).flat_map(|rule| &rule.config.plugins);
+        let of_listeners = listener_plugins(ports).flat_map(|plugins| &*plugins.uses);
+        of_rules.chain(of_listeners).for_each(|plugin_use| desired.add_use(plugin_use));
         self.plugins.ensure(desired.clone());
         self.desired = desired;
     }
@@ -391,7 +404,8 @@ impl Assembler {
         }
         // A version that only stands in for another is dropped as soon as that one is ready.
         let mut standing_in = vec![false; table.len()];
-        for plugin in rules(ports).flat_map(|rule| &rule.plugins) {
+        let of_listeners = listener_plugins(ports).flat_map(|plugins| &plugins.slots);
+        for plugin in rules(ports).flat_map(|rule| &rule.plugins).chain(of_listeners) {
             let ready = table.get(plugin.slot.index()).is_some_and(Option::is_some);
             if let Some(former) = plugin.former.as_ref().filter(|_| !ready)
                 && let Some(needed) = standing_in.get_mut(former.index())
@@ -415,6 +429,10 @@ impl Assembler {
 
 fn rules(ports: &FastMap<SocketAddr, Arc<PortRuntime>>) -> impl Iterator<Item = &Arc<RuleRuntime>> {
     ports.values().flat_map(|port| &port.listeners).flat_map(|l| l.hosts.values()).flat_map(|host| &host.rules)
+}
+
+fn listener_plugins(ports: &FastMap<SocketAddr, Arc<PortRuntime>>) -> impl Iterator<Item = &ListenerPlugins> {
+    ports.values().flat_map(|port| &port.listeners).filter_map(|listener| listener.plugins.as_ref())
 }
 
 /// The listeners of the snapshot before, by label.

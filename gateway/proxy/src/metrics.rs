@@ -166,6 +166,49 @@ pub struct RequestMetrics {
     mirrors: [AtomicU64; 3],
     log_lines: AtomicU64,
     log_dropped: AtomicU64,
+    held_bytes: AtomicU64,
+    held_refused: AtomicU64,
+}
+
+/// Bytes of request bodies that are held for plugins, all requests together. Default 256 MiB; beyond it a plugin that asks
+/// for a body answers by its fail mode. Metrics: `sluice_held_body_bytes`, `sluice_held_body_refused_total`.
+const MAX_HELD_BYTES: u64 = 256 << 20;
+
+/// What one request holds of its body, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct HeldBytes {
+    metrics: Arc<RequestMetrics>,
+    bytes: u64,
+}
+
+impl HeldBytes {
+    pub(crate) fn none(metrics: &Arc<RequestMetrics>) -> Self {
+        HeldBytes { metrics: metrics.clone(), bytes: 0 }
+    }
+
+    /// Counts bytes that have come. `false`: no more of them are to be read.
+    pub(crate) fn add(&mut self, bytes: usize) -> bool {
+        let bytes = bytes as u64;
+        self.bytes += bytes;
+        let within = self.metrics.held_bytes.fetch_add(bytes, Relaxed) + bytes <= MAX_HELD_BYTES;
+        if !within {
+            self.metrics.held_refused.fetch_add(1, Relaxed);
+        }
+        within
+    }
+
+    /// So many are held instead.
+    pub(crate) fn set(&mut self, bytes: usize) {
+        self.metrics.held_bytes.fetch_add(bytes as u64, Relaxed);
+        self.metrics.held_bytes.fetch_sub(self.bytes, Relaxed);
+        self.bytes = bytes as u64;
+    }
+}
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        self.metrics.held_bytes.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 impl RequestMetrics {
@@ -301,6 +344,11 @@ impl Collector for RequestMetrics {
             family.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
         }
 
+        let help = "Bytes of request bodies that are held for plugins";
+        let mut family = encoder.encode_descriptor("sluice_held_body_bytes", help, None, MetricType::Gauge)?;
+        let held = i64::try_from(self.held_bytes.load(Relaxed)).unwrap_or(i64::MAX);
+        family.encode_gauge(&held)?;
+
         for (name, help, count) in [
             ("sluice_access_log_lines", "Lines handed to the access log's writer", &self.log_lines),
             (
@@ -308,6 +356,7 @@ impl Collector for RequestMetrics {
                 "Lines dropped because they could not be written, or not fast enough",
                 &self.log_dropped,
             ),
+            ("sluice_held_body_refused", "Bodies that plugins asked for and there was no room for", &self.held_refused),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, counter)?;
             family.encode_counter::<NoLabelSet, u64, u64>(&count.load(Relaxed), None)?;
@@ -371,6 +420,20 @@ mod tests {
         drop(first);
         metrics.sweep();
         assert_eq!(metrics.listener(&label).requests(503, Reason::NoEndpoints), 0);
+    }
+
+    #[test]
+    fn held_bytes_are_bounded_for_all_requests_together_and_given_back() {
+        let metrics = Arc::new(RequestMetrics::default());
+        let (mut one, mut other) = (HeldBytes::none(&metrics), HeldBytes::none(&metrics));
+        assert!(one.add(MAX_HELD_BYTES as usize - 10));
+        assert!(other.add(10));
+        assert!(!other.add(1));
+        one.set(5);
+        assert!(other.add(1));
+        drop((one, other));
+        assert_eq!(metrics.held_bytes.load(Relaxed), 0);
+        assert_eq!(metrics.held_refused.load(Relaxed), 1);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use http::HeaderValue;
 use sluice_model::config::{BackendKey, Config, Edge, Listener, Port, Rule, VirtualHost};
 use sluice_model::hostname::HostTable;
 use sluice_model::matcher::HostMatcher;
-use sluice_model::plugin::UseKey;
+use sluice_model::plugin::{PluginUse, UseKey};
 use sluice_wasm::Configured;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -179,6 +179,15 @@ pub struct ListenerRuntime {
     /// The `Server` field to write, where the edge says so.
     pub server_header: ServerField,
     pub metrics: Arc<ListenerMetrics>,
+    /// For answers to requests that no rule takes.
+    pub plugins: Option<ListenerPlugins>,
+}
+
+#[derive(Debug)]
+pub struct ListenerPlugins {
+    pub uses: Arc<Vec<PluginUse>>,
+    /// One for each use.
+    pub slots: Vec<PluginRef>,
 }
 
 impl ListenerRuntime {

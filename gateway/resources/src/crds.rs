@@ -89,7 +89,7 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    /// `SLUICE_WRITE_CRDS=1 cargo test -p sluice-resources` writes the files.
+    /// `make generate` writes the files.
     #[test]
     fn the_committed_files_are_what_the_types_say() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/crds");
@@ -97,12 +97,12 @@ mod tests {
         assert_eq!(files.len(), crds().len());
         for (name, text) in files {
             let path = folder.join(&name);
-            if std::env::var_os("SLUICE_WRITE_CRDS").is_some() {
+            if std::env::var_os("UPDATE").is_some() {
                 std::fs::create_dir_all(&folder).unwrap();
                 std::fs::write(&path, &text).unwrap();
             }
             let committed = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(committed == text, "deploy/crds/{name} differs from `sluice crds`: write it anew");
+            assert!(committed == text, "deploy/crds/{name} is not what the types say; `make generate` writes it again");
         }
     }
 

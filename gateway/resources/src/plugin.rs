@@ -83,10 +83,10 @@ pub struct PluginLimitsConfig {
     /// Bytes of memory an instance. Default 64Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Quantity>,
-    /// Time that the code may run within one call. Default 10ms.
+    /// Time that the code may run within one call. Default 10ms, at most 10s; above 20ms it runs on threads of low priority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_time: Option<DurationText>,
-    /// Wall time of one call, waiting included. Default 1s.
+    /// Wall time of one call, waiting included; a shorter timeout of the rule counts. Default 1s, at most 60s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<DurationText>,
     /// Instances at a time. Default 1000.

@@ -81,7 +81,7 @@ fn plugin_problems(config: &Config) -> Result<Vec<Problem>> {
     let host = PluginHost::new(HostOptions::default(), &mut Registry::default())?;
     host.ensure(crate::plugins::desired(config));
     crate::lifecycle::block_on(async {
-        tokio::time::timeout(PLUGINS, host.settled()).await.context("the plugins are not compiled in time")?;
+        tokio::time::timeout(PLUGINS, host.checked()).await.context("the plugins are not compiled in time")?;
         Ok(host.problems())
     })
 }

@@ -99,7 +99,10 @@ fn endpoints(snapshot: &Snapshot) -> Vec<EndpointStatus> {
 
 fn plugin_status(plugin: sluice_wasm::PluginStatus) -> PluginStatus {
     let state = match plugin.error {
+        Some(error) if plugin.ready > 0 => format!("failed, the version before goes on in {}: {error}", plugin.ready),
         Some(error) => format!("failed: {error}"),
+        None if !plugin.checked => format!("compiling, {} of {} ready", plugin.ready, plugin.uses),
+        None if plugin.uses == 0 => "compiled, not used".to_owned(),
         None if plugin.ready == plugin.uses => format!("ready, {} in use", plugin.uses),
         None => format!("compiling, {} of {} ready", plugin.ready, plugin.uses),
     };

@@ -1,16 +1,22 @@
 //! Plugin objects: where the code is, its limits, and who may use it.
 
 use crate::grant::{Reference, permits, selects};
+use crate::policy::{Chain, Level};
 use crate::report::Report;
 use crate::values::{bytes, number, positive_duration};
+use crate::world::World;
 use sha2::{Digest, Sha256};
+use sluice_model::config::ListenerId;
 use sluice_model::object::NamespacedName;
-use sluice_model::plugin::{FailMode, InstanceMode, ModuleSource, PluginKey, PluginLimits, PluginSpec, PluginUse};
+use sluice_model::plugin::{
+    FailMode, InstanceMode, ModuleSource, Place, PluginKey, PluginLimits, PluginSpec, PluginUse,
+};
 use sluice_model::{Code, Kind, ObjectRef, Problem};
 use sluice_resources::api::ConfigMap;
-use sluice_resources::{FailModeName, InstanceName, NamespacesFrom, Plugin, PluginLimitsConfig, Store};
+use sluice_resources::{DurationText, FailModeName, InstanceName, NamespacesFrom, Plugin, PluginLimitsConfig, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// All Plugins.
 #[derive(Debug, Default)]
@@ -26,7 +32,7 @@ struct Entry {
     object: Arc<Plugin>,
     /// The ConfigMap that the code was taken from, so that the same one is not hashed again.
     config_map: Option<Arc<ConfigMap>>,
-    spec: Option<Arc<PluginSpec>>,
+    spec: Arc<PluginSpec>,
 }
 
 /// Fingerprints of module files, by path.
@@ -66,8 +72,8 @@ impl Plugins {
                     }
                     _ => false,
                 };
-                match former.filter(same).and_then(|old| old.spec.as_ref()) {
-                    Some(spec) => Some(spec.source.clone()),
+                match former.filter(same).and_then(|old| old.spec.source.clone()) {
+                    Some(source) => Some(source),
                     None => inline(config_map.as_deref(), &wanted.key, &name, &mut report),
                 }
             }
@@ -97,29 +103,26 @@ impl Plugins {
             }
         }
         let limits = limits(object.spec.limits.as_ref(), &mut report);
-        let spec = module.map(|source| {
-            let spec = PluginSpec {
-                key: reference.key(),
-                source,
-                instance: match object.spec.instance {
-                    None | Some(InstanceName::Fresh) => InstanceMode::Fresh,
-                    Some(InstanceName::Pooled) => InstanceMode::Pooled,
-                },
-                limits,
-                fail_mode: object.spec.fail_mode.map_or(FailMode::Closed, fail_mode),
-            };
-            match former.and_then(|old| old.spec.as_ref()) {
-                Some(old) if **old == spec => old.clone(),
-                _ => Arc::new(spec),
-            }
-        });
+        let spec = PluginSpec {
+            key: reference.key(),
+            source: module,
+            instance: match object.spec.instance {
+                None | Some(InstanceName::Fresh) => InstanceMode::Fresh,
+                Some(InstanceName::Pooled) => InstanceMode::Pooled,
+            },
+            limits,
+            fail_mode: object.spec.fail_mode.map_or(FailMode::Closed, fail_mode),
+        };
+        let spec = match former {
+            Some(old) if *old.spec == spec => old.spec.clone(),
+            _ => Arc::new(spec),
+        };
         Entry { object: object.clone(), config_map, spec }
     }
 
     /// What the plugin host is to compile.
     pub(crate) fn specs(&self) -> BTreeMap<PluginKey, Arc<PluginSpec>> {
-        let specs = self.plugins.iter().filter_map(|(key, entry)| Some((key.clone(), entry.spec.clone()?)));
-        specs.collect()
+        self.plugins.iter().map(|(key, entry)| (key.clone(), entry.spec.clone())).collect()
     }
 
     /// Plugins that look different to their users than they did before.
@@ -127,7 +130,7 @@ impl Plugins {
         let names: BTreeSet<&PluginKey> = self.plugins.keys().chain(former.plugins.keys()).collect();
         let seen = |plugins: &Plugins, name: &PluginKey| {
             let entry = plugins.plugins.get(name)?;
-            Some((entry.spec.is_some(), entry.object.spec.fail_mode, entry.object.spec.allowed_namespaces.clone()))
+            Some((entry.object.spec.fail_mode, entry.object.spec.allowed_namespaces.clone()))
         };
         names
             .into_iter()
@@ -155,18 +158,31 @@ fn inline(map: Option<&ConfigMap>, key: &str, name: &NamespacedName, report: &mu
 
 const MIB: u64 = 1 << 20;
 
+/// Nobody waits longer for a plugin.
+const LONGEST_RUN: Duration = Duration::from_secs(10);
+const LONGEST_CALL: Duration = Duration::from_secs(60);
+
 fn limits(settings: Option<&PluginLimitsConfig>, report: &mut Report<'_>) -> PluginLimits {
     let none = PluginLimits::default();
     let Some(s) = settings else { return none };
     let at = |name: &str| format!("spec.limits.{name}");
     PluginLimits {
         memory: bytes(s.memory.as_ref(), 64 * 1024..=4096 * MIB, &at("memory"), report).unwrap_or(none.memory),
-        run_time: positive_duration(s.run_time.as_ref(), &at("runTime"), report).unwrap_or(none.run_time),
-        deadline: positive_duration(s.deadline.as_ref(), &at("deadline"), report).unwrap_or(none.deadline),
+        run_time: duration(s.run_time.as_ref(), LONGEST_RUN, &at("runTime"), report).unwrap_or(none.run_time),
+        deadline: duration(s.deadline.as_ref(), LONGEST_CALL, &at("deadline"), report).unwrap_or(none.deadline),
         concurrency: number(s.concurrency, 1..=100_000, &at("concurrency"), report).unwrap_or(none.concurrency),
         body_buffer: bytes(s.body_buffer.as_ref(), 0..=1024 * MIB, &at("bodyBuffer"), report)
             .unwrap_or(none.body_buffer),
     }
+}
+
+fn duration(text: Option<&DurationText>, longest: Duration, field: &str, report: &mut Report<'_>) -> Option<Duration> {
+    let duration = positive_duration(text, field, report)?;
+    if duration <= longest {
+        return Some(duration);
+    }
+    report.error(Code::OutOfRange, field, format!("{duration:?} is out of range: at most {longest:?}"));
+    None
 }
 
 fn fail_mode(name: FailModeName) -> FailMode {
@@ -183,6 +199,19 @@ pub(crate) enum Use {
     Skip,
     /// It can't be used, and fails closed: the rule answers 503.
     Refuse,
+}
+
+/// The uses that policies of a Gateway and of one of its listeners ask for, in running order.
+pub(crate) fn of_listener(world: &World<'_>, id: &ListenerId, problems: &mut Vec<Problem>) -> Vec<PluginUse> {
+    let gateway = ObjectRef::new(Kind::Gateway, id.gateway.namespace.clone(), id.gateway.name.clone());
+    let mut chain = Chain::default();
+    chain.push(Level::Gateway, world.policies.attached(&gateway, None));
+    chain.push(Level::Listener, world.policies.attached(&gateway, Some(&id.name)));
+    // Everything is read again as a whole: nobody asks what was looked at.
+    let mut deps = BTreeSet::new();
+    let uses = chain.plugins();
+    let used = uses.iter().map(|entry| use_plugin(entry, world.store, world.plugins, &mut deps, problems));
+    used.filter_map(|used| if let Use::Run(plugin) = used { Some(plugin) } else { None }).collect()
 }
 
 /// Reads one use. Problems belong to the policy that holds it.
@@ -208,7 +237,6 @@ pub(crate) fn use_plugin(
         Some(found) if !permitted(store, found, &policy, &plugin) => {
             Some((Code::PluginNotPermitted, format!("namespace `{}` may not use {plugin}", policy.namespace)))
         }
-        Some(found) if found.spec.is_none() => Some((Code::PluginNotFound, format!("{plugin} has no code"))),
         Some(_) => None,
     };
     if let Some((code, message)) = problem {
@@ -222,6 +250,7 @@ pub(crate) fn use_plugin(
         config_hash: hex::encode(Sha256::digest(config.as_bytes())).into(),
         config: config.into(),
         fail_mode,
+        at: Place { object: policy, field: entry.field.as_str().into() },
     })
 }
 

@@ -9,7 +9,10 @@
 use prometheus_client::registry::Registry;
 use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest, Sha256};
-use sluice_model::plugin::{FailMode, InstanceMode, ModuleSource, PluginKey, PluginLimits, PluginSpec, PluginUse};
+use sluice_model::plugin::{
+    FailMode, InstanceMode, ModuleSource, Place, PluginKey, PluginLimits, PluginSpec, PluginUse,
+};
+use sluice_model::{Kind, ObjectRef};
 use sluice_wasm::{Configured, Desired, Exchange, HostOptions, PlainRequest, PluginHost};
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -30,7 +33,7 @@ fn main() {
     let tenants = entries(|n| format!(r#""tenant-{n}":"the value of number {n}""#));
     let consumers = entries(|n| format!(r#"{{"name":"consumer-{n}","keys":["key-of-number-{n}"]}}"#));
     let plugins = [
-        ("lookup", format!(r#"{{"tenants":{{{tenants}}}}}"#)),
+        ("tenant_plan", format!(r#"{{"plans":{{{tenants}}}}}"#)),
         ("key_auth", format!(r#"{{"consumers":[{consumers}]}}"#)),
     ];
     let request = measure(|| drop(black_box(exchange())));
@@ -98,7 +101,7 @@ async fn ready(
 ) -> Arc<Configured> {
     let sha256 = |bytes: &[u8]| Arc::from(hex::encode(Sha256::digest(bytes)));
     let key = PluginKey::new("bench", name);
-    let source = ModuleSource::Inline { sha256: sha256(&module), bytes: module };
+    let source = Some(ModuleSource::Inline { sha256: sha256(&module), bytes: module });
     let spec =
         PluginSpec { key: key.clone(), source, instance, limits: PluginLimits::default(), fail_mode: FailMode::Closed };
     let plugin_use = PluginUse {
@@ -107,11 +110,12 @@ async fn ready(
         config: config.into(),
         config_hash: sha256(config.as_bytes()),
         fail_mode: FailMode::Closed,
+        at: Place { object: ObjectRef::new(Kind::TrafficPolicy, "bench", name), field: "spec.plugins[0]".into() },
     };
     let use_key = plugin_use.key();
     let mut desired = Desired::default();
     desired.plugins.insert(key, Arc::new(spec));
-    desired.add_use(plugin_use);
+    desired.add_use(&plugin_use);
     host.ensure(desired);
     host.settled().await;
     host.current(&use_key).unwrap_or_else(|| panic!("{:?}", host.problems()))

@@ -19,10 +19,19 @@ pub(crate) struct Aside {
     /// Taken only by drop, which must not wait for guests.
     runtime: Option<Runtime>,
     turns: Arc<Semaphore>,
+    threads: usize,
 }
 
+/// One plugin's way to the threads. It is narrower than all of them where there are several, and only its first in line
+/// stand in the common queue: a plugin whose calls are endless has its turn as often as each other, and no more.
+#[derive(Debug)]
+pub(crate) struct Lane(Arc<Semaphore>);
+
 /// The right to use one of the threads.
-pub(crate) struct Turn(OwnedSemaphorePermit);
+pub(crate) struct Turn {
+    _lane: OwnedSemaphorePermit,
+    _thread: OwnedSemaphorePermit,
+}
 
 impl Aside {
     pub(crate) fn new(threads: usize) -> std::io::Result<Aside> {
@@ -33,14 +42,23 @@ impl Aside {
             .max_blocking_threads(threads)
             .on_thread_start(|| lower_priority(NICE))
             .build()?;
-        Ok(Aside { runtime: Some(runtime), turns: Arc::new(Semaphore::new(threads)) })
+        Ok(Aside { runtime: Some(runtime), turns: Arc::new(Semaphore::new(threads)), threads })
     }
 
-    /// Waits for a thread, at most for `deadline`.
-    pub(crate) async fn turn(&self, deadline: Duration) -> Option<Turn> {
-        match tokio::time::timeout(deadline, self.turns.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Some(Turn(permit)),
-            _ => None,
+    pub(crate) fn lane(&self) -> Lane {
+        Lane(Arc::new(Semaphore::new((self.threads - 1).max(1))))
+    }
+
+    /// Waits for a thread, at most until `until`.
+    pub(crate) async fn turn(&self, lane: &Lane, until: Option<Instant>) -> Option<Turn> {
+        let turn = async {
+            let lane = lane.0.clone().acquire_owned().await.ok()?;
+            let thread = self.turns.clone().acquire_owned().await.ok()?;
+            Some(Turn { _lane: lane, _thread: thread })
+        };
+        match until {
+            Some(until) => tokio::time::timeout_at(until.into(), turn).await.ok().flatten(),
+            None => turn.await,
         }
     }
 
@@ -53,7 +71,7 @@ impl Aside {
         let Some(runtime) = &self.runtime else { return Err(Panicked) };
         let running: JoinHandle<T> = runtime.spawn_blocking(move || {
             let result = work();
-            drop(turn.0);
+            drop(turn);
             result
         });
         running.await.map_err(|_| Panicked)
@@ -85,14 +103,38 @@ pub(crate) fn thread_time() -> Duration {
     Duration::new(u64::try_from(tv_sec).unwrap_or(0), u32::try_from(tv_nsec).unwrap_or(0))
 }
 
-/// Interrupts the guest after `limit` of this thread's CPU time: on a thread that gives way to others, wall time says
-/// nothing about the guest. Looks at each tick.
-pub(crate) fn limit_cpu_time(store: &mut Store<State>, limit: Duration) {
-    let end = thread_time().saturating_add(limit.max(TICK));
+/// Nobody waits for the call any longer: it is ended, whatever the guest has used of its own time.
+#[derive(Debug, thiserror::Error)]
+#[error("the call's deadline has passed")]
+pub(crate) struct Late;
+
+/// What a call may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// CPU time of the guest.
+    pub(crate) run_time: Duration,
+    /// On the clock.
+    pub(crate) until: Option<Instant>,
+}
+
+impl Bounds {
+    fn check(&self, ends: Duration) -> wasmtime::Result<UpdateDeadline> {
+        if thread_time() >= ends {
+            return Err(Trap::Interrupt.into());
+        }
+        if self.until.is_some_and(|until| until <= Instant::now()) {
+            return Err(Late.into());
+        }
+        Ok(UpdateDeadline::Continue(1))
+    }
+}
+
+/// Interrupts the guest after its run time by this thread's CPU time: on a thread that gives way to others, wall time
+/// says nothing about the guest. Looks at each tick, and at the clock too: nobody waits for longer than the deadline.
+pub(crate) fn limit_cpu_time(store: &mut Store<State>, bounds: Bounds) {
+    let ends = thread_time().saturating_add(bounds.run_time.max(TICK));
     store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(move |_| {
-        if thread_time() < end { Ok(UpdateDeadline::Continue(1)) } else { Err(Trap::Interrupt.into()) }
-    });
+    store.epoch_deadline_callback(move |_| bounds.check(ends));
 }
 
 thread_local! {
@@ -100,17 +142,16 @@ thread_local! {
     static FIRST_TICK: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
-/// Interrupts the guest after about `limit` of CPU time on a thread that serves requests. Looks for the first time at the
+/// Interrupts the guest after about its run time of CPU time on a thread that serves requests. Looks for the first time at the
 /// first tick, which a call of ordinary length never meets: until then it costs nothing, and from then on the time
 /// counts. A guest whose thread was not running (the machine is busy) has done nothing wrong.
-pub(crate) fn limit_from_first_tick(store: &mut Store<State>, limit: Duration) {
+pub(crate) fn limit_from_first_tick(store: &mut Store<State>, bounds: Bounds) {
     FIRST_TICK.set(None);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |_| {
-        let now = thread_time();
-        let began = FIRST_TICK.get().unwrap_or(now);
+        let began = FIRST_TICK.get().unwrap_or_else(thread_time);
         FIRST_TICK.set(Some(began));
-        if now < began.saturating_add(limit) { Ok(UpdateDeadline::Continue(1)) } else { Err(Trap::Interrupt.into()) }
+        bounds.check(began.saturating_add(bounds.run_time))
     });
 }
 

@@ -1,6 +1,6 @@
 //! A plugin with one configuration, ready to run: what a snapshot binds.
 
-use crate::aside::Aside;
+use crate::aside::{Aside, Lane};
 use crate::build::Image;
 use crate::engine::Engine;
 use crate::error::PluginError;
@@ -9,19 +9,25 @@ use crate::instance::{Live, PluginLog, State};
 use crate::invocation::Invocation;
 use crate::limits::Limits;
 use crate::metrics::PluginMetrics;
+use crate::shares::Share;
 use crate::standing::Standing;
 use crossbeam_queue::ArrayQueue;
-use sluice_model::plugin::{InstanceMode, PluginSpec, UseKey};
+use sluice_model::plugin::{InstanceMode, PluginKey, PluginSpec, UseKey};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use wasmtime::{PoolConcurrencyLimitError, Store};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use wasmtime::Store;
 
 /// Idle instances that a pooled plugin keeps.
 const MAX_IDLE: u32 = 64;
 
 /// Bytes that a pooled instance may grow by before it is recycled.
 const MAX_GROWTH: usize = 1 << 20;
+
+/// A run time above this is too long for a thread that serves requests: such a plugin runs aside from its first call. What
+/// a loop costs the neighbours is at most this.
+pub(crate) const LONGEST_IN_PLACE: Duration = Duration::from_millis(20);
 
 /// A point of an exchange at which plugins are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,18 +105,37 @@ pub(crate) struct PluginState {
     pub(crate) metrics: Arc<PluginMetrics>,
     pub(crate) standing: Standing,
     pub(crate) log: Arc<PluginLog>,
+    pub(crate) lane: Lane,
+    /// Of the instances in use, and of their memory, what this plugin has.
+    instances: Share,
+    pub(crate) memory: Share,
     in_use: AtomicU32,
 }
 
 impl PluginState {
-    pub(crate) fn new(metrics: Arc<PluginMetrics>, standing: Standing, log: Arc<PluginLog>) -> PluginState {
-        PluginState { metrics, standing, log, in_use: AtomicU32::new(0) }
+    pub(crate) fn new(engine: &Engine, aside: &Aside, metrics: Arc<PluginMetrics>, log: Arc<PluginLog>) -> PluginState {
+        PluginState {
+            metrics,
+            standing: Standing::new(Instant::now()),
+            log,
+            lane: aside.lane(),
+            instances: engine.instances.join(),
+            memory: engine.memory.join(),
+            in_use: AtomicU32::new(0),
+        }
     }
 
-    fn admit(self: &Arc<Self>, limit: u32) -> Option<Permit> {
-        let permit = Permit(self.clone());
+    fn admit(self: &Arc<Self>, plugin: &PluginKey, limit: u32) -> Result<Permit, PluginError> {
         // Counted first, so that two can't both see the last place.
-        (self.in_use.fetch_add(1, Ordering::AcqRel) < limit).then_some(permit)
+        if self.in_use.fetch_add(1, Ordering::AcqRel) >= limit {
+            self.in_use.fetch_sub(1, Ordering::AcqRel);
+            return Err(PluginError::Busy { plugin: plugin.clone(), limit });
+        }
+        if !self.instances.take(1) {
+            self.in_use.fetch_sub(1, Ordering::AcqRel);
+            return Err(PluginError::PoolFull { plugin: plugin.clone() });
+        }
+        Ok(Permit(self.clone()))
     }
 }
 
@@ -119,6 +144,7 @@ pub(crate) struct Permit(Arc<PluginState>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.0.instances.give(1);
         self.0.in_use.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -135,6 +161,8 @@ pub struct Configured {
     pub(crate) aside: Arc<Aside>,
     pub(crate) plugin: Arc<PluginState>,
     idle: ArrayQueue<Live>,
+    /// A newer version serves: what still runs here leaves nothing behind.
+    retired: AtomicBool,
 }
 
 impl Configured {
@@ -150,7 +178,18 @@ impl Configured {
         // A configuration that must run in each instance is too dear for an instance a request.
         let mode = if image.configure_with.is_some() { InstanceMode::Pooled } else { spec.instance };
         let idle = ArrayQueue::new(spec.limits.concurrency.clamp(1, MAX_IDLE) as usize);
-        Configured { key, spec, image, mode, recycle_after, engine, aside, plugin, idle }
+        Configured {
+            key,
+            spec,
+            image,
+            mode,
+            recycle_after,
+            engine,
+            aside,
+            plugin,
+            idle,
+            retired: AtomicBool::new(false),
+        }
     }
 
     pub fn key(&self) -> &UseKey {
@@ -186,18 +225,24 @@ impl Configured {
     }
 
     pub(crate) fn admit(&self) -> Result<Permit, PluginError> {
-        let limit = self.spec.limits.concurrency;
-        self.plugin.admit(limit).ok_or_else(|| PluginError::Busy { plugin: self.key.plugin.clone(), limit })
+        self.plugin.admit(&self.key.plugin, self.spec.limits.concurrency)
     }
 
-    /// An idle instance, or a new one. `arm` sets the deadline of a new store before any guest code runs.
+    /// An instance that waits to be used again.
+    pub(crate) fn idle(&self) -> Option<Live> {
+        let live = self.idle.pop()?;
+        self.engine.not_idle(1);
+        Some(live)
+    }
+
+    /// Whether each new instance runs configure, which is too slow for a thread that serves requests.
+    pub(crate) fn configures_each(&self) -> bool {
+        self.image.configure_with.is_some()
+    }
+
+    /// A new instance. `arm` sets the deadline of its store before any guest code runs.
     pub(crate) fn instance(&self, arm: impl FnOnce(&mut Store<State>)) -> wasmtime::Result<Live> {
-        if let Some(mut live) = self.idle.pop() {
-            self.engine.not_idle(1);
-            arm(&mut live.store);
-            return Ok(live);
-        }
-        let limits = Limits::counted(self.spec.limits.memory, self.plugin.metrics.clone());
+        let limits = Limits::counted(self.spec.limits.memory, self.plugin.clone());
         let state = State::new(limits, self.spec.limits.body_buffer, self.plugin.log.clone());
         let mut store = Store::new(&self.engine.engine, state);
         store.limiter(|state| &mut state.limits);
@@ -212,19 +257,20 @@ impl Configured {
         if reusable && self.engine.may_idle() && self.idle.push(live).is_err() {
             self.engine.not_idle(1);
         }
+        // Looked at after the push, so that `retire` and this can't both leave the instance to the other.
+        if self.retired.load(Ordering::SeqCst) {
+            self.drain();
+        }
     }
 
-    /// Reads why no instance could be made.
-    pub(crate) fn not_made(&self, phase: Phase, error: &wasmtime::Error) -> PluginError {
-        let plugin = self.key.plugin.clone();
-        if error.is::<PoolConcurrencyLimitError>() {
-            return PluginError::PoolFull { plugin };
-        }
-        let kind = match error.downcast_ref::<wasmtime::Trap>() {
-            Some(wasmtime::Trap::Interrupt) => crate::TrapKind::RunTime,
-            _ => crate::TrapKind::Contract,
-        };
-        PluginError::Trap { plugin, phase: phase.as_str(), kind, message: format!("{error:#}") }
+    /// A newer version took over. Requests, and tunnels of hours, may hold this one on; its idle instances go.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        self.drain();
+    }
+
+    fn drain(&self) {
+        while self.idle().is_some() {}
     }
 }
 
@@ -238,7 +284,7 @@ impl fmt::Debug for Configured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Configured")
             .field("key", &self.key)
-            .field("module", self.spec.source.sha256())
+            .field("module", &self.spec.source)
             .field("mode", &self.mode)
             .field("phases", &self.image.phases)
             .finish_non_exhaustive()

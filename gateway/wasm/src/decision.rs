@@ -4,9 +4,10 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 /// What is to happen after a phase.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Decision {
     /// The exchange goes on.
+    #[default]
     Continue,
     /// The plugin answers: later plugins and the backend don't see the request; response phases run.
     Respond(Box<LocalReply>),

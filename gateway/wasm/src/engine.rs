@@ -6,6 +6,7 @@ use crate::guest;
 use crate::instance::State;
 use crate::limits::MAX_TABLE_ELEMENTS;
 use crate::options::HostOptions;
+use crate::shares::Shares;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
@@ -17,8 +18,13 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
 /// Core instances of one component: the guest's module and the two that `wit-component` puts beside it, with room for
-/// components made of several modules.
-const CORE_INSTANCES_PER_COMPONENT: u32 = 8;
+/// one more. The pool has as many for each component, so that no component can take those of others.
+const CORE_INSTANCES_PER_COMPONENT: u32 = 4;
+const TABLES_PER_COMPONENT: u32 = 4;
+const MEMORIES_PER_COMPONENT: u32 = 1;
+
+/// Instances beside those for requests: the builders make one at a time.
+const FOR_BUILDERS: u32 = 4;
 
 /// Linear memory that stays resident when an instance is freed, per slot: what a guest built by the SDK's recipe
 /// touches. Above, pages go back to the kernel.
@@ -33,7 +39,11 @@ const GUARD: u64 = 64 << 10;
 pub(crate) struct Engine {
     pub(crate) engine: wasmtime::Engine,
     pub(crate) linker: Linker<State>,
-    /// Idle instances of pooled plugins. They hold slots of the pool, so all of them together have at most half of it.
+    /// Instances in use, and bytes of their memory: shared by all plugins.
+    pub(crate) instances: Arc<Shares>,
+    pub(crate) memory: Arc<Shares>,
+    /// Idle instances of pooled plugins. They hold slots of the pool, so all of them together have a quarter of it, and
+    /// those in use the rest.
     idle: AtomicU32,
     max_idle: u32,
     clock: Clock,
@@ -45,7 +55,10 @@ impl Engine {
         let engine = wasmtime::Engine::new(&config(options, functions).map_err(setup)?).map_err(setup)?;
         let linker = guest::linker(&engine).map_err(setup)?;
         let clock = Clock::start(&engine)?;
-        Ok(Engine { engine, linker, idle: AtomicU32::new(0), max_idle: options.instances / 2, clock })
+        let max_idle = options.instances / 4;
+        let instances = Shares::new(u64::from(options.instances - max_idle));
+        let memory = Shares::new(options.memory);
+        Ok(Engine { engine, linker, instances, memory, idle: AtomicU32::new(0), max_idle, clock })
     }
 
     /// Whether one more instance may wait idle; if so it is counted.
@@ -70,13 +83,15 @@ impl Engine {
 
 fn config(options: &HostOptions, functions: Arc<FunctionCache>) -> wasmtime::Result<Config> {
     let memory = usize::try_from(options.max_memory).unwrap_or(usize::MAX);
-    let instances = options.instances;
+    let instances = options.instances.saturating_add(FOR_BUILDERS);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
-        .total_core_instances(instances.saturating_mul(4))
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
-        .total_memories(instances)
-        .total_tables(instances.saturating_mul(2))
+        .total_memories(instances.saturating_mul(MEMORIES_PER_COMPONENT))
+        .max_memories_per_component(MEMORIES_PER_COMPONENT)
+        .total_tables(instances.saturating_mul(TABLES_PER_COMPONENT))
+        .max_tables_per_component(TABLES_PER_COMPONENT)
         .table_elements(MAX_TABLE_ELEMENTS)
         .max_memory_size(memory)
         .linear_memory_keep_resident(KEEP_RESIDENT)

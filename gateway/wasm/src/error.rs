@@ -22,9 +22,9 @@ pub enum HostError {
 pub enum PluginError {
     #[error("plugin {plugin}: all {limit} instances that limits.concurrency allows are in use")]
     Busy { plugin: PluginKey, limit: u32 },
-    #[error("plugin {plugin}: the gateway's pool of plugin instances is in use to the last one")]
+    #[error("plugin {plugin}: its share of the gateway's plugin instances or of their memory is used up")]
     PoolFull { plugin: PluginKey },
-    #[error("plugin {plugin}: the call waited {waited:?}, longer than limits.deadline allows")]
+    #[error("plugin {plugin}: the call took {waited:?}, longer than limits.deadline or the request's timeout allows")]
     Deadline { plugin: PluginKey, waited: Duration },
     #[error("plugin {plugin}: {kind} in {phase}: {message}")]
     Trap { plugin: PluginKey, phase: &'static str, kind: TrapKind, message: String },

@@ -3,11 +3,11 @@
 //! A store can hold no borrow, so an exchange goes into the instance by value for each call and comes back after it:
 //! two boxes and the attributes, no header is copied.
 
-use crate::Attributes;
+use crate::{Attributes, Refused};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::any::Any;
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A request as plugins see it. The host checks what a plugin sets (names, values, which headers are its to change,
 /// the form of a path) before it reaches one of the setters.
@@ -25,9 +25,10 @@ pub trait RequestView: Any + Send {
     /// One of the names in the table of docs/plugins.md: `request.id`, `client.address`, `route.name`, ...
     fn property(&self, name: &str) -> Option<Cow<'_, str>>;
     fn headers(&self) -> &HeaderMap;
-    /// `path` begins with a slash and holds no byte that RFC 3986 keeps out of a path.
-    fn set_path(&mut self, path: &str);
-    fn set_query(&mut self, query: Option<&str>);
+    /// `path` begins with a slash and holds no byte that RFC 3986 keeps out of a path. What the view itself refuses
+    /// stays as it was.
+    fn set_path(&mut self, path: &str) -> Result<(), Refused>;
+    fn set_query(&mut self, query: Option<&str>) -> Result<(), Refused>;
     /// Replaces every value of `name`.
     fn set_header(&mut self, name: HeaderName, value: HeaderValue);
     fn append_header(&mut self, name: HeaderName, value: HeaderValue);
@@ -59,13 +60,15 @@ pub trait ResponseView: Any + Send {
 pub struct Exchange {
     pub(crate) request: Option<Box<dyn RequestView>>,
     pub(crate) response: Option<Box<dyn ResponseView>>,
+    /// When the exchange must be over: a call that would last longer ends then, by [`Deadline`](crate::PluginError::Deadline).
+    pub deadline: Option<Instant>,
     /// Shared by all phases of all plugins; the access log reads them at the end.
     pub attributes: Attributes,
 }
 
 impl Exchange {
     pub fn new(request: impl RequestView) -> Exchange {
-        Exchange { request: Some(Box::new(request)), response: None, attributes: Attributes::default() }
+        Exchange { request: Some(Box::new(request)), ..Exchange::default() }
     }
 
     /// Lends the request, where the exchange lives longer than the phase.

@@ -25,6 +25,8 @@ pub enum Refused {
     Body(u64),
     #[error("a path begins with a slash and is percent-encoded (RFC 3986, section 3.3)")]
     Path,
+    #[error("the gateway serves no such path: {0}")]
+    NotNormal(String),
     #[error("a query is percent-encoded (RFC 3986, section 3.4)")]
     Query,
     #[error("{0} is not a status of a response: 200 to 599")]

@@ -227,13 +227,13 @@ impl types::HostRequest for State {
 
     fn set_path(&mut self, _: Resource<Request>, path: String) -> Result<Answer> {
         let request = self.request_mut()?;
-        answer(request.and_then(|request| fields::path(&path).map(|()| request.set_path(&path))))
+        answer(request.and_then(|request| fields::path(&path).and_then(|()| request.set_path(&path))))
     }
 
     fn set_query(&mut self, _: Resource<Request>, query: Option<String>) -> Result<Answer> {
         let request = self.request_mut()?;
         let query = query.as_deref();
-        answer(request.and_then(|request| query.map_or(Ok(()), fields::query).map(|()| request.set_query(query))))
+        answer(request.and_then(|request| query.map_or(Ok(()), fields::query).and_then(|()| request.set_query(query))))
     }
 
     fn header(&mut self, _: Resource<Request>, name: String) -> Result<Option<Vec<u8>>> {

@@ -1,7 +1,7 @@
 //! The host as the rest of the gateway holds it: what is desired goes in, versions that are ready come out.
 
 use crate::aside::Aside;
-use crate::build::{Builder, FunctionCache, Inbox, Published};
+use crate::build::{BUILDERS, Builder, FunctionCache, Published};
 use crate::configured::Configured;
 use crate::engine::Engine;
 use crate::error::HostError;
@@ -11,12 +11,11 @@ use crate::schema::ConfigSchema;
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use sluice_model::Problem;
-use sluice_model::plugin::{InstanceMode, PluginKey, PluginSpec, PluginUse, UseKey};
-use std::collections::BTreeMap;
+use sluice_model::plugin::{InstanceMode, Place, PluginKey, PluginSpec, PluginUse, UseKey};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use tokio::sync::watch;
 
 /// All plugins of a configuration, and all uses of them; two uses with one configuration are one.
@@ -24,12 +23,23 @@ use tokio::sync::watch;
 pub struct Desired {
     pub plugins: BTreeMap<PluginKey, Arc<PluginSpec>>,
     /// A use whose plugin is not in `plugins` is ignored: translate has reported it.
-    pub uses: BTreeMap<UseKey, PluginUse>,
+    pub uses: BTreeMap<UseKey, DesiredUse>,
+}
+
+/// A configuration, and everywhere that it is written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredUse {
+    pub config: Arc<str>,
+    pub places: BTreeSet<Place>,
 }
 
 impl Desired {
-    pub fn add_use(&mut self, plugin_use: PluginUse) {
-        self.uses.entry(plugin_use.key()).or_insert(plugin_use);
+    pub fn add_use(&mut self, plugin_use: &PluginUse) {
+        let places = || DesiredUse { config: plugin_use.config.clone(), places: BTreeSet::new() };
+        let desired = self.uses.entry(plugin_use.key()).or_insert_with(places);
+        if !desired.places.contains(&plugin_use.at) {
+            desired.places.insert(plugin_use.at.clone());
+        }
     }
 }
 
@@ -37,6 +47,7 @@ impl Desired {
 #[derive(Clone, Debug)]
 pub struct PluginStatus {
     pub plugin: PluginKey,
+    /// Empty where the source can't be resolved.
     pub sha256: Arc<str>,
     /// Bytes of the module; none while it was not read.
     pub size: Option<usize>,
@@ -48,17 +59,18 @@ pub struct PluginStatus {
     /// Configurations in use, and how many of them run this very version.
     pub uses: usize,
     pub ready: usize,
+    /// Whether its module was tried; without uses it is compiled and held to the contract all the same.
+    pub checked: bool,
     pub error: Option<String>,
 }
 
 /// The plugin host. Dropping it stops its threads; versions that are still held keep working.
 pub struct PluginHost {
-    inbox: Arc<Inbox>,
+    builder: Arc<Builder>,
     wishes: AtomicU64,
     published: Arc<ArcSwap<Published>>,
     changed: watch::Receiver<u64>,
     functions: Arc<FunctionCache>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl PluginHost {
@@ -68,27 +80,30 @@ impl PluginHost {
         let engine = Arc::new(Engine::new(&options, functions.clone())?);
         let aside = Arc::new(Aside::new(options.slow_threads)?);
         let metrics = Metrics::register(registry);
-        let inbox = Arc::new(Inbox::default());
         let published = Arc::new(ArcSwap::from_pointee(Published::default()));
         let (sender, changed) = watch::channel(0);
-        let builder =
-            Builder::new(options, engine, functions.clone(), aside, metrics, inbox.clone(), published.clone(), sender);
-        let thread = std::thread::Builder::new().name("plugin-builder".to_owned()).spawn(move || builder.run())?;
-        Ok(PluginHost { inbox, wishes: AtomicU64::new(0), published, changed, functions, thread: Some(thread) })
+        let builder = Builder::new(options, engine, functions.clone(), aside, metrics, published.clone(), sender);
+        let host = PluginHost { builder: Arc::new(builder), wishes: AtomicU64::new(0), published, changed, functions };
+        for kind in BUILDERS {
+            let builder = host.builder.clone();
+            // Never joined: a compile under way would be waited for. A thread owns nothing that outlives it.
+            std::thread::Builder::new().name("plugin-builder".to_owned()).spawn(move || builder.run(kind))?;
+        }
+        Ok(host)
     }
 
     /// Says what is needed from now on; returns at once. The same wish again costs a comparison.
     ///
-    /// What is in the wish and not ready is loaded, checked, compiled and configured, one after the other, at low
-    /// priority. Until the new version of a use is ready [`PluginHost::current`] gives the one before. What is not in the
-    /// wish any more is forgotten here; whoever holds it can use it on.
+    /// What is in the wish and not ready is loaded, checked, compiled and configured, the small before the large, at low
+    /// priority. A plugin without a use is compiled too, after those that have one. Until the new version of a use is ready
+    /// [`PluginHost::current`] gives the one before. What is not in the wish any more is forgotten here; whoever holds it
+    /// can use it on.
     pub fn ensure(&self, desired: Desired) {
-        if self.inbox.desired.load().as_ref().is_some_and(|wish| wish.1 == desired) {
+        if self.builder.is_desired(&desired) {
             return;
         }
         let number = self.wishes.fetch_add(1, Ordering::AcqRel) + 1;
-        self.inbox.desired.store(Some(Arc::new((number, desired))));
-        self.wake();
+        self.builder.desire(number, desired);
     }
 
     /// The newest version of a use that is ready. To be asked when a snapshot is assembled, not for each request.
@@ -106,10 +121,19 @@ impl PluginHost {
 
     /// Waits until each use of the newest wish is ready, or has failed once.
     pub async fn settled(&self) {
+        self.until(|published| published.pending == 0).await;
+    }
+
+    /// Waits until plugins that nobody uses were compiled as well.
+    pub async fn checked(&self) {
+        self.until(|published| published.pending == 0 && published.unchecked == 0).await;
+    }
+
+    async fn until(&self, holds: impl Fn(&Published) -> bool) {
         let mut changed = self.changed.clone();
         let is_settled = || {
             let published = self.published.load();
-            published.wish == self.wishes.load(Ordering::Acquire) && published.pending == 0
+            published.wish == self.wishes.load(Ordering::Acquire) && holds(&published)
         };
         while !is_settled() {
             if changed.changed().await.is_err() {
@@ -131,20 +155,11 @@ impl PluginHost {
     pub fn cache_counts(&self) -> (u64, u64) {
         self.functions.counts()
     }
-
-    fn wake(&self) {
-        if let Some(thread) = &self.thread {
-            thread.thread().unpark();
-        }
-    }
 }
 
 impl Drop for PluginHost {
     fn drop(&mut self) {
-        self.inbox.stop.store(true, Ordering::Release);
-        self.wake();
-        // Not joined: a compile under way would be waited for. The thread owns nothing that outlives it.
-        self.thread = None;
+        self.builder.stop();
     }
 }
 

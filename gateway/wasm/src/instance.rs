@@ -1,5 +1,6 @@
 //! A live instance: its store, what a call lends it, and the calls themselves.
 
+use crate::aside::Late;
 use crate::attributes::Attributes;
 use crate::build::Image;
 use crate::configured::{Phase, Phases};
@@ -7,15 +8,16 @@ use crate::decision::{BodyOutcome, BodyRequest, Decision, OverLimit};
 use crate::error::TrapKind;
 use crate::exchange::{Exchange, Summary};
 use crate::guest::{self, Chosen};
-use crate::limits::Limits;
+use crate::limits::{Limits, MemoryUsedUp};
 use crate::metrics::PluginMetrics;
 use bytes::Bytes;
 use sluice_model::plugin::PluginKey;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 use wasmtime::component::{Instance, ResourceTable};
-use wasmtime::{Store, Trap};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
 
 /// Replies and decisions that a guest may hold at a time: it needs one of each.
 const MAX_OWNED: usize = 16;
@@ -125,7 +127,7 @@ impl PluginLog {
 
     pub(crate) fn line(&self, level: tracing::Level, message: &str) {
         let Some(message) = self.admit(message) else { return };
-        let plugin = &self.plugin;
+        let (message, plugin) = (one_line(message), &self.plugin);
         match level {
             tracing::Level::ERROR => tracing::error!(target: "plugin", %plugin, "{message}"),
             tracing::Level::WARN => tracing::warn!(target: "plugin", %plugin, "{message}"),
@@ -133,6 +135,18 @@ impl PluginLog {
             _ => tracing::debug!(target: "plugin", %plugin, "{message}"),
         }
     }
+}
+
+/// A guest writes no lines but its own: control characters are escaped, so that none ends the line or colours a terminal.
+fn one_line(message: &str) -> Cow<'_, str> {
+    if !message.contains(char::is_control) {
+        return Cow::Borrowed(message);
+    }
+    let mut line = String::with_capacity(message.len() + 8);
+    for c in message.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    Cow::Owned(line)
 }
 
 /// What a call gave, the exchange aside.
@@ -153,10 +167,38 @@ impl From<Finished> for BodyOutcome {
     }
 }
 
-/// Why an instance must go.
-pub(crate) struct Trapped {
-    pub(crate) kind: TrapKind,
-    pub(crate) message: String,
+/// Why an instance must go, or could not be made.
+pub(crate) enum Failed {
+    Trapped {
+        kind: TrapKind,
+        message: String,
+    },
+    /// Its deadline passed: the guest itself kept to its limits.
+    Late,
+    /// No instance, or no memory, was left of what all plugins share.
+    UsedUp,
+}
+
+impl Failed {
+    /// Reads an error of a call. `refused`: the guest did not get memory that it asked for.
+    pub(crate) fn of(error: &wasmtime::Error, refused: bool) -> Failed {
+        if error.is::<Late>() {
+            return Failed::Late;
+        }
+        if error.is::<MemoryUsedUp>() || error.is::<PoolConcurrencyLimitError>() {
+            return Failed::UsedUp;
+        }
+        let kind = match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => TrapKind::RunTime,
+            Some(Trap::StackOverflow) => TrapKind::Stack,
+            // A Rust guest that gets no memory aborts: the limit is the reason, not the panic.
+            Some(_) if refused => TrapKind::Memory,
+            Some(Trap::UnreachableCodeReached) => TrapKind::Panic,
+            Some(_) => TrapKind::Fault,
+            None => TrapKind::Contract,
+        };
+        Failed::Trapped { kind, message: error.root_cause().to_string() }
+    }
 }
 
 pub(crate) struct Live {
@@ -201,10 +243,11 @@ impl Live {
     }
 
     /// Runs one phase. The exchange goes in and comes back, also from a call that traps.
-    pub(crate) fn call(&mut self, phases: &Phases, exchange: &mut Exchange, call: Call) -> Result<Finished, Trapped> {
+    pub(crate) fn call(&mut self, phases: &Phases, exchange: &mut Exchange, call: Call) -> Result<Finished, Failed> {
         self.calls += 1;
         let phase = call.phase();
         let state = self.store.data_mut();
+        state.limits.refused = false;
         state.exchange = std::mem::take(exchange);
         state.phase = Some(phase);
         match call {
@@ -222,7 +265,7 @@ impl Live {
         let replacement = state.replacement.take();
         match result {
             Ok(decision) => Ok(Finished { decision, replacement }),
-            Err(error) => Err(self.trapped(&error)),
+            Err(error) => Err(self.failed(&error)),
         }
     }
 
@@ -238,19 +281,33 @@ impl Live {
         }
     }
 
-    /// Reads an error of a call as one of the reasons that end an instance.
-    pub(crate) fn trapped(&self, error: &wasmtime::Error) -> Trapped {
-        let refused = self.store.data().limits.refused;
-        let kind = match error.downcast_ref::<Trap>() {
-            Some(Trap::Interrupt) => TrapKind::RunTime,
-            Some(Trap::StackOverflow) => TrapKind::Stack,
-            // A Rust guest that gets no memory aborts: the limit is the reason, not the panic.
-            Some(_) if refused => TrapKind::Memory,
-            Some(Trap::UnreachableCodeReached) => TrapKind::Panic,
-            Some(_) => TrapKind::Fault,
-            None if error.is::<ContractBroken>() => TrapKind::Contract,
-            None => TrapKind::Contract,
-        };
-        Trapped { kind, message: error.root_cause().to_string() }
+    pub(crate) fn failed(&self, error: &wasmtime::Error) -> Failed {
+        Failed::of(error, self.store.data().limits.refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn a_guests_line_is_one_line_of_bounded_length() {
+        let key = PluginKey::new("shop", "keys");
+        let log = PluginLog::new(key.clone(), Arc::new(Metrics::default().plugin(&key)));
+        assert_eq!(log.admit("\u{e9}".repeat(3_000).as_str()).map(str::len), Some(MAX_LOG_LINE));
+        assert_eq!(one_line("a\nlevel=error \u{1b}[31m\tb"), "a\\nlevel=error \\u{1b}[31m\\tb");
+        assert!(matches!(one_line("as it is"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn lines_above_the_rate_are_dropped_and_counted() {
+        let key = PluginKey::new("shop", "keys");
+        let metrics = Arc::new(Metrics::default().plugin(&key));
+        let log = PluginLog::new(key, metrics.clone());
+        // The second may turn meanwhile, once.
+        let admitted = (0..3 * MAX_LOG_RATE).filter(|_| log.admit("x").is_some()).count() as u64;
+        assert!((MAX_LOG_RATE..=2 * MAX_LOG_RATE).contains(&admitted), "{admitted}");
+        assert_eq!(metrics.log_dropped.get(), 3 * MAX_LOG_RATE - admitted);
     }
 }

@@ -1,11 +1,13 @@
 //! One plugin's part in one exchange: its calls, phase after phase.
 
-use crate::aside::{limit_cpu_time, limit_from_first_tick, ran_in_place, thread_time};
-use crate::configured::{Configured, Permit, Phase};
+use crate::TrapKind;
+use crate::aside::{Bounds, limit_cpu_time, limit_from_first_tick, ran_in_place, thread_time};
+use crate::build::CONFIGURE_TIME;
+use crate::configured::{Configured, LONGEST_IN_PLACE, Permit, Phase};
 use crate::decision::{BodyOutcome, Decision};
 use crate::error::PluginError;
 use crate::exchange::{Exchange, Summary};
-use crate::instance::{Call, Finished, Live, State};
+use crate::instance::{Call, Failed, Finished, Live, State};
 use crate::metrics::Outcome;
 use bytes::Bytes;
 use sluice_model::plugin::InstanceMode;
@@ -86,13 +88,28 @@ impl Invocation {
         started: Instant,
     ) -> Result<Finished, PluginError> {
         let configured = &self.configured;
+        let until = match (started.checked_add(configured.limits().deadline), exchange.deadline) {
+            (Some(own), Some(whole)) => Some(own.min(whole)),
+            (own, whole) => own.or(whole),
+        };
+        let late = || PluginError::Deadline { plugin: configured.key().plugin.clone(), waited: started.elapsed() };
+        if until.is_some_and(|until| until <= started) {
+            return Err(late());
+        }
         let (live, permit) = match self.held.take() {
             Some((live, permit)) => (Some(live), permit),
-            None => (None, configured.admit()?),
+            None => {
+                let permit = configured.admit()?;
+                (configured.idle(), permit)
+            }
         };
         let phase = call.phase();
-        let job = Job { configured: configured.clone(), live, exchange: std::mem::take(exchange), call };
-        let done = if configured.plugin.standing.is_good(started) {
+        let in_place = configured.limits().run_time <= LONGEST_IN_PLACE
+            && configured.plugin.standing.is_good(started)
+            && (live.is_some() || !configured.configures_each());
+        let exchange_out = std::mem::take(exchange);
+        let job = Job { configured: configured.clone(), live, exchange: exchange_out, call, started, until };
+        let done = if in_place {
             job.run_here()
         } else {
             configured.plugin.metrics.aside.inc();
@@ -131,6 +148,9 @@ struct Job {
     live: Option<Live>,
     exchange: Exchange,
     call: Call,
+    started: Instant,
+    /// When it must be over.
+    until: Option<Instant>,
 }
 
 struct Done {
@@ -143,24 +163,21 @@ struct Done {
 impl Job {
     /// On the thread that serves the request, interrupted by the clock.
     fn run_here(self) -> Done {
-        let limit = self.configured.limits().run_time;
-        let arm = |store: &mut Store<State>| limit_from_first_tick(store, limit);
-        self.run(arm, Instant::now(), |started: &Instant| ran_in_place(*started))
+        self.run(limit_from_first_tick, Instant::now(), |started: &Instant| ran_in_place(*started))
     }
 
-    /// On a thread of low priority. Waits for one, at most until the Plugin's deadline; the exchange stays here until a
+    /// On a thread of low priority. Waits for one, at most until the call's deadline; the exchange stays here until a
     /// thread is free.
     async fn run_aside(self, exchange: &mut Exchange, phase: Phase) -> Result<Done, PluginError> {
         let configured = self.configured.clone();
-        let waiting = Instant::now();
-        let Some(turn) = configured.aside.turn(configured.limits().deadline).await else {
+        let Some(turn) = configured.aside.turn(&configured.plugin.lane, self.until).await else {
             *exchange = self.exchange;
-            return Err(PluginError::Deadline { plugin: configured.key().plugin.clone(), waited: waiting.elapsed() });
+            let (plugin, waited) = (configured.key().plugin.clone(), self.started.elapsed());
+            return Err(PluginError::Deadline { plugin, waited });
         };
         let running = configured.aside.run(turn, move || {
-            let limit = self.configured.limits().run_time;
-            let arm = |store: &mut Store<State>| limit_cpu_time(store, limit);
-            let mut done = self.run(arm, thread_time(), |began: &Duration| thread_time().saturating_sub(*began));
+            let mut done =
+                self.run(limit_cpu_time, thread_time(), |began: &Duration| thread_time().saturating_sub(*began));
             if let Some(live) = &mut done.live {
                 live.store.epoch_deadline_trap();
             }
@@ -170,35 +187,48 @@ impl Job {
         running.await.map_err(|_| lost())
     }
 
-    fn run<T>(mut self, arm: impl FnOnce(&mut Store<State>), began: T, ran: impl FnOnce(&T) -> Duration) -> Done {
+    /// `arm` sets the bounds of what comes next in a store.
+    fn run<T>(mut self, arm: fn(&mut Store<State>, Bounds), began: T, ran: impl FnOnce(&T) -> Duration) -> Done {
         let configured = &self.configured;
         let phase = self.call.phase();
+        let bounds = Bounds { run_time: configured.limits().run_time, until: self.until };
         let made = match self.live.take() {
             Some(mut live) => {
-                arm(&mut live.store);
+                arm(&mut live.store, bounds);
                 Ok(live)
             }
-            None => configured.instance(arm),
-        };
-        let mut live = match made {
-            Ok(live) => live,
-            Err(error) => {
-                let error = configured.not_made(phase, &error);
-                return Done { exchange: self.exchange, live: None, result: Err(error) };
+            None if configured.configures_each() => {
+                // As long as it was given when it was built; the call that follows has its own time.
+                let configuring = Bounds { run_time: CONFIGURE_TIME, ..bounds };
+                configured.instance(|store| arm(store, configuring)).map(|mut live| {
+                    arm(&mut live.store, bounds);
+                    live
+                })
             }
+            None => configured.instance(|store| arm(store, bounds)),
         };
-        let called = live.call(configured.phases(), &mut self.exchange, self.call);
-        let limited = matches!(&called, Err(trapped) if trapped.kind == crate::TrapKind::RunTime);
+        let (live, called) = match made {
+            Ok(mut live) => {
+                let called = live.call(configured.phases(), &mut self.exchange, self.call);
+                (Some(live), called)
+            }
+            Err(error) => (None, Err(Failed::of(&error, false))),
+        };
+        let limited = matches!(&called, Err(Failed::Trapped { kind: TrapKind::RunTime, .. }));
         configured.plugin.standing.record(Instant::now(), ran(&began), limited);
-        match called {
-            Ok(finished) => Done { exchange: self.exchange, live: Some(live), result: Ok(finished) },
-            Err(trapped) => {
-                configured.plugin.metrics.trapped(trapped.kind);
-                let plugin = configured.key().plugin.clone();
-                let (kind, message) = (trapped.kind, trapped.message);
-                let result = Err(PluginError::Trap { plugin, phase: phase.as_str(), kind, message });
-                Done { exchange: self.exchange, live: None, result }
+        let failed = match called {
+            Ok(finished) => return Done { exchange: self.exchange, live, result: Ok(finished) },
+            Err(failed) => failed,
+        };
+        let plugin = configured.key().plugin.clone();
+        let error = match failed {
+            Failed::Trapped { kind, message } => {
+                configured.plugin.metrics.trapped(kind);
+                PluginError::Trap { plugin, phase: phase.as_str(), kind, message }
             }
-        }
+            Failed::Late => PluginError::Deadline { plugin, waited: self.started.elapsed() },
+            Failed::UsedUp => PluginError::PoolFull { plugin },
+        };
+        Done { exchange: self.exchange, live: None, result: Err(error) }
     }
 }

@@ -36,6 +36,7 @@ mod metrics;
 mod options;
 mod plain;
 mod schema;
+mod shares;
 mod standing;
 
 pub use attributes::{AttributeValue, Attributes};
@@ -44,7 +45,7 @@ pub use decision::{BodyOutcome, BodyRequest, Decision, LocalReply, OverLimit};
 pub use error::{HostError, PluginError, TrapKind};
 pub use exchange::{Exchange, RequestView, ResponseView, Summary};
 pub use fields::Refused;
-pub use host::{Desired, PluginHost, PluginStatus};
+pub use host::{Desired, DesiredUse, PluginHost, PluginStatus};
 pub use invocation::Invocation;
 pub use options::HostOptions;
 pub use plain::{PlainRequest, PlainResponse};

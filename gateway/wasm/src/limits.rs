@@ -1,6 +1,6 @@
 //! Memory of one instance: the limit that wasmtime asks at each growth, and the gauge that follows it.
 
-use crate::metrics::PluginMetrics;
+use crate::configured::PluginState;
 use std::sync::Arc;
 use wasmtime::ResourceLimiter;
 
@@ -11,21 +11,27 @@ pub(crate) struct Limits {
     /// Bytes of linear memory, all memories of the instance together.
     memory: usize,
     used: usize,
-    /// Whether a growth was refused: a trap after it is the limit's doing.
+    /// Whether a growth was refused in this call: a trap after it is the limit's doing.
     pub(crate) refused: bool,
-    metrics: Option<Arc<PluginMetrics>>,
+    /// Whose instance it is; none for one that is only there to be configured.
+    plugin: Option<Arc<PluginState>>,
 }
+
+/// The memory that all plugins share is used up: no fault of the plugin that asked last.
+#[derive(Debug, thiserror::Error)]
+#[error("the gateway's memory for plugins is used up")]
+pub(crate) struct MemoryUsedUp;
 
 impl Limits {
     /// For an instance that is counted.
-    pub(crate) fn counted(memory: u64, metrics: Arc<PluginMetrics>) -> Limits {
-        metrics.instances.inc();
-        Limits { metrics: Some(metrics), ..Limits::uncounted(memory) }
+    pub(crate) fn counted(memory: u64, plugin: Arc<PluginState>) -> Limits {
+        plugin.metrics.instances.inc();
+        Limits { memory: bytes(memory), used: 0, refused: false, plugin: Some(plugin) }
     }
 
     /// For an instance that is only there to be configured.
     pub(crate) fn uncounted(memory: u64) -> Limits {
-        Limits { memory: usize::try_from(memory).unwrap_or(usize::MAX), used: 0, refused: false, metrics: None }
+        Limits { memory: bytes(memory), used: 0, refused: false, plugin: None }
     }
 
     /// Bytes of linear memory now.
@@ -39,11 +45,16 @@ impl Limits {
     }
 }
 
+fn bytes(memory: u64) -> usize {
+    usize::try_from(memory).unwrap_or(usize::MAX)
+}
+
 impl Drop for Limits {
     fn drop(&mut self) {
-        if let Some(metrics) = &self.metrics {
-            metrics.memory.dec_by(self.used as i64);
-            metrics.instances.dec();
+        if let Some(plugin) = &self.plugin {
+            plugin.memory.give(self.used as u64);
+            plugin.metrics.memory.dec_by(self.used as i64);
+            plugin.metrics.instances.dec();
         }
     }
 }
@@ -55,10 +66,13 @@ impl ResourceLimiter for Limits {
             self.refused = true;
             return Ok(false);
         }
-        self.used += more;
-        if let Some(metrics) = &self.metrics {
-            metrics.memory.inc_by(more as i64);
+        if let Some(plugin) = &self.plugin {
+            if !plugin.memory.take(more as u64) {
+                return Err(MemoryUsedUp.into());
+            }
+            plugin.metrics.memory.inc_by(more as i64);
         }
+        self.used += more;
         Ok(true)
     }
 

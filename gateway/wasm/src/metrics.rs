@@ -19,9 +19,9 @@ pub(crate) enum Outcome {
     ReadBody,
     /// Trapped, or lost.
     Failed,
-    /// No instance was free.
+    /// No instance was free, or no memory for one.
     Busy,
-    /// Waited too long for a thread.
+    /// Took too long, its wait for a thread included.
     Deadline,
 }
 
@@ -101,7 +101,11 @@ impl Metrics {
             "Log lines of plugins above their limit of 100 a second",
             metrics.log_dropped.clone(),
         );
-        registry.register("plugin_builds", "Plugin versions that were compiled and configured", metrics.builds.clone());
+        registry.register(
+            "plugin_builds",
+            "Tries to compile and configure a plugin version, failed ones too",
+            metrics.builds.clone(),
+        );
         registry.register(
             "plugin_build_seconds",
             "Time spent compiling and configuring plugins",

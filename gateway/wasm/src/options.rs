@@ -9,8 +9,12 @@ pub struct HostOptions {
     /// belongs to another user, or that others may write to, is not used.
     pub cache_dir: Option<PathBuf>,
     /// Instances of all plugins at a time: the engine's pool. Default 2,000. Each takes `max_memory` of address space
-    /// (not of memory) for as long as the process runs.
+    /// (not of memory) for as long as the process runs. Half of them are divided equally between the plugins, so that
+    /// none can take them all. Metrics: `sluice_plugin_instances`, and `busy` of `sluice_plugin_calls_total`.
     pub instances: u32,
+    /// Bytes of linear memory of all instances together, shared between the plugins as the instances are. Default 1 GiB.
+    /// Metrics: `sluice_plugin_memory_bytes`, and `busy` of `sluice_plugin_calls_total`.
+    pub memory: u64,
     /// The most that a Plugin's `limits.memory` may ask for, in bytes. Default 128 MiB.
     pub max_memory: u64,
     /// Bytes of a module at most. Default 32 MiB.
@@ -26,6 +30,7 @@ impl Default for HostOptions {
         HostOptions {
             cache_dir: None,
             instances: 2_000,
+            memory: 1 << 30,
             max_memory: 128 << 20,
             max_module: 32 << 20,
             recycle_after: 10_000,

@@ -1,6 +1,7 @@
 //! Requests and responses over the `http` crate's types: for tests, benches, and whoever has no proxy engine at hand.
 
 use crate::exchange::{RequestView, ResponseView};
+use crate::fields::Refused;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::borrow::Cow;
 
@@ -77,12 +78,14 @@ impl RequestView for PlainRequest {
         &self.headers
     }
 
-    fn set_path(&mut self, path: &str) {
+    fn set_path(&mut self, path: &str) -> Result<(), Refused> {
         path.clone_into(&mut self.path);
+        Ok(())
     }
 
-    fn set_query(&mut self, query: Option<&str>) {
+    fn set_query(&mut self, query: Option<&str>) -> Result<(), Refused> {
         self.query = query.map(str::to_owned);
+        Ok(())
     }
 
     fn set_header(&mut self, name: HeaderName, value: HeaderValue) {

@@ -16,7 +16,7 @@ pub use edge::*;
 pub use listener::*;
 pub use route::*;
 
-use crate::plugin::{PluginKey, PluginSpec};
+use crate::plugin::{PluginKey, PluginSpec, PluginUse};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -36,6 +36,9 @@ pub struct Config {
     #[serde(serialize_with = "by_display")]
     pub certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
     pub plugins: BTreeMap<PluginKey, Arc<PluginSpec>>,
+    /// What the policies of a Gateway and of its listener say of plugins, in running order: for answers to requests that no
+    /// rule takes. A rule has its own list, which holds these too.
+    pub listener_plugins: BTreeMap<ListenerId, Arc<Vec<PluginUse>>>,
     pub access_log: Arc<AccessLog>,
 }
 

@@ -88,12 +88,34 @@ impl Serialize for Pattern {
 pub struct HeaderMatch {
     #[serde(serialize_with = "display")]
     pub name: HeaderName,
+    /// May be a key that opens the route: it is not printed.
+    #[serde(serialize_with = "hidden")]
     pub value: ValueMatch,
+}
+
+fn hidden<S: serde::Serializer>(value: &ValueMatch, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        ValueMatch::Exact(text) => serializer.serialize_newtype_variant("ValueMatch", 0, "Exact", &Hidden(text.len())),
+        ValueMatch::Regex(pattern) => {
+            serializer.serialize_newtype_variant("ValueMatch", 1, "Regex", &Hidden(pattern.source.len()))
+        }
+    }
+}
+
+/// In place of a header's value. Whether one is a secret can't be told by its name, so that none is printed.
+struct Hidden(usize);
+
+impl Serialize for Hidden {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("<{} bytes>", self.0))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct QueryMatch {
     pub name: Arc<str>,
+    /// As a header's.
+    #[serde(serialize_with = "hidden")]
     pub value: ValueMatch,
 }
 
@@ -174,7 +196,7 @@ pub struct Filters {
     pub cors: Option<Arc<Cors>>,
 }
 
-/// `set`, `add` and `remove` of a header modifier; each name in one of them.
+/// `set`, `add` and `remove` of a header modifier; each name in one of them. Values may be secrets, and are not printed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct HeaderOps {
     #[serde(serialize_with = "fields")]
@@ -192,7 +214,7 @@ impl HeaderOps {
 }
 
 fn fields<S: serde::Serializer>(fields: &[(HeaderName, HeaderValue)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(fields.iter().map(|(n, v)| (n.as_str(), String::from_utf8_lossy(v.as_bytes()))))
+    serializer.collect_seq(fields.iter().map(|(name, value)| (name.as_str(), Hidden(value.len()))))
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -301,4 +323,46 @@ pub struct ClientPolicy {
     pub max_body: Option<u64>,
     /// A plugin that decides by path may demand `Reject`.
     pub escaped_slashes: Option<EscapedSlashes>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::{Kind, ObjectRef};
+    use crate::plugin::{FailMode, Place, PluginUse};
+
+    #[test]
+    fn what_may_be_a_secret_is_not_printed() {
+        let secret = "c2VjcmV0";
+        let value = || HeaderValue::from_static("Bearer c2VjcmV0");
+        let exact = || ValueMatch::Exact(secret.into());
+        let matched = RouteMatch {
+            path: PathMatch::Prefix("".into()),
+            method: None,
+            headers: vec![HeaderMatch { name: HeaderName::from_static("x-key"), value: exact() }],
+            query: vec![
+                QueryMatch { name: "key".into(), value: exact() },
+                QueryMatch { name: "other".into(), value: ValueMatch::Regex(Pattern::anchored(secret).unwrap()) },
+            ],
+            rule: 0,
+        };
+        let ops = HeaderOps {
+            set: vec![(HeaderName::from_static("authorization"), value())],
+            add: vec![(HeaderName::from_static("x-tenant"), value())],
+            remove: Vec::new(),
+        };
+        let plugin = PluginUse {
+            name: "auth".into(),
+            plugin: crate::NamespacedName::new("shop", "auth"),
+            config: format!(r#"{{"key":"{secret}"}}"#).into(),
+            config_hash: "00ff".into(),
+            fail_mode: FailMode::Closed,
+            at: Place { object: ObjectRef::new(Kind::TrafficPolicy, "shop", "t"), field: "spec.plugins[0]".into() },
+        };
+        let text = serde_json::to_string(&(matched, ops, plugin)).unwrap();
+        assert!(!text.contains(secret), "{text}");
+        for told in ["x-key", "authorization", "x-tenant", "00ff", r#""config_bytes":18"#, "<15 bytes>"] {
+            assert!(text.contains(told), "{told} in {text}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::*;
 use crate::object::{Kind, NamespacedName, ObjectRef};
-use crate::plugin::{FailMode, PluginUse};
+use crate::plugin::{FailMode, Place, PluginUse};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -117,6 +117,7 @@ fn shop() -> Config {
             config: "{}".into(),
             config_hash: "00ff".into(),
             fail_mode: FailMode::Closed,
+            at: Place { object: ObjectRef::new(Kind::TrafficPolicy, "shop", "t"), field: "spec.plugins[0]".into() },
         })
         .to_vec();
     guarded.request_timeout = Some(Duration::from_secs(5));

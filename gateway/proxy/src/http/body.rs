@@ -1,48 +1,114 @@
-//! The request's body: its size, and reading it whole for a plugin that asked. Its pace is watched where it arrives, in
+//! The request's body: its size, and reading it for plugins that asked. Its pace is watched where it arrives, in
 //! `downstream`.
+//!
+//! A body that a plugin asks for is read once and held: the next plugin sees what is held, or what the one before put in
+//! its place, and reading goes on from the client where it wants more. When the request phases are over what is held
+//! goes before the rest, in one piece.
 
 use super::context::{Reply, RequestContext};
 use super::replay::Replay;
+use crate::metrics::{HeldBytes, RequestMetrics};
 use bytes::{Bytes, BytesMut};
 use pingora_core::{Error, ErrorType};
 use pingora_proxy::Session;
 use sluice_model::Reason;
+use std::sync::Arc;
+
+/// What was read of a body before the request went on.
+pub(super) struct Held {
+    bytes: Bytes,
+    /// The client's body has come to its end.
+    whole: bool,
+    /// It is a plugin's, and not the client's.
+    replaced: bool,
+    counted: HeldBytes,
+}
+
+impl Held {
+    fn none(metrics: &Arc<RequestMetrics>) -> Held {
+        Held { bytes: Bytes::new(), whole: false, replaced: false, counted: HeldBytes::none(metrics) }
+    }
+
+    /// Its length, where it is another body than the client's.
+    pub(super) fn replaced_length(&self) -> Option<usize> {
+        self.replaced.then(|| self.bytes.len())
+    }
+}
 
 /// What came of reading a body whole.
 pub(super) enum Read {
     Whole(Bytes),
     /// It is above the limit. What was read of it goes on to the backend before the rest.
     TooLarge,
+    /// The gateway holds as many bytes of bodies as it may. What was read of this one goes on as well.
+    NoRoom,
 }
 
 /// Reads the body, at most `limit` bytes of it. Reading goes by the listener's pace: its idle timeout, and the deadline
 /// of the request.
-pub(super) async fn read(session: &mut Session, ctx: &mut RequestContext, limit: u64) -> Result<Read, Reply> {
+pub(super) async fn read(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    metrics: &Arc<RequestMetrics>,
+    limit: u64,
+) -> Result<Read, Reply> {
     let limit = ctx.body_limit.map_or(limit, |least| least.min(limit));
-    if super::admission::body_length(&session.req_header().headers, Some(limit)).is_err() {
+    let whole = ctx.held.as_ref().is_some_and(|held| held.whole);
+    if !whole && super::admission::body_length(&session.req_header().headers, Some(limit)).is_err() {
         return Ok(Read::TooLarge);
     }
+    let mut held = match ctx.held.take() {
+        Some(held) => held,
+        None => {
+            begin(session).await?;
+            Box::new(Held::none(metrics))
+        }
+    };
+    let read = fill(session, ctx, &mut held, limit).await;
+    ctx.held = Some(held);
+    read
+}
+
+/// Before the first byte is read.
+async fn begin(session: &mut Session) -> Result<(), Reply> {
     // Small bodies are kept by the engine, which sends them on by itself.
     session.as_downstream_mut().enable_retry_buffering();
     if session.req_header().headers.contains_key(::http::header::EXPECT) && !session.is_body_done() {
         session.as_downstream_mut().write_continue_response().await.map_err(|_| Reply::from(Reason::ClientAborted))?;
     }
-    let mut whole = BytesMut::new();
-    let mut over = false;
-    while !over {
-        match next(session, ctx).await? {
-            Some(chunk) => {
-                over = (whole.len() + chunk.len()) as u64 > limit;
-                whole.extend_from_slice(&chunk);
+    Ok(())
+}
+
+async fn fill(session: &mut Session, ctx: &RequestContext, held: &mut Held, limit: u64) -> Result<Read, Reply> {
+    let mut room = true;
+    if !held.whole && held.bytes.len() as u64 <= limit {
+        let mut bytes = BytesMut::from(std::mem::take(&mut held.bytes));
+        let outcome = loop {
+            if bytes.len() as u64 > limit || !room {
+                break Ok(());
             }
-            None => break,
-        }
+            match next(session, ctx).await {
+                Ok(Some(chunk)) => {
+                    room = held.counted.add(chunk.len());
+                    bytes.extend_from_slice(&chunk);
+                }
+                Ok(None) => {
+                    held.whole = true;
+                    break Ok(());
+                }
+                Err(reply) => break Err(reply),
+            }
+        };
+        held.bytes = bytes.freeze();
+        outcome?;
     }
-    let whole = whole.freeze();
-    if session.as_downstream().retry_buffer_truncated() {
-        ctx.replayed = Some(Replay::put_before(session, whole.clone()));
-    }
-    Ok(if over { Read::TooLarge } else { Read::Whole(whole) })
+    Ok(if held.bytes.len() as u64 > limit {
+        Read::TooLarge
+    } else if held.whole {
+        Read::Whole(held.bytes.clone())
+    } else {
+        Read::NoRoom
+    })
 }
 
 async fn next(session: &mut Session, ctx: &RequestContext) -> Result<Option<Bytes>, Reply> {
@@ -56,25 +122,27 @@ async fn next(session: &mut Session, ctx: &RequestContext) -> Result<Option<Byte
     }
 }
 
-/// Another body goes on instead of the one that was read.
-pub(super) fn replace(session: &mut Session, ctx: &mut RequestContext, body: Bytes) {
-    if let Some(home) = ctx.replayed.take() {
-        home.restore(session);
-        ctx.replayed = Some(Replay::put_instead(session, body.clone()));
-    } else if session.is_body_empty() {
-        // The engine would send nothing for a request that came without a body.
-        ctx.replayed = Some(Replay::put_instead(session, body.clone()));
-    }
-    ctx.replacement = Some(body);
+/// Another body goes on instead of the one that was read whole.
+pub(super) fn replace(ctx: &mut RequestContext, body: Bytes) {
+    let Some(held) = &mut ctx.held else { return };
+    // It is there already: whether there was room for it is the next reader's question.
+    held.counted.set(body.len());
+    held.bytes = body;
+    held.replaced = true;
 }
 
-/// Each piece of the body on its way to the backend; `end` with the last one.
-pub(super) fn piece(
-    session: &Session,
-    ctx: &mut RequestContext,
-    piece: &mut Option<Bytes>,
-    end: bool,
-) -> Result<(), Box<Error>> {
+/// The request phases are over: what is held goes on before what the client still sends.
+pub(super) fn settle(session: &mut Session, ctx: &mut RequestContext) {
+    let Some(held) = &ctx.held else { return };
+    if held.replaced {
+        ctx.replayed = Some(Replay::put_instead(session, held.bytes.clone()));
+    } else if session.as_downstream().retry_buffer_truncated() {
+        ctx.replayed = Some(Replay::put_before(session, held.bytes.clone()));
+    }
+}
+
+/// Each piece of the body on its way to the backend.
+pub(super) fn piece(session: &Session, ctx: &mut RequestContext) -> Result<(), Box<Error>> {
     if ctx.tunnel {
         return Ok(());
     }
@@ -83,9 +151,6 @@ pub(super) fn piece(
     }
     if ctx.body_limit.is_some_and(|limit| session.body_bytes_read() as u64 > limit) {
         return Err(refuse(ctx, Reason::BodyTooLarge));
-    }
-    if let Some(replacement) = &ctx.replacement {
-        *piece = end.then(|| replacement.clone());
     }
     Ok(())
 }

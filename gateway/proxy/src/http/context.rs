@@ -27,8 +27,9 @@ pub(crate) struct RequestContext {
     pub(super) grpc: bool,
     /// The request asks for a WebSocket.
     pub(super) websocket: bool,
-    /// Bytes of the path that the rule's prefix matched; what a prefix rewrite replaces.
-    pub(super) prefix: usize,
+    /// Bytes of the path that the rule's prefix matched; what a prefix rewrite replaces. None where a plugin set a path
+    /// that does not begin with it.
+    pub(super) prefix: Option<usize>,
     /// The request target as it came, where the normal form or a plugin changed it.
     pub(super) raw_target: Option<Box<[u8]>>,
     /// Place in [`RuleRuntime::backends`] of the one that was drawn.
@@ -49,8 +50,10 @@ pub(crate) struct RequestContext {
     pub(super) plugins: Option<Box<PluginRun>>,
     /// Copies that go to mirrors once the request goes out.
     pub(super) mirrors: Option<Box<crate::mirror::Copies>>,
-    /// The body that goes on instead of the client's.
-    pub(super) replacement: Option<Bytes>,
+    /// What plugins asked for of the body.
+    pub(super) held: Option<Box<super::body::Held>>,
+    /// A plugin gave the backend's answer a status that has no body.
+    pub(super) bodiless: bool,
     /// Whether the response is one that the browser's page may read (CORS).
     pub(super) cors: super::cors::Verdict,
     pub(super) answered_at: Option<Instant>,
@@ -142,7 +145,7 @@ impl RequestContext {
             tls: false,
             grpc: false,
             websocket: false,
-            prefix: 0,
+            prefix: Some(0),
             raw_target: None,
             backend: None,
             refused: None,
@@ -154,7 +157,8 @@ impl RequestContext {
             tries: Tries::default(),
             plugins: None,
             mirrors: None,
-            replacement: None,
+            held: None,
+            bodiless: false,
             cors: super::cors::Verdict::default(),
             answered_at: None,
             tunnel: false,

@@ -151,9 +151,9 @@ pub(super) fn request(
             filter(filters, ctx.prefix, request)?;
         }
     }
-    if let Some(replacement) = &ctx.replacement {
+    if let Some(length) = ctx.held.as_ref().and_then(|held| held.replaced_length()) {
         request.remove_header(&header::TRANSFER_ENCODING);
-        request.insert_header(header::CONTENT_LENGTH, HeaderValue::from(replacement.len()))?;
+        request.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
     }
     if ctx.grpc && request.version == Version::HTTP_2 && !request.headers.contains_key(header::TE) {
         // What the engine takes out of HTTP/1 requests, and gRPC servers ask for.
@@ -173,7 +173,7 @@ pub(super) fn request(
     Ok(())
 }
 
-fn filter(filters: &Filters, prefix: usize, request: &mut RequestHeader) -> Result<()> {
+fn filter(filters: &Filters, prefix: Option<usize>, request: &mut RequestHeader) -> Result<()> {
     if !filters.request_headers.is_empty() {
         headers::apply(&filters.request_headers, request);
     }
@@ -183,7 +183,7 @@ fn filter(filters: &Filters, prefix: usize, request: &mut RequestHeader) -> Resu
     }
 }
 
-fn rewrite_target(rewrite: &Rewrite, prefix: usize, request: &mut RequestHeader) -> Result<()> {
+fn rewrite_target(rewrite: &Rewrite, prefix: Option<usize>, request: &mut RequestHeader) -> Result<()> {
     if let Some(hostname) = &rewrite.hostname {
         // The engine takes an authority of the target from here.
         request.insert_header(header::HOST, hostname.as_str())?;

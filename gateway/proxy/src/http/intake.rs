@@ -209,11 +209,11 @@ impl Intake<'_> {
     fn choose(&mut self, host: &HostRuntime, index: u32, edge: &Edge) -> Result<(), Refusal> {
         let matched = host.config.matches.get(index as usize).ok_or(Reason::Internal)?;
         let rule = host.rules.get(matched.rule as usize).ok_or(Reason::Internal)?;
-        self.ctx.prefix = match &matched.path {
+        self.ctx.prefix = Some(match &matched.path {
             PathMatch::Prefix(prefix) => prefix.len(),
             PathMatch::Exact(exact) => exact.len(),
             PathMatch::Regex(_) => 0,
-        };
+        });
         self.ctx.rule = Some(rule.clone());
         let client = &rule.config.client;
         self.ctx.body_limit = match (edge.limits.body, client.max_body) {

@@ -147,7 +147,7 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        body::piece(session, ctx, piece, end)?;
+        body::piece(session, ctx)?;
         if end {
             forward::request_ended(ctx);
         }
@@ -202,11 +202,11 @@ impl ProxyHttp for Gateway {
     fn response_body_filter(
         &self,
         _session: &mut Session,
-        _piece: &mut Option<Bytes>,
+        piece: &mut Option<Bytes>,
         _end: bool,
         ctx: &mut RequestContext,
     ) -> Result<Option<Duration>> {
-        respond::piece(ctx)?;
+        respond::piece(ctx, piece)?;
         Ok(None)
     }
 

@@ -10,6 +10,7 @@ use views::{GatewayRequest, GatewayResponse, RequestFacts};
 
 use super::context::{Content, Reply, RequestContext};
 use super::{body, parts};
+use crate::metrics::RequestMetrics;
 use crate::snapshot::{RuleRuntime, Snapshot};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -19,7 +20,7 @@ use sluice_wasm::{
     AttributeValue, BodyRequest, Decision, Exchange, Invocation, LocalReply, OverLimit, PluginError, Summary,
 };
 use smallvec::SmallVec;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The plugins that a request has passed. The engine wants contexts that may be shared between threads, which a guest's
@@ -32,6 +33,8 @@ struct Run {
     spent: Duration,
     /// How many of `steps` have yet to see the response.
     unanswered: usize,
+    /// What the rule's prefix matched, once a plugin changed the path.
+    prefix: Option<Box<str>>,
 }
 
 struct Step {
@@ -41,7 +44,13 @@ struct Step {
 
 impl PluginRun {
     fn new() -> Self {
-        let run = Run { steps: SmallVec::new(), exchange: Exchange::default(), spent: Duration::ZERO, unanswered: 0 };
+        let run = Run {
+            steps: SmallVec::new(),
+            exchange: Exchange::default(),
+            spent: Duration::ZERO,
+            unanswered: 0,
+            prefix: None,
+        };
         PluginRun(Mutex::new(run))
     }
 
@@ -89,13 +98,41 @@ pub(super) async fn on_request(
     ctx: &mut RequestContext,
     snapshot: &Snapshot,
     rule: &RuleRuntime,
+    metrics: &Arc<RequestMetrics>,
 ) -> Result<(), Reply> {
     let mut run = Box::new(PluginRun::new());
-    let outcome = request_phases(session, ctx, snapshot, rule, run.run()).await;
+    run.run().exchange.deadline = ctx.deadline;
+    let outcome = request_phases(session, ctx, snapshot, rule, run.run(), metrics).await;
     let steps = run.run().steps.len();
     run.run().unanswered = steps;
     ctx.plugins = Some(run);
-    outcome
+    outcome?;
+    body::settle(session, ctx);
+    Ok(())
+}
+
+/// The gateway answers a request before its plugins have seen it (a preflight, an address that is not allowed, a body that
+/// is too large), or no rule takes it and there are plugins for all of the listener: their response phases run all the same.
+/// One that has no version yet is passed over, as there is nothing left for it to guard.
+fn of_unseen(ctx: &RequestContext) -> Option<Box<PluginRun>> {
+    let snapshot = ctx.snapshot.as_ref()?;
+    let (uses, slots) = match (&ctx.rule, ctx.listener.as_ref().and_then(|listener| listener.plugins.as_ref())) {
+        (Some(rule), _) => (&rule.config.plugins, &rule.plugins),
+        (None, Some(plugins)) if ctx.reason == Reason::RouteNotFound => (&*plugins.uses, &plugins.slots),
+        _ => return None,
+    };
+    if slots.is_empty() {
+        return None;
+    }
+    let mut plugins = Box::new(PluginRun::new());
+    let run = plugins.run();
+    for (use_, slot) in uses.iter().zip(slots) {
+        if let Some(configured) = snapshot.plugin(slot) {
+            run.steps.push(Step { invocation: configured.begin(), fail_mode: use_.fail_mode });
+        }
+    }
+    run.unanswered = run.steps.len();
+    Some(plugins)
 }
 
 async fn request_phases(
@@ -104,6 +141,7 @@ async fn request_phases(
     snapshot: &Snapshot,
     rule: &RuleRuntime,
     run: &mut Run,
+    metrics: &Arc<RequestMetrics>,
 ) -> Result<(), Reply> {
     // Before the first of them runs: what one plugin writes another may believe, and one that fails open writes nothing.
     for configured in rule.plugins.iter().filter_map(|slot| snapshot.plugin(slot)) {
@@ -123,9 +161,9 @@ async fn request_phases(
             let began = Instant::now();
             lend_request(session, ctx, &mut run.exchange);
             let decision = step.invocation.on_request(&mut run.exchange).await;
-            let back = take_request(session, ctx, &mut run.exchange);
+            let back = take_request(session, ctx, run);
             run.spent += began.elapsed();
-            match judged(decision, step.fail_mode) {
+            match judged(run.exchange.deadline, decision, step.fail_mode) {
                 Ok(decision) if back => decision,
                 // Without its head the request cannot go on, whatever the fail mode.
                 Ok(_) => return Err(Reason::PluginFailed.into()),
@@ -137,9 +175,7 @@ async fn request_phases(
         let outcome = match decision {
             Decision::Continue => Ok(()),
             Decision::Respond(reply) => Err(local_reply(*reply)),
-            Decision::ReadBody(wish) => {
-                read_body(session, ctx, &mut step, &mut run.exchange, &mut run.spent, wish).await
-            }
+            Decision::ReadBody(wish) => read_body(session, ctx, &mut step, run, metrics, wish).await,
         };
         // It has seen the request, and so is to see the response.
         run.steps.push(step);
@@ -152,31 +188,32 @@ async fn read_body(
     session: &mut Session,
     ctx: &mut RequestContext,
     step: &mut Step,
-    exchange: &mut Exchange,
-    spent: &mut Duration,
+    run: &mut Run,
+    metrics: &Arc<RequestMetrics>,
     wish: BodyRequest,
 ) -> Result<(), Reply> {
-    let read = match body::read(session, ctx, wish.limit).await? {
+    let read = match body::read(session, ctx, metrics, wish.limit).await? {
         body::Read::Whole(bytes) => bytes,
         body::Read::TooLarge if wish.over_limit == OverLimit::Pass => return Ok(()),
         body::Read::TooLarge => return Err(Reason::BodyTooLarge.into()),
-    };
-    let began = Instant::now();
-    lend_request(session, ctx, exchange);
-    let outcome = step.invocation.on_request_body(exchange, read).await;
-    let back = take_request(session, ctx, exchange);
-    *spent += began.elapsed();
-    let outcome = match (outcome, step.fail_mode) {
-        _ if !back => return Err(Reason::PluginFailed.into()),
-        (Ok(outcome), _) => outcome,
-        (Err(error), FailMode::Closed) => return Err(failed(&error)),
-        (Err(error), FailMode::Open) => {
-            skipped(&error);
-            return Ok(());
+        body::Read::NoRoom => {
+            return match step.fail_mode {
+                FailMode::Open => Ok(()),
+                FailMode::Closed => Err(Reason::PluginOverloaded.into()),
+            };
         }
     };
+    let began = Instant::now();
+    lend_request(session, ctx, &mut run.exchange);
+    let outcome = step.invocation.on_request_body(&mut run.exchange, read).await;
+    let back = take_request(session, ctx, run);
+    run.spent += began.elapsed();
+    if !back {
+        return Err(Reason::PluginFailed.into());
+    }
+    let Some(outcome) = judged(run.exchange.deadline, outcome.map(Some), step.fail_mode)? else { return Ok(()) };
     if let Some(replacement) = outcome.replacement {
-        body::replace(session, ctx, replacement);
+        body::replace(ctx, replacement);
     }
     match outcome.decision {
         Decision::Respond(reply) => Err(local_reply(*reply)),
@@ -191,7 +228,7 @@ pub(super) async fn on_response(
     ctx: &mut RequestContext,
     response: &mut ResponseHeader,
 ) -> Result<(), Reply> {
-    let Some(mut plugins) = ctx.plugins.take() else { return Ok(()) };
+    let Some(mut plugins) = ctx.plugins.take().or_else(|| of_unseen(ctx)) else { return Ok(()) };
     let outcome = response_phases(session, ctx, plugins.run(), response).await;
     ctx.plugins = Some(plugins);
     outcome
@@ -203,9 +240,14 @@ async fn response_phases(
     run: &mut Run,
     response: &mut ResponseHeader,
 ) -> Result<(), Reply> {
+    if ctx.expired() {
+        // It is being answered for that: the plugins see this answer as any other.
+        run.exchange.deadline = None;
+    }
     while run.unanswered > 0 {
         run.unanswered -= 1;
         let Some(step) = run.steps.get_mut(run.unanswered) else { continue };
+        let fail_mode = step.fail_mode;
         if !step.invocation.configured().phases().response_headers() {
             continue;
         }
@@ -213,14 +255,14 @@ async fn response_phases(
         lend_request(session, ctx, &mut run.exchange);
         run.exchange.put_response(Box::new(GatewayResponse::new(parts::take_response(response))));
         let decision = step.invocation.on_response(&mut run.exchange).await;
-        let request_back = take_request(session, ctx, &mut run.exchange);
+        let request_back = take_request(session, ctx, run);
         let response_back = run.exchange.take_response::<GatewayResponse>();
         run.spent += began.elapsed();
         let Some(back) = response_back.filter(|_| request_back) else {
             return Err(Reason::PluginFailed.into());
         };
         *response = ResponseHeader::from(back.into_parts());
-        match judged(decision, step.fail_mode)? {
+        match judged(run.exchange.deadline, decision, fail_mode)? {
             Decision::Respond(reply) => return Err(local_reply(*reply)),
             Decision::Continue | Decision::ReadBody(_) => {}
         }
@@ -234,6 +276,8 @@ pub(super) async fn on_log(session: &mut Session, ctx: &mut RequestContext, summ
     let run = plugins.run();
     if run.steps.iter().any(|step| step.invocation.configured().phases().log()) {
         let began = Instant::now();
+        // The exchange is over; what it took does not count here.
+        run.exchange.deadline = None;
         lend_request(session, ctx, &mut run.exchange);
         if let Some(sent) = session.response_written() {
             run.exchange.put_response(Box::new(GatewayResponse::new(sent.as_owned_parts())));
@@ -245,7 +289,7 @@ pub(super) async fn on_log(session: &mut Session, ctx: &mut RequestContext, summ
                 tracing::debug!(%error, "a plugin's log phase failed");
             }
         }
-        take_request(session, ctx, &mut run.exchange);
+        take_request(session, ctx, run);
         run.spent += began.elapsed();
     }
     ctx.plugins = Some(plugins);
@@ -258,24 +302,41 @@ fn lend_request(session: &mut Session, ctx: &RequestContext, exchange: &mut Exch
 }
 
 /// Gives the session its request back. `false`: the host lost it.
-fn take_request(session: &mut Session, ctx: &mut RequestContext, exchange: &mut Exchange) -> bool {
-    let Some(request) = exchange.take_request::<GatewayRequest>() else { return false };
+fn take_request(session: &mut Session, ctx: &mut RequestContext, run: &mut Run) -> bool {
+    let Some(request) = run.exchange.take_request::<GatewayRequest>() else { return false };
     let (head, former_target) = request.into_parts();
-    if ctx.raw_target.is_none() {
-        ctx.raw_target = former_target;
+    if let Some(former) = former_target {
+        follow_prefix(ctx, run, &former, head.uri.path());
+        ctx.raw_target.get_or_insert(former);
     }
     parts::give_request(session.req_header_mut(), head);
     true
 }
 
-/// A failure by its fail mode.
-fn judged(decision: Result<Decision, PluginError>, mode: FailMode) -> Result<Decision, Reply> {
-    match (decision, mode) {
-        (Ok(decision), _) => Ok(decision),
+/// A rule's prefix rewrite replaces what the prefix matched. A plugin that changed the path may have kept that, or not.
+fn follow_prefix(ctx: &mut RequestContext, run: &mut Run, former: &[u8], path: &str) {
+    if run.prefix.is_none() {
+        let matched = ctx.prefix.and_then(|length| former.get(..length));
+        run.prefix = matched.and_then(|matched| std::str::from_utf8(matched).ok()).map(Into::into);
+    }
+    let Some(prefix) = run.prefix.as_deref() else { return };
+    // Whole elements, as the match itself.
+    let rest = path.strip_prefix(prefix);
+    ctx.prefix = rest.filter(|rest| rest.is_empty() || rest.starts_with('/')).map(|_| prefix.len());
+}
+
+/// A failure by its fail mode. Where the request's own time is over nobody waits for what an open one would do.
+fn judged<T: Default>(deadline: Option<Instant>, outcome: Result<T, PluginError>, mode: FailMode) -> Result<T, Reply> {
+    match (outcome, mode) {
+        (Ok(outcome), _) => Ok(outcome),
+        (Err(error), _) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+            tracing::debug!(%error, "the request's time is over");
+            Err(Reason::RequestTimeout.into())
+        }
         (Err(error), FailMode::Closed) => Err(failed(&error)),
         (Err(error), FailMode::Open) => {
             skipped(&error);
-            Ok(Decision::Continue)
+            Ok(T::default())
         }
     }
 }

@@ -37,6 +37,10 @@ pub(super) async fn send(session: &mut Session, ctx: &mut RequestContext, mut re
     if session.response_written().is_some_and(|sent| !sent.status.is_informational()) {
         return Ok(false);
     }
+    if let Some(home) = ctx.replayed.take() {
+        // The body goes nowhere: what is left of it is for the client's own session to settle.
+        home.restore(session);
+    }
     let mut replacements = 0;
     let (mut response, body) = loop {
         ctx.reason = reply.reason;
@@ -139,8 +143,11 @@ pub(super) fn decorate(session: &Session, ctx: &RequestContext, response: &mut R
 fn finish_head(session: &Session, ctx: &RequestContext, response: &mut ResponseHeader, body: Bytes) -> Result<Bytes> {
     if ctx.grpc {
         let status = response.status;
-        response.insert_header(&names::GRPC_STATUS, HeaderValue::from(grpc_status(ctx.reason, status)))?;
-        response.insert_header(&names::GRPC_MESSAGE, HeaderValue::from_static(ctx.reason.as_str()))?;
+        // A plugin may say it itself.
+        if !response.headers.contains_key(&names::GRPC_STATUS) {
+            response.insert_header(&names::GRPC_STATUS, HeaderValue::from(grpc_status(ctx.reason, status)))?;
+            response.insert_header(&names::GRPC_MESSAGE, HeaderValue::from_static(ctx.reason.as_str()))?;
+        }
         response.insert_header(header::CONTENT_TYPE, GRPC)?;
         response.remove_header(&header::CONTENT_LENGTH);
         response.set_status(StatusCode::OK)?;
@@ -158,7 +165,7 @@ fn finish_head(session: &Session, ctx: &RequestContext, response: &mut ResponseH
 }
 
 /// RFC 9110, sections 15.3.5 and 15.4.5.
-fn has_no_content(status: StatusCode) -> bool {
+pub(super) fn has_no_content(status: StatusCode) -> bool {
     matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 

@@ -2,7 +2,8 @@
 
 use super::context::RequestContext;
 use super::{headers, plugins, reply};
-use ::http::StatusCode;
+use ::http::{StatusCode, header};
+use bytes::Bytes;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -20,12 +21,19 @@ pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, respon
         headers::server(&listener.server_header, response);
     }
     reply::decorate(session, ctx, response);
-    if ctx.plugins.is_some()
-        && let Err(other) = plugins::on_response(session, ctx, response).await
-    {
-        // The engine knows no other way to send something else: the try ends, and the answer is the plugin's.
-        ctx.refused = Some(other);
-        return Err(Error::explain(ErrorType::InternalError, "a plugin answers instead of the backend"));
+    if ctx.plugins.is_some() {
+        let status = response.status;
+        if let Err(other) = plugins::on_response(session, ctx, response).await {
+            // The engine knows no other way to send something else: the try ends, and the answer is the plugin's.
+            ctx.refused = Some(other);
+            return Err(Error::explain(ErrorType::InternalError, "a plugin answers instead of the backend"));
+        }
+        if response.status != status && reply::has_no_content(response.status) {
+            // The backend's body belongs to a status that is not sent (RFC 9110, section 6.4.1).
+            response.remove_header(&header::CONTENT_LENGTH);
+            response.remove_header(&header::TRANSFER_ENCODING);
+            ctx.bodiless = true;
+        }
     }
     if upgraded {
         ctx.tunnel = true;
@@ -41,7 +49,10 @@ pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, respon
 }
 
 /// Each piece of the body: the deadline holds to the response's last byte.
-pub(super) fn piece(ctx: &mut RequestContext) -> Result<()> {
+pub(super) fn piece(ctx: &mut RequestContext, piece: &mut Option<Bytes>) -> Result<()> {
+    if ctx.bodiless {
+        *piece = None;
+    }
     let late = if ctx.expired() {
         Reason::RequestTimeout
     } else if ctx.upstream.deadline.is_some_and(|deadline| deadline <= Instant::now()) {

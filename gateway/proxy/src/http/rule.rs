@@ -28,7 +28,7 @@ pub(super) async fn apply(
     admit(session, ctx, &rule, shared)?;
     preflight(session, ctx, &rule)?;
     if !rule.plugins.is_empty() {
-        plugins::on_request(session, ctx, &snapshot, &rule).await?;
+        plugins::on_request(session, ctx, &snapshot, &rule, &shared.metrics).await?;
     }
     match &rule.config.action {
         Action::Forward(_) => forward(session, ctx, &rule, &snapshot).await,

@@ -5,8 +5,14 @@ use ::http::uri::PathAndQuery;
 use bytes::{BufMut, BytesMut};
 use sluice_model::config::{PathRewrite, Redirect, RedirectScheme};
 
-/// The path after a rewrite, with the request's query. `prefix` is the length of what the rule's prefix matched.
-pub(super) fn rewritten(rewrite: &PathRewrite, path: &str, prefix: usize, query: Option<&str>) -> Option<PathAndQuery> {
+/// The path after a rewrite, with the request's query. `prefix` is the length of what the rule's prefix matched; where
+/// there is none any more nothing is replaced.
+pub(super) fn rewritten(
+    rewrite: &PathRewrite,
+    path: &str,
+    prefix: Option<usize>,
+    query: Option<&str>,
+) -> Option<PathAndQuery> {
     let mut target = BytesMut::with_capacity(path.len() + query.map_or(0, str::len) + 32);
     write_path(&mut target, rewrite, path, prefix);
     if let Some(query) = query {
@@ -18,12 +24,15 @@ pub(super) fn rewritten(rewrite: &PathRewrite, path: &str, prefix: usize, query:
 
 /// Replaces whole elements only: what follows the prefix is empty or begins with a slash. Leading slashes are one, as
 /// `//host` would name a host.
-fn write_path(to: &mut BytesMut, rewrite: &PathRewrite, path: &str, prefix: usize) {
+fn write_path(to: &mut BytesMut, rewrite: &PathRewrite, path: &str, prefix: Option<usize>) {
     let start = to.len();
     match rewrite {
         PathRewrite::Full(full) => to.put_slice(full.as_bytes()),
         PathRewrite::PrefixMatch(replacement) => {
-            let rest = path.get(prefix..).unwrap_or_default();
+            let Some(rest) = prefix.and_then(|prefix| path.get(prefix..)) else {
+                to.put_slice(path.as_bytes());
+                return;
+            };
             let replacement = replacement.strip_suffix('/').unwrap_or(replacement);
             to.put_slice(replacement.as_bytes());
             let rest = if replacement.is_empty() { rest.trim_start_matches('/') } else { rest };
@@ -47,7 +56,7 @@ pub(super) struct Requested<'a> {
     pub(super) listener_port: u16,
     pub(super) path: &'a str,
     pub(super) query: Option<&'a str>,
-    pub(super) prefix: usize,
+    pub(super) prefix: Option<usize>,
 }
 
 /// The `Location` of a redirect (Gateway API, HTTPRequestRedirectFilter).
@@ -88,7 +97,7 @@ mod tests {
 
     fn prefix(replacement: &str, path: &str, prefix: &str) -> String {
         let rewrite = PathRewrite::PrefixMatch(replacement.into());
-        rewritten(&rewrite, path, prefix.len(), None).unwrap().to_string()
+        rewritten(&rewrite, path, Some(prefix.len()), None).unwrap().to_string()
     }
 
     /// The table in the API's documentation of `ReplacePrefixMatch`; prefixes without their final slash.
@@ -111,6 +120,12 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_lost_the_prefix_stays_as_it_is() {
+        let rewrite = PathRewrite::PrefixMatch("/xyz".into());
+        assert_eq!(rewritten(&rewrite, "/other/a", None, Some("q")).unwrap(), "/other/a?q");
+    }
+
+    #[test]
     fn a_rewrite_never_makes_a_target_that_names_a_host() {
         assert_eq!(prefix("", "/foo//evil.example", "/foo"), "/evil.example");
     }
@@ -118,7 +133,7 @@ mod tests {
     #[test]
     fn the_query_stays_as_it_is() {
         let full = PathRewrite::Full("/one".into());
-        assert_eq!(rewritten(&full, "/foo", 0, Some("a=%20&b")).unwrap(), "/one?a=%20&b");
+        assert_eq!(rewritten(&full, "/foo", Some(0), Some("a=%20&b")).unwrap(), "/one?a=%20&b");
     }
 
     fn redirect() -> Redirect {
@@ -126,7 +141,7 @@ mod tests {
     }
 
     fn requested(tls: bool, listener_port: u16) -> Requested<'static> {
-        Requested { tls, host: "a.com", listener_port, path: "/p", query: Some("q=1"), prefix: 0 }
+        Requested { tls, host: "a.com", listener_port, path: "/p", query: Some("q=1"), prefix: Some(0) }
     }
 
     fn to(redirect: &Redirect, requested: &Requested<'_>) -> String {
@@ -157,7 +172,7 @@ mod tests {
             path: Some(PathRewrite::PrefixMatch("/new".into())),
             ..redirect()
         };
-        let requested = Requested { path: "/old/x", prefix: 4, query: None, ..requested(false, 80) };
+        let requested = Requested { path: "/old/x", prefix: Some(4), query: None, ..requested(false, 80) };
         assert_eq!(to(&other, &requested), "http://b.com/new/x");
     }
 }

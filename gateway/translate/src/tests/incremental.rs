@@ -97,7 +97,7 @@ spec: {plugins: [{name: p, pluginRef: {name: p}}], client: {maxBody: 1Ki}}
 apiVersion: sluice.dev/v1alpha1
 kind: TrafficPolicy
 metadata: {name: named, namespace: infra}
-spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gw}], client: {maxBody: 2Ki}}
+spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gw}], client: {maxBody: 2Ki}, plugins: [{name: q, pluginRef: {name: p}}]}
 ---
 apiVersion: sluice.dev/v1alpha1
 kind: TrafficPolicy

@@ -241,7 +241,7 @@ fn a_plugins_code_comes_from_a_fingerprinted_file_or_a_config_map() {
     let expected = [("auth", FailMode::Closed), ("inline", FailMode::Closed), ("limit", FailMode::Open)];
     assert_eq!(specs, expected.map(|(n, f)| (n.to_owned(), f)));
     let spec = h.config().plugins.values().find(|p| p.key.name.as_ref() == "inline").unwrap();
-    assert!(matches!(&spec.source, ModuleSource::Inline { bytes, .. } if bytes.as_ref() == b"\0asm"));
+    assert!(matches!(&spec.source, Some(ModuleSource::Inline { bytes, .. }) if bytes.as_ref() == b"\0asm"));
     assert_eq!((spec.limits.memory, spec.limits.run_time), (1 << 20, Duration::from_millis(5)));
     let before = h.config().clone();
     h.changes(vec![Change::File { path: "/p/auth.wasm".into(), sha256: Some("11".into()) }]);
@@ -253,6 +253,52 @@ fn a_plugins_code_comes_from_a_fingerprinted_file_or_a_config_map() {
     assert!(same("limit") && same("inline") && !same("auth"));
     h.changes(vec![Change::File { path: "/p/auth.wasm".into(), sha256: None }]);
     assert_eq!(h.problems(), ["P401 Plugin infra/auth spec.source.file.path"]);
+}
+
+#[test]
+fn a_use_of_a_plugin_whose_source_is_gone_stays_as_the_host_has_the_code_before() {
+    let mut h =
+        with(&(base("") + &policy("t", &format!("{ROUTE}  plugins: [{{name: x, pluginRef: {{name: auth}}}}]"))));
+    let spec = |h: &Harness| h.config().plugins.values().find(|p| p.key.name.as_ref() == "auth").unwrap().clone();
+    assert!(spec(&h).source.is_some());
+    h.changes(vec![Change::File { path: "/p/auth.wasm".into(), sha256: None }]);
+    assert_eq!(spec(&h).source, None);
+    assert_eq!(plugins(&h, "first"), ["x(auth)"]);
+    assert_eq!(action(h.rule(PLACE)), "infra/s:8080");
+    assert_eq!(h.problems(), ["P401 Plugin infra/auth spec.source.file.path"]);
+}
+
+#[test]
+fn a_run_time_or_deadline_beyond_its_bound_is_a_problem_and_the_default_counts() {
+    let limits = ", limits: {runTime: 10001ms, deadline: 61s}";
+    let h = with(&(base("") + &plugin("infra", "auth", limits)));
+    assert_eq!(
+        h.problems(),
+        ["P109 Plugin infra/auth spec.limits.deadline", "P109 Plugin infra/auth spec.limits.runTime"]
+    );
+    let auth = h.config().plugins.values().find(|p| p.key.name.as_ref() == "auth").unwrap();
+    assert_eq!((auth.limits.run_time, auth.limits.deadline), (Duration::from_millis(10), Duration::from_secs(1)));
+    let h = with(&(base("") + &plugin("infra", "auth", ", limits: {runTime: 10s, deadline: 1m}")));
+    assert_eq!(h.problems(), [] as [&str; 0]);
+}
+
+#[test]
+fn plugins_of_a_gateway_and_its_listener_are_known_without_a_route() {
+    let listener = "  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gw, sectionName: web}]\n";
+    let yaml = base("")
+        + &policy("g", &format!("{GATEWAY}  plugins: [{{name: g, pluginRef: {{name: auth}}}}]"))
+        + &policy("l", &format!("{listener}  plugins: [{{name: l, pluginRef: {{name: limit}}}}]"));
+    let mut h = with(&yaml);
+    let names = |h: &Harness| -> Vec<String> {
+        h.config().listener_plugins.values().flat_map(|uses| uses.iter().map(|used| used.name.to_string())).collect()
+    };
+    assert_eq!(names(&h), ["g", "l"]);
+    let place = h.config().listener_plugins.values().next().unwrap()[0].at.clone();
+    assert_eq!((place.object.to_string().as_str(), &*place.field), ("TrafficPolicy infra/g", "spec.plugins[0]"));
+    h.delete(Kind::TrafficPolicy, "infra", "g");
+    assert_eq!(names(&h), ["l"]);
+    h.delete(Kind::Gateway, "infra", "gw");
+    assert!(names(&h).is_empty());
 }
 
 #[test]

@@ -81,6 +81,23 @@ impl Translator {
         }
     }
 
+    /// Plugins for answers to requests that no rule takes.
+    pub(super) fn listener_plugins(&mut self) {
+        let world = self.inputs.world();
+        let (mut problems, mut of_listeners) = (Vec::new(), BTreeMap::new());
+        for id in self.inputs.gateways.plans.iter().map(|plan| &plan.id) {
+            let uses = crate::plugin::of_listener(&world, id, &mut problems);
+            if !uses.is_empty() {
+                let former = self.config.listener_plugins.get(id).filter(|former| ***former == uses);
+                of_listeners.insert(id.clone(), former.cloned().unwrap_or_else(|| Arc::new(uses)));
+            }
+        }
+        if self.config.listener_plugins != of_listeners {
+            self.edit().listener_plugins = of_listeners;
+        }
+        self.set_problems(Unit::ListenerPlugins, problems);
+    }
+
     pub(super) fn backend_tls(&mut self, touched: &Touched, seen: &mut BTreeSet<ObjectRef>) {
         let uses = &self.inputs.backend_tls.uses;
         if !(touched.any(&[Kind::BackendTLSPolicy]) || touched.any_of(uses)) {

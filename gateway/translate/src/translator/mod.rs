@@ -43,6 +43,7 @@ enum Unit {
     Policies,
     PolicyTargets,
     Plugins,
+    ListenerPlugins,
     BackendTls,
     Route(ObjectRef),
     Host(HostKey),
@@ -117,6 +118,11 @@ impl Translator {
         }
         if gateways_rebuilt || tls_changed || touched.any_of(&self.ports.uses) {
             self.ports(&mut changed);
+        }
+        let of_listeners =
+            |object: &ObjectRef| matches!(object.kind, Kind::Gateway | Kind::Plugin | Kind::TrafficPolicy);
+        if all || gateways_rebuilt || seen.iter().any(of_listeners) {
+            self.listener_plugins();
         }
         let differs = !Arc::ptr_eq(&before, &self.config);
         Output {

@@ -1,57 +1,68 @@
-//! The thread that turns what is desired into versions that are ready, one after the other.
+//! The threads that turn what is desired into versions that are ready.
 //!
-//! Its state is its own: it reads the newest wish from an inbox of one, and publishes what it has. Nothing waits for it.
+//! Their state is their own: they read the newest wish from an inbox of one, and publish what they have. Nothing that serves
+//! waits for them. A compile can't be interrupted, so what is small goes first, and one of the threads takes nothing that
+//! is large: a module of many megabytes holds up only others of its size.
 
 use super::module::Module;
 use super::{Failure, FunctionCache, Image, source};
 use crate::aside::{Aside, NICE, lower_priority};
 use crate::configured::{Configured, PluginState};
 use crate::engine::Engine;
-use crate::host::{Desired, PluginStatus};
+use crate::host::{Desired, DesiredUse, PluginStatus};
 use crate::instance::PluginLog;
 use crate::metrics::Metrics;
 use crate::options::HostOptions;
-use crate::standing::Standing;
 use arc_swap::{ArcSwap, ArcSwapOption};
-use sluice_model::plugin::{ModuleSource, PluginKey, PluginSpec, PluginUse, UseKey};
+use sluice_model::plugin::{ModuleSource, PluginKey, PluginSpec, UseKey};
 use sluice_model::problem::Code;
 use sluice_model::{Kind, ObjectRef, Problem};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+/// Threads that compile. They have low priority, and work only while something changes.
+pub(crate) const BUILDERS: [Thread; 2] = [Thread::Any, Thread::Small];
+
+/// Bytes of a module that is small: it compiles in a second or two.
+const SMALL: u64 = 1 << 20;
 
 /// Waits before a source that failed is tried again: doubled from the first to the second.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
-/// The newest wish, numbered.
-#[derive(Default)]
-pub(crate) struct Inbox {
-    pub(crate) desired: ArcSwapOption<(u64, Desired)>,
-    pub(crate) stop: AtomicBool,
+/// What one of the threads takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Thread {
+    Any,
+    Small,
 }
 
-/// What the thread has, for everybody.
+/// What the threads have, for everybody.
 #[derive(Default)]
 pub(crate) struct Published {
     /// The wish that this is about.
     pub(crate) wish: u64,
-    /// Uses of it that were not tried yet.
+    /// Uses of it that were not tried yet, and modules that no use asks for.
     pub(crate) pending: usize,
+    pub(crate) unchecked: usize,
     pub(crate) versions: HashMap<UseKey, Arc<Configured>>,
     pub(crate) problems: Vec<Problem>,
     pub(crate) statuses: Vec<PluginStatus>,
 }
 
-/// One use: its version, and how the last try went.
+/// One use: its version, and how the last try went. Of a plugin that no policy uses there is one too, under
+/// [`unused`]: its module is checked.
 #[derive(Default)]
 struct Slot {
     current: Option<Arc<Configured>>,
     tried: Option<Tried>,
+    /// One of the threads is at it: with this job.
+    job: Option<u64>,
 }
 
 struct Tried {
@@ -62,132 +73,345 @@ struct Tried {
     tries: u32,
 }
 
+/// What is built next.
+struct Job {
+    number: u64,
+    key: UseKey,
+    spec: Arc<PluginSpec>,
+    source: ModuleSource,
+    /// None: the module is only checked.
+    plugin_use: Option<(DesiredUse, Arc<PluginState>)>,
+}
+
+/// The key of a plugin that no policy uses; no configuration has this hash.
+fn unused(plugin: &PluginKey) -> UseKey {
+    UseKey { plugin: plugin.clone(), config_hash: "".into() }
+}
+
+fn is_unused(key: &UseKey) -> bool {
+    key.config_hash.is_empty()
+}
+
 pub(crate) struct Builder {
-    pub(crate) options: HostOptions,
-    pub(crate) engine: Arc<Engine>,
-    pub(crate) functions: Arc<FunctionCache>,
-    pub(crate) aside: Arc<Aside>,
-    pub(crate) metrics: Metrics,
-    pub(crate) inbox: Arc<Inbox>,
-    pub(crate) published: Arc<ArcSwap<Published>>,
-    pub(crate) changed: watch::Sender<u64>,
-    state: Work,
+    options: HostOptions,
+    engine: Arc<Engine>,
+    functions: Arc<FunctionCache>,
+    aside: Arc<Aside>,
+    metrics: Metrics,
+    /// The newest wish, numbered.
+    desired: ArcSwapOption<(u64, Desired)>,
+    stop: AtomicBool,
+    published: Arc<ArcSwap<Published>>,
+    changed: watch::Sender<u64>,
+    work: Mutex<Work>,
+    /// Rings when there may be something to do.
+    bell: Condvar,
 }
 
 #[derive(Default)]
 struct Work {
+    /// A source that can't be resolved is the one before, where there was one.
     wish: Arc<(u64, Desired)>,
+    seen: u64,
+    jobs: u64,
     slots: BTreeMap<UseKey, Slot>,
     plugins: HashMap<PluginKey, Arc<PluginState>>,
-    /// Modules in use, by digest.
-    modules: HashMap<Arc<str>, Arc<Module>>,
+    /// Modules in use, by digest; failures that no other try would mend.
+    modules: HashMap<Arc<str>, Result<Arc<Module>, Failure>>,
+    /// Versions that are not wished for any more and may be in service until others are ready.
+    former: HashMap<PluginKey, Vec<Weak<Configured>>>,
 }
 
 impl Builder {
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         options: HostOptions,
         engine: Arc<Engine>,
         functions: Arc<FunctionCache>,
         aside: Arc<Aside>,
         metrics: Metrics,
-        inbox: Arc<Inbox>,
         published: Arc<ArcSwap<Published>>,
         changed: watch::Sender<u64>,
     ) -> Builder {
-        Builder { options, engine, functions, aside, metrics, inbox, published, changed, state: Work::default() }
+        Builder {
+            options,
+            engine,
+            functions,
+            aside,
+            metrics,
+            desired: ArcSwapOption::empty(),
+            stop: AtomicBool::new(false),
+            published,
+            changed,
+            work: Mutex::default(),
+            bell: Condvar::new(),
+        }
+    }
+
+    /// Never held while something is compiled. A panic while it was held left whole entries.
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is the wish already.
+    pub(crate) fn is_desired(&self, desired: &Desired) -> bool {
+        self.desired.load().as_ref().is_some_and(|wish| wish.1 == *desired)
+    }
+
+    pub(crate) fn desire(&self, number: u64, desired: Desired) {
+        self.desired.store(Some(Arc::new((number, desired))));
+        self.ring();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    fn ring(&self) {
+        // Whoever has looked already and is about to wait holds the lock until it does.
+        drop(self.work());
+        self.bell.notify_all();
     }
 
     /// Runs until it is told to stop.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(&self, thread: Thread) {
         lower_priority(NICE);
-        while !self.inbox.stop.load(Ordering::Acquire) {
-            self.take_wish();
+        let mut work = self.work();
+        while !self.stop.load(Ordering::Acquire) {
+            self.take_wish(&mut work);
             let now = Instant::now();
-            match self.next(now) {
-                Some(work) => self.build(&work),
-                None => match self.next_retry() {
-                    Some(at) => std::thread::park_timeout(at.saturating_duration_since(now)),
-                    None => std::thread::park(),
-                },
+            if let Some(job) = self.next(&mut work, thread, now) {
+                drop(work);
+                self.build(&job);
+                work = self.work();
+                continue;
             }
+            let wait = work.next_retry().map_or(LAST_RETRY, |at| at.saturating_duration_since(now));
+            work = self.bell.wait_timeout(work, wait).map_or_else(|broken| broken.into_inner().0, |(work, _)| work);
         }
     }
 
     /// Takes over a new wish: forgets what is not in it, keeps what is.
-    fn take_wish(&mut self) {
-        let Some(wish) = self.inbox.desired.load_full() else { return };
-        if wish.0 == self.state.wish.0 {
+    fn take_wish(&self, work: &mut Work) {
+        let Some(wish) = self.desired.load_full() else { return };
+        if wish.0 == work.seen {
             return;
         }
-        let desired = &wish.1;
-        let uses: HashSet<&UseKey> =
-            desired.uses.keys().filter(|key| desired.plugins.contains_key(&key.plugin)).collect();
-        self.state.slots.retain(|key, _| uses.contains(key));
-        for key in uses {
-            self.state.slots.entry(key.clone()).or_default();
+        work.seen = wish.0;
+        let desired = with_sources(&wish.1, &work.wish.1);
+        let mut keys: BTreeSet<UseKey> =
+            desired.uses.keys().filter(|key| desired.plugins.contains_key(&key.plugin)).cloned().collect();
+        let used: HashSet<&PluginKey> = keys.iter().map(|key| &key.plugin).collect();
+        let idle: Vec<UseKey> = desired.plugins.keys().filter(|key| !used.contains(key)).map(unused).collect();
+        keys.extend(idle);
+        let former = &mut work.former;
+        work.slots.retain(|key, slot| {
+            let stays = keys.contains(key);
+            if let (false, Some(version)) = (stays, &slot.current) {
+                former.entry(key.plugin.clone()).or_default().push(Arc::downgrade(version));
+            }
+            stays
+        });
+        for key in keys {
+            work.slots.entry(key).or_default();
         }
-        self.state.plugins.retain(|key, _| {
+        work.plugins.retain(|key, _| {
             let stays = desired.plugins.contains_key(key);
             if !stays {
                 self.metrics.forget(key);
             }
             stays
         });
-        let digests: HashSet<&Arc<str>> = desired.plugins.values().map(|spec| spec.source.sha256()).collect();
-        self.state.modules.retain(|digest, _| digests.contains(digest));
-        self.state.wish = wish;
-        self.publish();
+        let sources = desired.plugins.values().filter_map(|spec| spec.source.as_ref());
+        let digests: HashSet<&Arc<str>> = sources.map(ModuleSource::sha256).collect();
+        work.modules.retain(|digest, _| digests.contains(digest));
+        work.wish = Arc::new((wish.0, desired));
+        work.retire();
+        self.publish(work);
     }
 
-    /// A use whose version is not the one that is wished for, and that may be tried now.
-    fn next(&self, now: Instant) -> Option<(Arc<PluginSpec>, PluginUse)> {
-        let desired = &self.state.wish.1;
-        self.state.slots.iter().find_map(|(key, slot)| {
-            let spec = desired.plugins.get(&key.plugin)?;
-            let plugin_use = desired.uses.get(key)?;
-            let due = match &slot.tried {
+    /// A use whose version is not the one that is wished for, and that may be tried now: what is cheap first, and modules
+    /// that nobody uses last.
+    fn next(&self, work: &mut Work, thread: Thread, now: Instant) -> Option<Job> {
+        let wish = work.wish.clone();
+        let busy: HashSet<&Arc<str>> = (work.slots.iter())
+            .filter(|(_, slot)| slot.job.is_some())
+            .filter_map(|(key, _)| Some(wish.1.plugins.get(&key.plugin)?.source.as_ref()?.sha256()))
+            .collect();
+        let busy_plugins: HashSet<&PluginKey> =
+            work.slots.iter().filter(|(_, slot)| slot.job.is_some()).map(|(key, _)| &key.plugin).collect();
+        let due = work.slots.iter().filter_map(|(key, slot)| {
+            let spec = wish.1.plugins.get(&key.plugin)?;
+            let source = spec.source.as_ref()?;
+            let is_due = match &slot.tried {
                 Some(tried) if tried.spec == *spec => tried.again.is_some_and(|again| again <= now),
                 _ => true,
             };
-            due.then(|| (spec.clone(), plugin_use.clone()))
-        })
+            if !is_due || busy.contains(source.sha256()) || busy_plugins.contains(&key.plugin) {
+                return None;
+            }
+            let size = if work.modules.contains_key(source.sha256()) { 0 } else { size(source) };
+            let tries = slot.tried.as_ref().map_or(0, |tried| tried.tries);
+            (thread == Thread::Any || size <= SMALL).then_some(((is_unused(key), tries, size), key, spec, source))
+        });
+        let (_, key, spec, source) = due.min_by(|one, other| one.0.cmp(&other.0))?;
+        let (key, spec, source) = (key.clone(), spec.clone(), source.clone());
+        work.jobs += 1;
+        let number = work.jobs;
+        work.slots.entry(key.clone()).or_default().job = Some(number);
+        let plugin_use = wish.1.uses.get(&key).map(|found| (found.clone(), self.plugin(work, &key.plugin)));
+        Some(Job { number, key, spec, source, plugin_use })
     }
 
-    fn next_retry(&self) -> Option<Instant> {
-        self.state.slots.values().filter_map(|slot| slot.tried.as_ref()?.again).min()
-    }
-
-    fn build(&mut self, (spec, plugin_use): &(Arc<PluginSpec>, PluginUse)) {
+    fn build(&self, job: &Job) {
         let started = Instant::now();
-        let key = plugin_use.key();
-        let result = match catch_unwind(AssertUnwindSafe(|| self.version(spec, plugin_use))) {
+        let result = match catch_unwind(AssertUnwindSafe(|| self.version(job))) {
             Ok(result) => result,
             Err(_) => {
                 // The hook has logged where. What it worked on is made anew if it is tried again.
                 self.metrics.builder_restarts.inc();
-                self.state.modules.remove(spec.source.sha256());
+                self.work().modules.remove(job.source.sha256());
                 Err(Failure::invalid("the gateway failed while it compiled the plugin; please report this"))
             }
         };
         self.metrics.builds.inc();
         self.metrics.build_seconds.inc_by(started.elapsed().as_secs_f64());
-        let slot = self.state.slots.entry(key.clone()).or_default();
-        let tries = match &slot.tried {
-            Some(tried) if tried.spec == *spec => tried.tries + 1,
+        let mut work = self.work();
+        // The wish may be another by now, and the use not in it, or in it again.
+        if let Some(slot) = work.slots.get_mut(&job.key).filter(|slot| slot.job == Some(job.number)) {
+            slot.job = None;
+            slot.tell(job, result, started);
+            work.retire();
+            self.publish(&work);
+        }
+        drop(work);
+        // What had to wait for this module, or for this plugin, need not any more.
+        self.bell.notify_all();
+    }
+
+    /// Everything between a source and a version that is ready; none for a module that is only checked.
+    fn version(&self, job: &Job) -> Result<Option<Configured>, Failure> {
+        let Job { key, spec, source, plugin_use, .. } = job;
+        let max_memory = self.options.max_memory;
+        if spec.limits.memory > max_memory {
+            let message = format!("{} bytes are more than the gateway's {max_memory} a plugin", spec.limits.memory);
+            return Err(Failure::new(Code::OutOfRange, "spec.limits.memory", message));
+        }
+        self.engine.wind();
+        let module = self.module(source)?;
+        let Some((plugin_use, plugin)) = plugin_use else { return Ok(None) };
+        self.functions.begin(&module.cache_name);
+        let image = Image::build(&self.engine, &module, spec, &plugin_use.config, &plugin.log)?;
+        self.functions.finish();
+        let (engine, aside) = (self.engine.clone(), self.aside.clone());
+        let recycle_after = self.options.recycle_after;
+        Ok(Some(Configured::new(key.clone(), spec.clone(), image, engine, aside, plugin.clone(), recycle_after)))
+    }
+
+    /// Compiled once, whatever came of it. No other thread is at the same module.
+    fn module(&self, source: &ModuleSource) -> Result<Arc<Module>, Failure> {
+        if let Some(known) = self.work().modules.get(source.sha256()) {
+            return known.clone();
+        }
+        let loaded = self.load(source);
+        if !matches!(&loaded, Err(failure) if failure.retry) {
+            self.work().modules.insert(source.sha256().clone(), loaded.clone());
+        }
+        loaded
+    }
+
+    fn load(&self, source: &ModuleSource) -> Result<Arc<Module>, Failure> {
+        let bytes = source::read(source, self.options.max_module)?;
+        let mut compatibility = DefaultHasher::new();
+        self.engine.engine.precompile_compatibility_hash().hash(&mut compatibility);
+        let cache_name = format!("{}-{:016x}", source.sha256(), compatibility.finish());
+        self.functions.begin(&cache_name);
+        let module = Arc::new(Module::load(&self.engine, cache_name, &bytes)?);
+        self.functions.finish();
+        Ok(module)
+    }
+
+    fn plugin(&self, work: &mut Work, key: &PluginKey) -> Arc<PluginState> {
+        let plugin = work.plugins.entry(key.clone()).or_insert_with(|| {
+            let metrics = Arc::new(self.metrics.plugin(key));
+            let log = Arc::new(PluginLog::new(key.clone(), metrics.clone()));
+            Arc::new(PluginState::new(&self.engine, &self.aside, metrics, log))
+        });
+        plugin.clone()
+    }
+
+    fn publish(&self, work: &Work) {
+        let is_tried = |key: &UseKey, slot: &Slot| {
+            let spec = work.wish.1.plugins.get(&key.plugin);
+            // Without a source there is nothing to try.
+            spec.is_none_or(|spec| {
+                spec.source.is_none() || slot.tried.as_ref().is_some_and(|tried| tried.spec == *spec)
+            })
+        };
+        let untried = |of_unused: bool| {
+            let slots = work.slots.iter().filter(|(key, _)| is_unused(key) == of_unused);
+            slots.filter(|(key, slot)| !is_tried(key, slot)).count()
+        };
+        let mut problems: Vec<Problem> = work.slots.iter().flat_map(|(key, slot)| work.problems(key, slot)).collect();
+        problems.sort();
+        problems.dedup();
+        let published = Published {
+            wish: work.wish.0,
+            pending: untried(false),
+            unchecked: untried(true),
+            versions: (work.slots.iter())
+                .filter_map(|(key, slot)| Some((key.clone(), slot.current.clone()?)))
+                .collect(),
+            problems,
+            statuses: work.wish.1.plugins.values().map(|spec| work.status(spec)).collect(),
+        };
+        self.published.store(Arc::new(published));
+        self.changed.send_modify(|generation| *generation += 1);
+    }
+}
+
+/// A source that can't be resolved now is the one that was there before: what serves goes on, and may be configured anew.
+fn with_sources(desired: &Desired, former: &Desired) -> Desired {
+    let mut desired = desired.clone();
+    for (key, spec) in &mut desired.plugins {
+        let before = former.plugins.get(key).and_then(|spec| spec.source.as_ref());
+        if let (None, Some(source)) = (&spec.source, before) {
+            *spec = Arc::new(PluginSpec { source: Some(source.clone()), ..(**spec).clone() });
+        }
+    }
+    desired
+}
+
+/// Bytes of a module, as far as that can be told without reading it.
+fn size(source: &ModuleSource) -> u64 {
+    match source {
+        ModuleSource::Inline { bytes, .. } => bytes.len() as u64,
+        ModuleSource::File { path, .. } => std::fs::metadata(&**path).map_or(0, |metadata| metadata.len()),
+    }
+}
+
+impl Slot {
+    /// Notes what came of a try.
+    fn tell(&mut self, job: &Job, result: Result<Option<Configured>, Failure>, started: Instant) {
+        let key = &job.key;
+        let tries = match &self.tried {
+            Some(tried) if tried.spec == job.spec => tried.tries + 1,
             _ => 1,
         };
         let failure = match result {
-            Ok(version) => {
+            Ok(None) => None,
+            Ok(Some(version)) => {
                 let took = started.elapsed().as_millis() as u64;
-                tracing::info!(plugin = %key, module = %spec.source.sha256(), took_ms = took, "plugin is ready");
-                slot.current = Some(Arc::new(version));
+                tracing::info!(plugin = %key, module = %job.source.sha256(), took_ms = took, "plugin is ready");
+                if let Some(before) = self.current.replace(Arc::new(version)) {
+                    before.retire();
+                }
                 None
             }
             Err(failure) => {
-                let before = slot.tried.as_ref().and_then(|tried| tried.failure.as_ref());
+                let before = self.tried.as_ref().and_then(|tried| tried.failure.as_ref());
                 if before != Some(&failure) {
-                    let serves = if slot.current.is_some() { "the version before goes on" } else { "uses of it fail" };
+                    let serves = if self.current.is_some() { "the version before goes on" } else { "uses of it fail" };
                     tracing::debug!(plugin = %key, code = failure.code.id(), reason = %failure.message, "plugin is not ready: {serves}");
                 }
                 Some(failure)
@@ -197,105 +421,71 @@ impl Builder {
             let factor = 1u32.checked_shl(tries - 1).unwrap_or(u32::MAX);
             Instant::now() + FIRST_RETRY.saturating_mul(factor).min(LAST_RETRY)
         });
-        slot.tried = Some(Tried { spec: spec.clone(), failure, again, tries });
-        self.publish();
+        self.tried = Some(Tried { spec: job.spec.clone(), failure, again, tries });
+    }
+}
+
+impl Work {
+    fn next_retry(&self) -> Option<Instant> {
+        let waiting = self.slots.values().filter(|slot| slot.job.is_none());
+        waiting.filter_map(|slot| slot.tried.as_ref()?.again).min()
     }
 
-    /// Everything between a source and a version that is ready.
-    fn version(&mut self, spec: &Arc<PluginSpec>, plugin_use: &PluginUse) -> Result<Configured, Failure> {
-        let max_memory = self.options.max_memory;
-        if spec.limits.memory > max_memory {
-            let message = format!("{} bytes are more than the gateway's {max_memory} a plugin", spec.limits.memory);
-            return Err(Failure::new(Code::OutOfRange, "spec.limits.memory", message));
-        }
-        self.engine.wind();
-        let module = self.module(&spec.source)?;
-        let plugin = self.plugin(&spec.key);
-        self.functions.begin(&module.cache_name);
-        let image = Image::build(&self.engine, &module, spec, &plugin_use.config, &plugin.log)?;
-        self.functions.finish();
-        Ok(Configured::new(
-            plugin_use.key(),
-            spec.clone(),
-            image,
-            self.engine.clone(),
-            self.aside.clone(),
-            plugin,
-            self.options.recycle_after,
-        ))
-    }
-
-    fn module(&mut self, source: &ModuleSource) -> Result<Arc<Module>, Failure> {
-        if let Some(module) = self.state.modules.get(source.sha256()) {
-            return Ok(module.clone());
-        }
-        let bytes = source::read(source, self.options.max_module)?;
-        let mut compatibility = DefaultHasher::new();
-        self.engine.engine.precompile_compatibility_hash().hash(&mut compatibility);
-        let cache_name = format!("{}-{:016x}", source.sha256(), compatibility.finish());
-        self.functions.begin(&cache_name);
-        let module = Arc::new(Module::load(&self.engine, cache_name, &bytes)?);
-        self.functions.finish();
-        self.state.modules.insert(source.sha256().clone(), module.clone());
-        Ok(module)
-    }
-
-    fn plugin(&mut self, key: &PluginKey) -> Arc<PluginState> {
-        let metrics = &self.metrics;
-        let plugin = self.state.plugins.entry(key.clone()).or_insert_with(|| {
-            let metrics = Arc::new(metrics.plugin(key));
-            let log = Arc::new(PluginLog::new(key.clone(), metrics.clone()));
-            Arc::new(PluginState::new(metrics, Standing::new(Instant::now()), log))
+    /// Versions that are not wished for any more go for good once all uses of their plugin are ready, or there is none.
+    fn retire(&mut self) {
+        let (slots, wish) = (&self.slots, &self.wish.1);
+        self.former.retain(|plugin, versions| {
+            let spec = wish.plugins.get(plugin);
+            let mut own = slots.iter().filter(|(key, _)| key.plugin == *plugin && !is_unused(key));
+            let waits = own.any(|(_, slot)| slot.current.as_ref().is_none_or(|version| Some(version.spec()) != spec));
+            if !waits {
+                versions.iter().filter_map(Weak::upgrade).for_each(|version| version.retire());
+            }
+            waits
         });
-        plugin.clone()
     }
 
-    fn publish(&self) {
-        let state = &self.state;
-        let is_tried = |key: &UseKey, slot: &Slot| {
-            let spec = state.wish.1.plugins.get(&key.plugin);
-            spec.is_none() || slot.tried.as_ref().is_some_and(|tried| Some(&tried.spec) == spec)
-        };
-        let published = Published {
-            wish: state.wish.0,
-            pending: state.slots.iter().filter(|(key, slot)| !is_tried(key, slot)).count(),
-            versions: (state.slots.iter())
-                .filter_map(|(key, slot)| Some((key.clone(), slot.current.clone()?)))
-                .collect(),
-            problems: state.slots.iter().filter_map(|(key, slot)| self.problem(key, slot)).collect(),
-            statuses: state.wish.1.plugins.values().map(|spec| self.status(spec)).collect(),
-        };
-        self.published.store(Arc::new(published));
-        self.changed.send_modify(|generation| *generation += 1);
-    }
-
-    fn problem(&self, key: &UseKey, slot: &Slot) -> Option<Problem> {
-        let failure = slot.tried.as_ref()?.failure.as_ref()?;
-        let name = &self.state.wish.1.uses.get(key)?.name;
-        let object = ObjectRef::new(Kind::Plugin, key.plugin.namespace.clone(), key.plugin.name.clone());
-        let message = match failure.code {
-            Code::PluginConfig | Code::PluginTrap => format!("used as `{name}`: {}", failure.message),
-            _ => failure.message.clone(),
-        };
-        Some(Problem::error(failure.code, &object, failure.field.clone(), message))
+    /// A configuration is wrong where it is written, code is wrong in its Plugin.
+    fn problems(&self, key: &UseKey, slot: &Slot) -> Vec<Problem> {
+        let Some(failure) = slot.tried.as_ref().and_then(|tried| tried.failure.as_ref()) else { return Vec::new() };
+        let of_config = failure.field.starts_with("config");
+        match self.wish.1.uses.get(key).filter(|_| of_config) {
+            Some(plugin_use) => {
+                let places = plugin_use.places.iter();
+                let problem = |place: &sluice_model::plugin::Place| {
+                    let field = format!("{}.{}", place.field, failure.field);
+                    Problem::error(failure.code, &place.object, field, failure.message.clone())
+                };
+                places.map(problem).collect()
+            }
+            None => {
+                let object = ObjectRef::new(Kind::Plugin, key.plugin.namespace.clone(), key.plugin.name.clone());
+                vec![Problem::error(failure.code, &object, failure.field.clone(), failure.message.clone())]
+            }
+        }
     }
 
     fn status(&self, spec: &Arc<PluginSpec>) -> PluginStatus {
-        let module = self.state.modules.get(spec.source.sha256());
-        let own: Vec<_> =
-            self.state.slots.iter().filter(|(key, _)| key.plugin == spec.key).map(|(_, slot)| slot).collect();
-        let current = || own.iter().filter_map(|slot| slot.current.as_ref());
-        let failures = own.iter().filter_map(|slot| slot.tried.as_ref()?.failure.as_ref());
+        let digest = spec.source.as_ref().map(ModuleSource::sha256);
+        let module = digest.and_then(|digest| self.modules.get(digest)).and_then(|module| module.as_ref().ok());
+        let own: Vec<_> = self.slots.iter().filter(|(key, _)| key.plugin == spec.key).collect();
+        let current = || own.iter().filter_map(|(_, slot)| slot.current.as_ref());
+        let mut failures = own.iter().filter_map(|(_, slot)| slot.tried.as_ref()?.failure.as_ref());
         PluginStatus {
             plugin: spec.key.clone(),
-            sha256: spec.source.sha256().clone(),
+            sha256: digest.cloned().unwrap_or_default(),
             size: module.map(|module| module.size),
-            phases: current().next().map(|version| version.phases().names()).unwrap_or_default(),
+            phases: module.map(|module| module.phases.clone()).unwrap_or_default(),
             mode: current().next().map_or(spec.instance, |version| version.mode()),
             schema: module.and_then(|module| module.schema.clone()),
-            uses: own.len(),
+            uses: own.iter().filter(|(key, _)| !is_unused(key)).count(),
             ready: current().filter(|version| version.spec() == spec).count(),
-            error: failures.map(|failure| failure.message.clone()).next(),
+            checked: own.iter().all(|(_, slot)| slot.tried.as_ref().is_some_and(|tried| tried.spec == *spec)),
+            error: match failures.next() {
+                Some(failure) => Some(failure.message.clone()),
+                None if digest.is_none() => Some("its source can't be resolved".to_owned()),
+                None => None,
+            },
         }
     }
 }

@@ -15,6 +15,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::thread::ThreadId;
 use std::time::SystemTime;
 
 /// First bytes of each file: what it is, and the version of its layout.
@@ -48,13 +49,14 @@ impl Group {
 
 #[derive(Debug, Default)]
 struct Inner {
-    current: Group,
+    /// Of each thread that compiles, the module that it is at.
+    current: HashMap<ThreadId, Group>,
     recent: VecDeque<Group>,
     hits: u64,
     misses: u64,
 }
 
-/// Used by the one thread that compiles; the lock is there because the compiler asks for `Sync`.
+/// Used by the threads that compile, never for a request. No two of them are at one module.
 #[derive(Debug)]
 pub(crate) struct FunctionCache {
     dir: Option<PathBuf>,
@@ -79,19 +81,26 @@ impl FunctionCache {
         act(&mut self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// Compiles belong to `module` from now on. The name holds all that code depends on: module and engine.
+    /// Compiles of this thread belong to `module` from now on. The name holds all that code depends on: module and engine.
     pub(super) fn begin(&self, module: &str) {
         self.with(|inner| {
-            if inner.current.module == module {
+            let thread = std::thread::current().id();
+            if inner.current.get(&thread).is_some_and(|group| group.module == module) {
                 return;
             }
-            let before = std::mem::take(&mut inner.current);
-            inner.keep(before);
+            if let Some(before) = inner.current.remove(&thread) {
+                inner.keep(before);
+            }
+            let elsewhere = inner.current.iter().find(|(_, group)| group.module == module).map(|(thread, _)| *thread);
             let kept = inner.recent.iter().position(|group| group.module == module);
-            inner.current = match kept.and_then(|index| inner.recent.remove(index)) {
+            let group = match elsewhere.and_then(|thread| inner.current.remove(&thread)) {
                 Some(group) => group,
-                None => self.read(module),
+                None => match kept.and_then(|index| inner.recent.remove(index)) {
+                    Some(group) => group,
+                    None => self.read(module),
+                },
             };
+            inner.current.insert(thread, group);
         });
     }
 
@@ -99,10 +108,11 @@ impl FunctionCache {
     pub(super) fn finish(&self) {
         let Some(dir) = &self.dir else { return };
         self.with(|inner| {
-            if !std::mem::take(&mut inner.current.dirty) {
+            let Some(group) = inner.current.get_mut(&std::thread::current().id()) else { return };
+            if !std::mem::take(&mut group.dirty) {
                 return;
             }
-            if let Err(error) = write(dir, &inner.current) {
+            if let Err(error) = write(dir, group) {
                 tracing::warn!(dir = %dir.display(), %error, "compiled functions of a plugin can't be kept");
             }
         });
@@ -145,7 +155,8 @@ impl Inner {
 impl wasmtime::CacheStore for FunctionCache {
     fn get(&self, key: &[u8]) -> Option<Cow<'_, [u8]>> {
         self.with(|inner| {
-            let found = inner.current.functions.get(key).map(|value| Cow::Owned(value.to_vec()));
+            let group = inner.current.get(&std::thread::current().id());
+            let found = group.and_then(|group| group.functions.get(key)).map(|value| Cow::Owned(value.to_vec()));
             match &found {
                 Some(_) => inner.hits += 1,
                 None => inner.misses += 1,
@@ -156,10 +167,11 @@ impl wasmtime::CacheStore for FunctionCache {
 
     fn insert(&self, key: &[u8], value: Vec<u8>) -> bool {
         self.with(|inner| {
-            let room = inner.current.bytes + key.len() + value.len() <= MAX_MEMORY;
+            let Some(group) = inner.current.get_mut(&std::thread::current().id()) else { return false };
+            let room = group.bytes + key.len() + value.len() <= MAX_MEMORY;
             if room {
-                inner.current.insert(key, value.into());
-                inner.current.dirty = true;
+                group.insert(key, value.into());
+                group.dirty = true;
             }
             room
         })

@@ -2,11 +2,11 @@
 
 use super::Failure;
 use super::module::{Module, prepare};
-use crate::aside::limit_cpu_time;
+use crate::aside::{Bounds, limit_cpu_time};
 use crate::configured::Phases;
 use crate::engine::Engine;
 use crate::guest::generated::exports::sluice::plugin as exported;
-use crate::instance::{Live, PluginLog, State};
+use crate::instance::{Failed, Live, PluginLog, State};
 use crate::limits::Limits;
 use crate::schema::ConfigError;
 use futures::FutureExt;
@@ -19,8 +19,9 @@ use wasmtime::Store;
 use wasmtime::component::{ComponentNamedList, Instance, InstancePre, Lift, WasmList};
 use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
-/// CPU time of configure. It runs once, on the thread that compiles.
-const CONFIGURE_TIME: Duration = Duration::from_secs(1);
+/// CPU time of configure. It runs once, on the thread that compiles; where no image can be made, again for each new
+/// instance, aside.
+pub(crate) const CONFIGURE_TIME: Duration = Duration::from_secs(1);
 
 /// Pages that reading a memory out may add to it: its accessor takes one each time it is called.
 const ROOM_FOR_ACCESSORS: usize = 16 * (64 << 10);
@@ -62,7 +63,7 @@ impl Image {
                 let phases = phases(&pre)?;
                 if phases.configuration.is_none() {
                     takes_none(config)?;
-                    return Ok(Image { pre, phases, configure_with: None, owned_headers });
+                    return Image { pre, phases, configure_with: None, owned_headers }.tried(engine, spec, log);
                 }
                 tracing::info!(plugin = %spec.key, %reason, "no image can be made of this plugin: its instances are pooled");
                 configure(&pre, &phases, spec, config, log, engine)?;
@@ -70,8 +71,23 @@ impl Image {
             }
         };
         let phases = phases(&pre)?;
-        Ok(Image { pre, phases, configure_with: None, owned_headers })
+        Image { pre, phases, configure_with: None, owned_headers }.tried(engine, spec, log)
     }
+
+    /// Makes one instance as a request would. A component may run code of its own for that (a start section): what that
+    /// can't do within a call's time it never will.
+    fn tried(self, engine: &Engine, spec: &PluginSpec, log: &Arc<PluginLog>) -> Result<Image, Failure> {
+        Live::new(&self, store(engine, spec, log, spec.limits.run_time)).map_err(|error| not_made(&error))?;
+        Ok(self)
+    }
+}
+
+fn not_made(error: &wasmtime::Error) -> Failure {
+    let (message, retry) = match Failed::of(error, false) {
+        Failed::Trapped { kind, message } => (format!("no instance can be made: {kind}: {message}"), false),
+        Failed::Late | Failed::UsedUp => (format!("no instance can be made now: {error:#}"), true),
+    };
+    Failure { retry, ..Failure::new(Code::PluginTrap, "spec.source", message) }
 }
 
 /// No configuration is an empty one.
@@ -101,7 +117,7 @@ fn check(module: &Module, config: &str) -> Result<Box<[HeaderName]>, Failure> {
 }
 
 /// The phases of a component; one that has none is no plugin.
-fn phases(pre: &InstancePre<State>) -> Result<Phases, Failure> {
+pub(super) fn phases(pre: &InstancePre<State>) -> Result<Phases, Failure> {
     let phases = Phases {
         configuration: exported::configuration::GuestIndices::new(pre).ok(),
         request_headers: exported::request_headers::GuestIndices::new(pre).ok(),
@@ -117,11 +133,11 @@ fn phases(pre: &InstancePre<State>) -> Result<Phases, Failure> {
     Ok(phases)
 }
 
-fn store(engine: &Engine, spec: &PluginSpec, log: &Arc<PluginLog>) -> Store<State> {
+fn store(engine: &Engine, spec: &PluginSpec, log: &Arc<PluginLog>, run_time: Duration) -> Store<State> {
     let state = State::new(Limits::uncounted(spec.limits.memory), spec.limits.body_buffer, log.clone());
     let mut store = Store::new(&engine.engine, state);
     store.limiter(|state| &mut state.limits);
-    limit_cpu_time(&mut store, CONFIGURE_TIME);
+    limit_cpu_time(&mut store, Bounds { run_time, until: None });
     store
 }
 
@@ -136,16 +152,16 @@ fn configure(
 ) -> Result<Live, Failure> {
     let unconfigured =
         Image { pre: pre.clone(), phases: phases.clone(), configure_with: None, owned_headers: Box::default() };
-    let mut live = Live::new(&unconfigured, store(engine, spec, log)).map_err(|error| {
-        let full = error.is::<wasmtime::PoolConcurrencyLimitError>();
-        Failure { retry: full, ..Failure::new(Code::PluginTrap, "spec", format!("no instance can be made: {error:#}")) }
-    })?;
+    let mut live =
+        Live::new(&unconfigured, store(engine, spec, log, CONFIGURE_TIME)).map_err(|error| not_made(&error))?;
     match live.configure(phases, config) {
         Ok(Ok(())) => Ok(live),
         Ok(Err(refusal)) => Err(Failure::new(Code::PluginConfig, "config", refusal)),
         Err(error) => {
-            let trapped = live.trapped(&error);
-            let message = format!("{} in configure: {}", trapped.kind, trapped.message);
+            let message = match live.failed(&error) {
+                Failed::Trapped { kind, message } => format!("{kind} in configure: {message}"),
+                Failed::Late | Failed::UsedUp => format!("configure failed: {error:#}"),
+            };
             Err(Failure::new(Code::PluginTrap, "config", message))
         }
     }

@@ -1,4 +1,4 @@
-//! From a Plugin's source to an image that instances start from. All of it runs on one thread of low priority
+//! From a Plugin's source to an image that instances start from. All of it runs on threads of low priority
 //! ([`builder`]), never for a request.
 //!
 //! ```text
@@ -12,9 +12,9 @@ mod image;
 mod module;
 mod source;
 
-pub(crate) use builder::{Builder, Inbox, Published};
+pub(crate) use builder::{BUILDERS, Builder, Published};
 pub(crate) use functions::FunctionCache;
-pub(crate) use image::Image;
+pub(crate) use image::{CONFIGURE_TIME, Image};
 
 use sluice_model::problem::Code;
 

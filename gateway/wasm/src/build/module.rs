@@ -1,6 +1,7 @@
 //! A module as a component that is known to keep to the contract.
 
 use super::Failure;
+use super::image::phases;
 use crate::engine::Engine;
 use crate::instance::State;
 use crate::schema::ConfigSchema;
@@ -19,6 +20,8 @@ pub(super) struct Module {
     pub(super) size: usize,
     pub(super) component: Vec<u8>,
     pub(super) schema: Option<Arc<ConfigSchema>>,
+    /// Its phases, as the metrics name them.
+    pub(super) phases: Vec<&'static str>,
     /// The component with exports for its memories and globals, ready to be configured; the error says why no image
     /// can be made of it.
     pub(super) instrumented: Result<InstancePre<State>, String>,
@@ -29,15 +32,16 @@ impl Module {
     pub(super) fn load(engine: &Engine, cache_name: String, bytes: &[u8]) -> Result<Module, Failure> {
         let component = componentize(bytes)?;
         let schema = ConfigSchema::from_module(&component).map_err(|error| Failure::invalid(error.to_string()))?;
-        let instrumented = match Wizer::new().instrument_component(&component).map(|(_, code)| code) {
-            Ok(code) => Ok(prepare(engine, &code)?.1),
-            // Most often table instructions, which no image can hold.
-            Err(reason) => {
-                prepare(engine, &component)?;
-                Err(format!("{reason:#}"))
+        let (phases, instrumented) = match Wizer::new().instrument_component(&component).map(|(_, code)| code) {
+            Ok(code) => {
+                let pre = prepare(engine, &code)?.1;
+                (phases(&pre)?, Ok(pre))
             }
+            // Most often table instructions, which no image can hold.
+            Err(reason) => (phases(&prepare(engine, &component)?.1)?, Err(format!("{reason:#}"))),
         };
-        Ok(Module { cache_name, size: bytes.len(), component, schema: schema.map(Arc::new), instrumented })
+        let (size, schema, phases) = (bytes.len(), schema.map(Arc::new), phases.names());
+        Ok(Module { cache_name, size, component, schema, phases, instrumented })
     }
 }
 

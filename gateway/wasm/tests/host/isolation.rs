@@ -54,6 +54,16 @@ async fn a_pooled_instance_is_recycled_after_so_many_calls() {
 }
 
 #[tokio::test]
+async fn a_pooled_instance_that_grew_is_recycled() {
+    let host = Host::new();
+    let version = host.ready(&pooled(probe()), PROBE).await;
+    send(&version, "one").await;
+    version.begin().on_request(&mut told("grow")).await.unwrap();
+    assert_eq!(host.metric(r#"sluice_plugin_instances{plugin="shop/probe"}"#), 0.0);
+    assert_eq!(send(&version, "two").await, (String::new(), "1".to_owned()));
+}
+
+#[tokio::test]
 async fn two_configurations_of_one_module_are_two_plugins() {
     let host = Host::new();
     let spec = probe();

@@ -32,6 +32,7 @@ async fn each_way_to_fail_is_told_apart_and_the_next_request_is_served() {
     let host = Host::new();
     for mut spec in [probe(), pooled(probe())] {
         spec.limits.run_time = Duration::from_secs(1);
+        spec.limits.deadline = Duration::from_secs(60);
         let version = host.ready(&spec, PROBE).await;
         assert_eq!(version.mode(), spec.instance);
         serves(&version).await;
@@ -121,8 +122,8 @@ async fn a_pool_that_is_full_refuses_without_harm() {
 }
 
 #[tokio::test]
-async fn idle_instances_leave_half_of_the_pool_to_others() {
-    let host = Host::with(HostOptions { instances: 4, ..options() });
+async fn idle_instances_leave_three_quarters_of_the_pool_to_others() {
+    let host = Host::with(HostOptions { instances: 8, ..options() });
     let spec = pooled(probe());
     let configs = [0, 1, 2, 3].map(|n| format!(r#"{{"name":"number {n}"}}"#));
     let uses = configs.each_ref().map(|config| crate::setup::use_of("probe", config));
@@ -165,22 +166,133 @@ async fn a_plugin_that_loops_is_run_aside_and_its_neighbour_is_not() {
 }
 
 #[tokio::test]
+async fn one_plugin_cannot_take_the_instances_of_another() {
+    let host = Host::with(HostOptions { instances: 16, ..options() });
+    let mut other = probe();
+    other.key = crate::setup::key("other");
+    let uses = [crate::setup::use_of("probe", PROBE), crate::setup::use_of("other", PROBE)];
+    host.ensure(&[&probe(), &other], &[&uses[0], &uses[1]]).await;
+    let (greedy, other) = (host.current(&uses[0].key()).unwrap(), host.current(&uses[1].key()).unwrap());
+    let mut held = Vec::new();
+    let error = loop {
+        let mut invocation = greedy.begin();
+        match invocation.on_request(&mut told("")).await {
+            Ok(_) => held.push(invocation),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, PluginError::PoolFull { .. }), "{error}");
+    assert_eq!(error.reason(), Reason::PluginOverloaded);
+    // Of 12 in use half are divided: 3 each; the other 6 went to whoever came first.
+    assert_eq!(held.len(), 9);
+    let mut others: Vec<_> = (0..3).map(|_| other.begin()).collect();
+    for invocation in &mut others {
+        invocation.on_request(&mut told("")).await.expect("the other plugin's own");
+    }
+}
+
+#[tokio::test]
+async fn memory_of_all_plugins_is_bounded_and_shared() {
+    let host = Host::with(HostOptions { memory: 8 << 20, ..options() });
+    let mut other = probe();
+    other.key = crate::setup::key("other");
+    let mut large = probe();
+    large.limits.run_time = Duration::from_secs(1);
+    let uses = [crate::setup::use_of("probe", PROBE), crate::setup::use_of("other", PROBE)];
+    host.ensure(&[&large, &other], &[&uses[0], &uses[1]]).await;
+    let (greedy, other) = (host.current(&uses[0].key()).unwrap(), host.current(&uses[1].key()).unwrap());
+    let error = greedy.begin().on_request(&mut told("allocate")).await.unwrap_err();
+    assert!(matches!(error, PluginError::PoolFull { .. }), "below its own limit, above the gateway's: {error}");
+    serves(&other).await;
+    serves(&greedy).await;
+    assert_eq!(host.metric(r#"sluice_plugin_memory_bytes{plugin="shop/probe"}"#), 0.0);
+}
+
+#[tokio::test]
+async fn a_plugin_with_a_long_run_time_runs_aside_from_its_first_call() {
+    let host = Host::new();
+    let mut spec = probe();
+    spec.limits.run_time = Duration::from_secs(1);
+    let version = host.ready(&spec, PROBE).await;
+    serves(&version).await;
+    assert_eq!(host.metric("sluice_plugin_aside_total{plugin=\"shop/probe\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn a_call_ends_by_the_clock_too() {
+    let host = Host::new();
+    let mut spec = probe();
+    spec.limits.run_time = Duration::from_secs(10);
+    spec.limits.deadline = Duration::from_millis(50);
+    let version = host.ready(&spec, PROBE).await;
+    let error = version.begin().on_request(&mut told("loop")).await.unwrap_err();
+    assert!(matches!(error, PluginError::Deadline { .. }), "{error}");
+    // The exchange's own deadline counts where it comes first, and one that has passed begins nothing.
+    spec.limits.deadline = Duration::from_secs(60);
+    let version = host.ready(&spec, PROBE).await;
+    for left in [Duration::from_millis(50), Duration::ZERO] {
+        let mut exchange = told("loop");
+        exchange.deadline = Some(Instant::now() + left);
+        let error = version.begin().on_request(&mut exchange).await.unwrap_err();
+        assert!(matches!(error, PluginError::Deadline { .. }), "{error}");
+        assert_eq!(header(&exchange, "x-do").as_deref(), Some("loop"), "the request comes back");
+    }
+    serves(&version).await;
+}
+
+#[tokio::test]
+async fn plugins_that_loop_aside_leave_their_turn_to_others() {
+    let host = Host::new();
+    let mut slow = probe();
+    slow.key = crate::setup::key("slow");
+    let mut looping = probe();
+    for spec in [&mut slow, &mut looping] {
+        spec.limits.run_time = Duration::from_millis(100);
+        spec.limits.deadline = Duration::from_secs(60);
+    }
+    let uses = [crate::setup::use_of("probe", PROBE), crate::setup::use_of("slow", PROBE)];
+    host.ensure(&[&looping, &slow], &[&uses[0], &uses[1]]).await;
+    let (looping, slow) = (host.current(&uses[0].key()).unwrap(), host.current(&uses[1].key()).unwrap());
+    let ended = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let loops: Vec<_> = (0..50)
+        .map(|_| {
+            let (looping, ended) = (looping.clone(), ended.clone());
+            tokio::spawn(async move {
+                let ended_so = trap(&looping, "loop").await;
+                ended.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                ended_so
+            })
+        })
+        .collect();
+    while host.metric("sluice_plugin_aside_total{plugin=\"shop/probe\"}") < 50.0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..3 {
+        serves(&slow).await;
+    }
+    let before = ended.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(before < 50, "the other plugin waited for all {before} loops");
+    loops.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
 async fn a_call_that_finds_no_thread_aside_gives_up_at_its_deadline() {
     let host = Host::with(HostOptions { slow_threads: 1, ..options() });
     let mut spec = probe();
     spec.limits.run_time = Duration::from_millis(500);
-    spec.limits.deadline = Duration::from_millis(20);
+    spec.limits.deadline = Duration::from_secs(60);
     let version = host.ready(&spec, PROBE).await;
     assert_eq!(trap(&version, "loop").await, TrapKind::RunTime);
     let occupied = tokio::spawn({
         let version = version.clone();
         async move { trap(&version, "loop").await }
     });
-    while host.metric("sluice_plugin_aside_total{plugin=\"shop/probe\"}") < 1.0 {
+    while host.metric("sluice_plugin_aside_total{plugin=\"shop/probe\"}") < 2.0 {
         tokio::task::yield_now().await;
     }
     let started = Instant::now();
     let mut exchange = told("x");
+    exchange.deadline = Some(started + Duration::from_millis(20));
     let error = version.begin().on_request(&mut exchange).await.unwrap_err();
     assert!(matches!(error, PluginError::Deadline { .. }), "{error} after {:?}", started.elapsed());
     assert_eq!(header(&exchange, "x-do").as_deref(), Some("x"));

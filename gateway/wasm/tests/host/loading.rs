@@ -1,23 +1,27 @@
 //! From a Plugin object to a version that serves: what is refused, and what goes on meanwhile.
 
-use crate::setup::{Host, PROBE, guest, header, key, options, plugin, probe, text, told, use_of};
+use crate::setup::{Host, PROBE, guest, header, key, options, plugin, policy, pooled, probe, text, told, use_of};
 use sha2::{Digest, Sha256};
 use sluice_model::plugin::{InstanceMode, ModuleSource, PluginSpec};
 use sluice_model::problem::Code;
+use sluice_model::{Kind, ObjectRef};
 use sluice_wasm::HostOptions;
 use std::path::Path;
 use std::sync::Arc;
 use wit_component::{ComponentEncoder, StringEncoding};
 use wit_parser::Resolve;
 
-/// Tries one use, and gives the one problem that comes of it.
+/// Tries one use, and gives the one problem that comes of it: of the policy where the configuration is wrong, else of the
+/// Plugin.
 async fn refused(spec: &PluginSpec, config: &str) -> sluice_model::Problem {
     let host = Host::new();
     let plugin_use = use_of(&spec.key.name, config);
     host.ensure(&[spec], &[&plugin_use]).await;
     assert!(host.current(&plugin_use.key()).is_none());
     let problem = host.problem();
-    assert_eq!(problem.object.as_ref().map(|object| object.key()), Some(spec.key.clone()));
+    let of_config = problem.field.starts_with("spec.plugins[0].config");
+    let expected = if of_config { policy() } else { ObjectRef::new(Kind::Plugin, "shop", spec.key.name.clone()) };
+    assert_eq!(problem.object.as_ref(), Some(&expected), "{problem}");
     problem
 }
 
@@ -27,7 +31,8 @@ async fn a_configuration_that_does_not_fit_the_schema_is_refused_with_every_erro
     assert_eq!(problem.code, Code::PluginConfig);
     assert!(problem.message.contains("config.name:"), "{problem}");
     assert!(problem.message.contains("nmae"), "{problem}");
-    assert!(problem.message.starts_with("used as `use`:"), "{problem}");
+    assert_eq!(problem.field, "spec.plugins[0].config", "{problem}");
+    assert_eq!(refused(&probe(), r#"{"name":5}"#).await.field, "spec.plugins[0].config.name");
     assert_eq!(refused(&probe(), "{}").await.code, Code::PluginConfig);
     assert_eq!(refused(&probe(), "not JSON").await.code, Code::PluginConfig);
 }
@@ -36,7 +41,7 @@ async fn a_configuration_that_does_not_fit_the_schema_is_refused_with_every_erro
 async fn a_configuration_that_the_plugin_refuses_is_a_problem_in_its_own_words() {
     let problem = refused(&probe(), r#"{"name":"x","onConfigure":"refuse"}"#).await;
     assert_eq!(problem.code, Code::PluginConfig);
-    assert!(problem.message.ends_with("name: this one is refused"), "{problem}");
+    assert_eq!(problem.message, "name: this one is refused");
 }
 
 #[tokio::test]
@@ -96,7 +101,7 @@ async fn a_file_that_is_missing_is_tried_again_until_it_is_there() {
     let module = guest("probe");
     let sha256 = hex::encode(Sha256::digest(&module)).into();
     let source = ModuleSource::File { path: path.to_str().unwrap().into(), sha256 };
-    let spec = PluginSpec { source, ..probe() };
+    let spec = PluginSpec { source: Some(source), ..probe() };
     let plugin_use = use_of("probe", PROBE);
     host.ensure(&[&spec], &[&plugin_use]).await;
     assert_eq!(host.problem().code, Code::PluginSource);
@@ -142,7 +147,7 @@ async fn while_a_new_version_is_built_the_old_one_is_current() {
     next.limits.body_buffer = 5;
     let mut desired = sluice_wasm::Desired::default();
     desired.plugins.insert(key("probe"), Arc::new(next));
-    desired.add_use(plugin_use.clone());
+    desired.add_use(&plugin_use);
     host.host.ensure(desired);
     // Whatever the builder is at, there is a version: the old one until the new one is there.
     loop {
@@ -169,7 +174,7 @@ async fn what_is_not_wished_for_any_more_is_forgotten() {
 
 #[tokio::test]
 async fn a_plugin_without_a_configuration_phase_takes_none() {
-    let module = bare(&["with-request-headers"]);
+    let module = bare(&["with-request-headers"], "");
     let problem = refused(&plugin("bare", module.clone()), r#"{"a":1}"#).await;
     assert_eq!(problem.code, Code::PluginConfig);
     let host = Host::new();
@@ -182,7 +187,7 @@ async fn a_plugin_without_a_configuration_phase_takes_none() {
 #[tokio::test]
 async fn a_guest_that_no_image_can_be_made_of_is_pooled_and_configured_in_each_instance() {
     let host = Host::new();
-    let module = bare(&["with-configuration", "with-request-headers"]);
+    let module = bare(&["with-configuration", "with-request-headers"], "");
     let version = host.ready(&plugin("tables", module), "{}").await;
     assert_eq!(version.mode(), InstanceMode::Pooled);
     let mut exchange = told("");
@@ -191,13 +196,122 @@ async fn a_guest_that_no_image_can_be_made_of_is_pooled_and_configured_in_each_i
     assert_eq!(host.metric(r#"sluice_plugin_instances{plugin="shop/tables"}"#), 1.0);
 }
 
-/// A guest in text with the parts of these worlds, and a table that it changes: that can't be part of an image.
-fn bare(worlds: &[&str]) -> Arc<[u8]> {
+#[tokio::test]
+async fn a_configuration_that_each_instance_needs_has_as_long_as_it_had_when_it_was_built() {
+    let host = Host::new();
+    // Well above the run time of a call.
+    let busy = "(local $n i32) (loop $l (local.set $n (i32.add (local.get $n) (i32.const 1)))
+        (br_if $l (i32.lt_u (local.get $n) (i32.const 200000000))))";
+    let mut spec = plugin("tables", bare(&["with-configuration", "with-request-headers"], busy));
+    spec.limits.run_time = std::time::Duration::from_millis(2);
+    let version = host.ready(&spec, "{}").await;
+    let aside = || host.metric(r#"sluice_plugin_aside_total{plugin="shop/tables"}"#);
+    version.begin().on_request(&mut told("")).await.unwrap();
+    assert_eq!(aside(), 1.0, "the thread that serves requests is not kept");
+}
+
+#[tokio::test]
+async fn a_start_section_that_never_ends_is_found_when_the_plugin_is_built() {
+    let start = "(func $s (loop $l (br $l))) (start $s)";
+    for spec in [plugin("endless", started(start)), pooled(plugin("endless", started(start)))] {
+        let problem = refused(&spec, "{}").await;
+        assert_eq!((problem.code, problem.field.as_str()), (Code::PluginTrap, "spec.source"), "{problem}");
+        assert!(problem.message.contains("run time exceeded"), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_module_that_does_not_compile_is_one_problem_whoever_uses_it() {
+    let host = Host::new();
+    let bad = plugin("bad", text("(component)"));
+    let uses = [r#"{"a":1}"#, r#"{"a":2}"#, r#"{"a":3}"#].map(|config| use_of("bad", config));
+    host.ensure(&[&bad], &uses.each_ref()).await;
+    assert_eq!(host.problem().code, Code::PluginInvalid);
+    assert_eq!(host.metric("sluice_plugin_builds_total"), 3.0);
+}
+
+#[tokio::test]
+async fn a_configuration_is_one_problem_each_place_that_it_is_written_at() {
+    let host = Host::new();
+    let mut uses = [use_of("probe", "{}"), use_of("probe", "{}"), use_of("probe", "{}")];
+    uses[1].at.field = "spec.defaults.plugins[2]".into();
+    host.ensure(&[&probe()], &uses.each_ref()).await;
+    let fields: Vec<_> = host.host.problems().into_iter().map(|problem| problem.field).collect();
+    assert_eq!(fields, ["spec.defaults.plugins[2].config", "spec.plugins[0].config"]);
+}
+
+#[tokio::test]
+async fn a_plugin_without_a_use_is_compiled_and_held_to_the_contract() {
+    let host = Host::new();
+    let mut bad = plugin("bad", text("(component)"));
+    host.ensure(&[&probe(), &bad], &[]).await;
+    assert_eq!(host.problem().code, Code::PluginInvalid);
+    let statuses = host.host.statuses();
+    let of = |name: &str| statuses.iter().find(|status| *status.plugin.name == *name).unwrap();
+    assert!(of("bad").error.is_some());
+    assert_eq!((of("probe").uses, of("probe").checked, of("probe").phases.len()), (0, true, 4));
+    // It makes no series, and no share of the pool is kept for it.
+    assert!(!host.metrics().contains("shop/probe"));
+    bad.source = probe().source;
+    host.ensure(&[&probe(), &bad], &[]).await;
+    assert_eq!(host.host.problems(), []);
+}
+
+#[tokio::test]
+async fn while_a_source_is_gone_the_code_before_goes_on_and_can_be_configured() {
+    let host = Host::new();
+    let good = host.ready(&probe(), PROBE).await;
+    let gone = PluginSpec { source: None, ..probe() };
+    host.ensure(&[&gone], &[&use_of("probe", PROBE)]).await;
+    assert!(Arc::ptr_eq(&host.current(good.key()).unwrap(), &good));
+    let other = use_of("probe", r#"{"name":"other"}"#);
+    host.ensure(&[&gone], &[&other]).await;
+    assert!(host.current(&other.key()).is_some());
+    // One that never had any is not waited for.
+    host.ensure(&[&PluginSpec { key: key("never"), ..gone }], &[&use_of("never", "{}")]).await;
+    assert!(host.current(&use_of("never", "{}").key()).is_none());
+}
+
+#[tokio::test]
+async fn idle_instances_of_a_version_go_when_the_next_one_takes_over() {
+    let host = Host::new();
+    let plugin_use = use_of("probe", PROBE);
+    let held = host.ready(&pooled(probe()), PROBE).await;
+    let instances = || host.metric(r#"sluice_plugin_instances{plugin="shop/probe"}"#);
+    held.begin().on_request(&mut told("")).await.unwrap();
+    assert_eq!(instances(), 1.0);
+    let mut next = pooled(probe());
+    next.limits.body_buffer = 5;
+    host.ensure(&[&next], &[&plugin_use]).await;
+    assert_eq!(instances(), 0.0, "whoever holds the version before (a tunnel) holds no instance by that");
+    held.begin().on_request(&mut told("")).await.unwrap();
+    assert_eq!(instances(), 0.0);
+    // The same by another configuration.
+    let held = host.current(&plugin_use.key()).unwrap();
+    held.begin().on_request(&mut told("")).await.unwrap();
+    assert_eq!(instances(), 1.0);
+    host.ensure(&[&next], &[&use_of("probe", r#"{"name":"other"}"#)]).await;
+    assert_eq!(instances(), 0.0);
+}
+
+/// A guest without a configuration, with more in its module.
+fn started(more: &str) -> Arc<[u8]> {
+    guest_in_text(&["with-request-headers"], "", more)
+}
+
+/// A guest in text with the parts of these worlds, and a table that its configure changes, after `busy`: that can't be part
+/// of an image.
+fn bare(worlds: &[&str], busy: &str) -> Arc<[u8]> {
+    guest_in_text(worlds, busy, "")
+}
+
+fn guest_in_text(worlds: &[&str], busy: &str, more: &str) -> Arc<[u8]> {
+    let configure = format!(
+        r#"(func (export "sluice:plugin/configuration@0.1.0#configure") (param i32 i32) (result i32) {busy}
+            (drop (table.grow $t (ref.null func) (i32.const 1))) (i32.const 1024))"#
+    );
     let exports = worlds.iter().map(|world| match *world {
-        "with-configuration" => {
-            r#"(func (export "sluice:plugin/configuration@0.1.0#configure") (param i32 i32) (result i32)
-                (drop (table.grow $t (ref.null func) (i32.const 1))) (i32.const 1024))"#
-        }
+        "with-configuration" => &*configure,
         _ => {
             r#"(func (export "sluice:plugin/request-headers@0.1.0#on-request") (param i32) (result i32)
                 (call $drop (local.get 0)) (i32.const 1024))"#
@@ -209,7 +323,8 @@ fn bare(worlds: &[&str]) -> Arc<[u8]> {
             (memory (export "memory") 1)
             (table $t 1 10 funcref)
             (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 2048))
-            {})"#,
+            {}
+            {more})"#,
         exports.collect::<Vec<_>>().join("\n"),
     );
     let mut module = wat::parse_str(text).unwrap();

@@ -2,10 +2,10 @@
 
 use prometheus_client::registry::Registry;
 use sha2::{Digest, Sha256};
-use sluice_model::Problem;
 use sluice_model::plugin::{
-    FailMode, InstanceMode, ModuleSource, PluginKey, PluginLimits, PluginSpec, PluginUse, UseKey,
+    FailMode, InstanceMode, ModuleSource, Place, PluginKey, PluginLimits, PluginSpec, PluginUse, UseKey,
 };
+use sluice_model::{Kind, ObjectRef, Problem};
 use sluice_wasm::{Configured, Desired, Exchange, HostOptions, PlainRequest, PluginHost};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -46,14 +46,15 @@ pub(crate) fn key(name: &str) -> PluginKey {
     PluginKey::new("shop", name)
 }
 
-/// A Plugin with its module inline. It may run for seconds: ticks are wall time, and tests share their cores.
+/// A Plugin with its module inline. It may run for as long as one may on a thread that serves requests: tests share their
+/// cores.
 pub(crate) fn plugin(name: &str, module: Arc<[u8]>) -> PluginSpec {
     let sha256 = hex::encode(Sha256::digest(&module)).into();
     PluginSpec {
         key: key(name),
-        source: ModuleSource::Inline { bytes: module, sha256 },
+        source: Some(ModuleSource::Inline { bytes: module, sha256 }),
         instance: InstanceMode::Fresh,
-        limits: PluginLimits { run_time: Duration::from_secs(5), ..PluginLimits::default() },
+        limits: PluginLimits { run_time: Duration::from_millis(20), ..PluginLimits::default() },
         fail_mode: FailMode::Closed,
     }
 }
@@ -74,7 +75,13 @@ pub(crate) fn use_of(plugin: &str, config: &str) -> PluginUse {
         config: config.into(),
         config_hash: hex::encode(Sha256::digest(config)).into(),
         fail_mode: FailMode::Closed,
+        at: Place { object: policy(), field: "spec.plugins[0]".into() },
     }
+}
+
+/// Where uses are written.
+pub(crate) fn policy() -> ObjectRef {
+    ObjectRef::new(Kind::TrafficPolicy, "shop", "policy")
 }
 
 pub(crate) const PROBE: &str = r#"{"name":"probe"}"#;
@@ -116,9 +123,9 @@ impl Host {
         for spec in plugins {
             desired.plugins.insert(spec.key.clone(), Arc::new((*spec).clone()));
         }
-        uses.iter().for_each(|plugin_use| desired.add_use((*plugin_use).clone()));
+        uses.iter().for_each(|plugin_use| desired.add_use(plugin_use));
         self.host.ensure(desired);
-        tokio::time::timeout(PATIENCE, self.host.settled()).await.expect("plugins settle");
+        tokio::time::timeout(PATIENCE, self.host.checked()).await.expect("plugins settle");
     }
 
     /// The one version of the one use of a plugin.

@@ -49,6 +49,8 @@ fn misbehave(how: &str) {
             black_box(0);
         },
         "trap" => panic!("told to trap"),
+        // Memory that is never given back.
+        "grow" => std::mem::forget(black_box(vec![1u8; 4 << 20])),
         "recurse" => drop(black_box(recurse(1))),
         "allocate" => {
             let mut held: Vec<Vec<u8>> = Vec::new();

@@ -7,8 +7,9 @@ use crate::snapshot::{ListenerRuntime, RuleRuntime};
 use ::http::uri::PathAndQuery;
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header, request, response};
 use pingora_proxy::Session;
-use sluice_model::config::PathPolicy;
-use sluice_wasm::{RequestView, ResponseView};
+use sluice_model::config::{EscapedSlashes, PathPolicy};
+use sluice_model::path::{check_query, normalize};
+use sluice_wasm::{Refused, RequestView, ResponseView};
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,7 +38,12 @@ impl RequestFacts {
     }
 
     fn path_policy(&self) -> PathPolicy {
-        self.listener.as_ref().map(|listener| listener.edge().path).unwrap_or_default()
+        let policy = self.listener.as_ref().map(|listener| listener.edge().path).unwrap_or_default();
+        let own = self.rule.as_ref().and_then(|rule| rule.config.client.escaped_slashes);
+        match own.filter(|slashes| *slashes != EscapedSlashes::Keep) {
+            Some(escaped_slashes) => PathPolicy { escaped_slashes, ..policy },
+            None => policy,
+        }
     }
 }
 
@@ -57,22 +63,20 @@ impl GatewayRequest {
         (self.head, self.former)
     }
 
-    fn set_target(&mut self, path: &str, query: Option<&str>) {
+    fn set_target(&mut self, path: &str, query: Option<&str>) -> Result<(), Refused> {
         let mut target = String::with_capacity(path.len() + query.map_or(0, |query| query.len() + 1));
         target.push_str(path);
         if let Some(query) = query {
             target.push('?');
             target.push_str(query);
         }
-        // The host has checked both; what `Uri` refuses beyond that stays as it was.
-        let Ok(target) = PathAndQuery::try_from(target) else { return };
+        let target = PathAndQuery::try_from(target).map_err(|_| Refused::Path)?;
         let before = self.head.uri.path_and_query().map_or("/", PathAndQuery::as_str).as_bytes().into();
-        let mut uri = std::mem::take(&mut self.head.uri).into_parts();
+        let mut uri = self.head.uri.clone().into_parts();
         uri.path_and_query = Some(target);
-        if let Ok(uri) = Uri::from_parts(uri) {
-            self.head.uri = uri;
-        }
+        self.head.uri = Uri::from_parts(uri).map_err(|_| Refused::Path)?;
         self.former.get_or_insert(before);
+        Ok(())
     }
 }
 
@@ -117,17 +121,21 @@ impl RequestView for GatewayRequest {
         &self.head.headers
     }
 
-    /// What a plugin sets is brought into normal form as what a client sends: there is one form behind the gateway.
-    fn set_path(&mut self, path: &str) {
-        let normal = sluice_model::path::normalize(path.as_bytes(), self.facts.path_policy());
-        let path = normal.as_deref().unwrap_or(path);
+    /// What a plugin sets is brought into normal form as what a client sends, and refused as that is: there is one form
+    /// behind the gateway.
+    fn set_path(&mut self, path: &str) -> Result<(), Refused> {
+        let policy = self.facts.path_policy();
+        let path = normalize(path.as_bytes(), policy).map_err(|error| Refused::NotNormal(error.to_string()))?;
         let query = self.head.uri.query().map(str::to_owned);
-        self.set_target(path, query.as_deref());
+        self.set_target(&path, query.as_deref())
     }
 
-    fn set_query(&mut self, query: Option<&str>) {
+    fn set_query(&mut self, query: Option<&str>) -> Result<(), Refused> {
+        if let Some(query) = query {
+            check_query(query.as_bytes()).map_err(|error| Refused::NotNormal(error.to_string()))?;
+        }
         let path = self.head.uri.path().to_owned();
-        self.set_target(&path, query);
+        self.set_target(&path, query)
     }
 
     fn set_header(&mut self, name: HeaderName, value: HeaderValue) {
