@@ -58,10 +58,6 @@ impl Pending {
         }
     }
 
-    pub(super) fn contains(&self, object: &ObjectRef) -> bool {
-        self.changes.contains_key(object)
-    }
-
     pub(super) fn ready(&self, now: Instant, settled: impl Fn(&ObjectRef) -> bool) -> Ready {
         let mut ready = Ready::Nothing;
         for waiting in self.changes.values() {
@@ -153,7 +149,6 @@ mod tests {
         assert_eq!(pending.ready(now, unsettled), Ready::At(until));
         pending.put(api.clone(), service("api", 80), now, None);
         assert_eq!(pending.take(now, unsettled), [(api, service("api", 80))]);
-        assert!(pending.contains(&web));
         assert_eq!(pending.ready(now, everything), Ready::Since(now));
         assert_eq!(pending.take(until, unsettled), [(web, service("web", 80))]);
     }
