@@ -347,6 +347,8 @@ fn bookmark(version: u64, ends_list: bool) -> Value {
 /// Sends `first`, then what happens after `from`, until it is cut.
 fn follow(shared: Arc<Shared>, asked: Asked, from: u64, first: Vec<Value>) -> Response<Body> {
     let (mut changed, mut cut) = (shared.changed.subscribe(), shared.cut.subscribe());
+    // What happened since `from` waits already.
+    changed.mark_changed();
     let (lines, receiver) = mpsc::channel::<Result<Value, io::Error>>(16);
     tokio::spawn(async move {
         let mut last = from;

@@ -381,7 +381,7 @@ async fn a_kind_that_is_not_installed_is_a_warning_until_it_appears() {
 async fn a_kind_that_is_not_served_all_of_a_sudden_keeps_its_objects_for_a_while() {
     let server = ApiServer::start().await;
     server.apply(route("all"));
-    let grace = Duration::from_millis(300);
+    let grace = Duration::from_secs(2);
     let mut cluster = Cluster::in_namespaces(server, &[], Pauses { grace, ..PAUSES }).await;
     cluster.synced().await;
     cluster.server.serve_versions(Kind::HTTPRoute, &[]);
