@@ -296,7 +296,11 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Body> {
     }
     let initial = asked.is("sendInitialEvents");
     if let Some(code) = state.no_streaming.filter(|_| initial) {
-        return refuse(code, "Invalid", "sendInitialEvents is forbidden for watch unless the WatchList feature gate is on");
+        return refuse(
+            code,
+            "Invalid",
+            "sendInitialEvents is forbidden for watch unless the WatchList feature gate is on",
+        );
     }
     let from = asked.query.get("resourceVersion").and_then(|version| version.parse::<u64>().ok());
     if from.is_some_and(|from| from < state.oldest) {

@@ -112,13 +112,7 @@ mod tests {
         });
         assert_eq!(
             references(gateway),
-            [
-                "Secret shop/own",
-                "Secret certs/other",
-                "Secret shop/client",
-                "ConfigMap shop/ca",
-                "Secret certs/ca"
-            ]
+            ["Secret shop/own", "Secret certs/other", "Secret shop/client", "ConfigMap shop/ca", "Secret certs/ca"]
         );
     }
 

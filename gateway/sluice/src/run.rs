@@ -170,8 +170,12 @@ async fn serve(args: RunArgs, filter: LogFilter) -> Result<ExitCode> {
     let proxy = Arc::new(Proxy::new(options, &mut registry, plugins.clone())?);
     let counter = proxy.clone();
     let supervisor = Supervisor::new(stop.clone(), move |task| counter.count_restart(task));
-    let view: Arc<dyn View> =
-        Arc::new(GatewayView { state: state.clone(), proxy: proxy.clone(), plugins: plugins.clone(), cluster: cluster.clone() });
+    let view: Arc<dyn View> = Arc::new(GatewayView {
+        state: state.clone(),
+        proxy: proxy.clone(),
+        plugins: plugins.clone(),
+        cluster: cluster.clone(),
+    });
     let registry = Arc::new(registry);
 
     let (reload, serving) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -238,11 +242,8 @@ async fn cluster(args: &RunArgs) -> Result<KubernetesSource> {
 }
 
 fn translation(default_certificate: Arc<Certificate>, in_cluster: bool) -> Options {
-    let files = Options {
-        default_certificate: Some(default_certificate),
-        now: Some(SystemTime::now()),
-        ..Options::default()
-    };
+    let files =
+        Options { default_certificate: Some(default_certificate), now: Some(SystemTime::now()), ..Options::default() };
     if !in_cluster {
         return files;
     }

@@ -1,10 +1,10 @@
 //! What the admin ports see of the running gateway.
 
 use crate::problems::Problems;
+use crate::watches;
 use arc_swap::ArcSwapOption;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use crate::watches;
 use sluice_admin::{EndpointStatus, PluginStatus, Readiness, Status, View, WatchStatus};
 use sluice_model::{Config, Problem};
 use sluice_proxy::Proxy;

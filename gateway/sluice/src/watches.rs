@@ -43,7 +43,8 @@ fn task(kind: Kind) -> &'static str {
 
 /// Kinds that are not as they should be, a line each, for a gateway that is ready all the same.
 pub(crate) fn notes(statuses: &[WatchStatus]) -> Vec<String> {
-    let worth = |status: &&WatchStatus| matches!(status.state, WatchState::Forbidden { .. } | WatchState::Failing { .. });
+    let worth =
+        |status: &&WatchStatus| matches!(status.state, WatchState::Forbidden { .. } | WatchState::Failing { .. });
     let line = |status: &WatchStatus| {
         format!("{} {}: {}", status.kind, status.state.name(), status.state.message().replace('\n', " "))
     };

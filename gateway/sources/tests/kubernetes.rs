@@ -471,7 +471,9 @@ async fn of_secrets_and_config_maps_only_certificates_and_what_is_named_is_asked
     let requests = cluster.server.requests();
     let asked = |plural: &str| -> BTreeSet<String> {
         let of_kind = requests.iter().filter(|request| request.contains(&format!("/{plural}?")));
-        of_kind.map(|r| r.split("fieldSelector=").nth(1).unwrap_or("all").split('&').next().unwrap().to_owned()).collect()
+        of_kind
+            .map(|r| r.split("fieldSelector=").nth(1).unwrap_or("all").split('&').next().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(
         asked("secrets"),
@@ -480,10 +482,11 @@ async fn of_secrets_and_config_maps_only_certificates_and_what_is_named_is_asked
     assert_eq!(asked("configmaps"), BTreeSet::from(["metadata.name=code".into()]));
 
     cluster.server.apply(config_map("code", "2"));
-    cluster.until("the map's change", |c| {
-        c.store.config_maps.values().any(|map| map.data.as_ref().is_some_and(|data| data["text"] == "2"))
-    })
-    .await;
+    cluster
+        .until("the map's change", |c| {
+            c.store.config_maps.values().any(|map| map.data.as_ref().is_some_and(|data| data["text"] == "2"))
+        })
+        .await;
     cluster.server.delete(Kind::Plugin, "shop", "p");
     cluster.until("the map to go with its user", |c| !c.has("ConfigMap shop/code")).await;
 }

@@ -132,11 +132,7 @@ pub(super) struct Lines {
     line: Vec<u8>,
 }
 
-pub(super) async fn watch(
-    client: &Client,
-    request: Request<Vec<u8>>,
-    streaming_list: bool,
-) -> Result<Lines, Failure> {
+pub(super) async fn watch(client: &Client, request: Request<Vec<u8>>, streaming_list: bool) -> Result<Lines, Failure> {
     let answer = send(client, request, streaming_list).await?;
     let body = answer.into_body().into_data_stream().map_err(std::io::Error::other).into_async_read();
     Ok(Lines { body: Box::new(body), line: Vec::new() })

@@ -149,7 +149,9 @@ fn forbidden(target: &Target, said: &str) -> String {
         group => format!("the API group {group}"),
     };
     let kind = target.kind.plural();
-    format!("{target} cannot be read: needs the verbs list and watch on the resource {kind} of {group}; the API server says: {said}")
+    format!(
+        "{target} cannot be read: needs the verbs list and watch on the resource {kind} of {group}; the API server says: {said}"
+    )
 }
 
 /// One line a kind, in the order of the kinds. A kind without watches has nothing to wait for.
@@ -254,10 +256,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_verbs_resource_and_group_and_the_worst_namespace_shows() {
-        let (good, bad) = (
-            Target::all(Kind::HTTPRoute, Some("a".into())),
-            Target::all(Kind::HTTPRoute, Some("b".into())),
-        );
+        let (good, bad) =
+            (Target::all(Kind::HTTPRoute, Some("a".into())), Target::all(Kind::HTTPRoute, Some("b".into())));
         let (mut first, mut second) = (Health::new(1), Health::new(2));
         first.good();
         second.failed(&bad, &Failure::Forbidden("no".into()));
