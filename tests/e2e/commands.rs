@@ -70,3 +70,25 @@ async fn explain_names_the_route_and_why_the_others_did_not_match() {
     let output = sluice(&["explain", "-f", &folder, "GET", &format!("http://{HOST}:{}/none", shop.http)]);
     assert!(text(&output).contains("404"), "{}", text(&output));
 }
+
+#[test]
+fn run_takes_folders_or_a_cluster_and_says_so_where_it_gets_neither_or_both() {
+    for (arguments, said) in [
+        (&["run"][..], "<--config <DIR>...|--kube>"),
+        (&["run", "--config", ".", "--kube"], "cannot be used with"),
+        (&["run", "--config", ".", "--namespace", "shop"], "--kube"),
+        (&["run", "--kube", "--poll", "3"], "cannot be used with"),
+        (&["run", "--kube", "--namespace", "Shop/x"], "not the name of a namespace"),
+    ] {
+        let output = sluice(arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.contains(said), "{arguments:?}: {error}");
+    }
+    let folder = Folder::new();
+    let state = folder.state().display().to_string();
+    let output = sluice(&["run", "--kube", "--kubeconfig", "/nowhere/kubeconfig", "--state-dir", &state]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("/nowhere/kubeconfig"), "{error}");
+}

@@ -5,6 +5,7 @@ mod shop;
 
 mod admin;
 mod bad_input;
+mod cluster;
 mod commands;
 mod ingress;
 mod lifecycle;

@@ -1,5 +1,6 @@
 //! The gateway under test: one `sluice run` a value, stopped by its own process id.
 
+use crate::api_server::ApiServer;
 use crate::binary;
 use crate::folder::Folder;
 use crate::{ports, wait};
@@ -27,7 +28,7 @@ type Lines = Arc<Mutex<Vec<String>>>;
 
 /// How a gateway is started.
 pub struct Options {
-    folder: PathBuf,
+    source: Vec<String>,
     state: PathBuf,
     arguments: Vec<String>,
     wait_for_ready: bool,
@@ -39,7 +40,7 @@ pub struct Options {
 impl Options {
     pub fn new(folder: &Folder) -> Self {
         Options {
-            folder: folder.path(),
+            source: vec!["--config".to_owned(), folder.path().display().to_string()],
             state: folder.state(),
             arguments: Vec::new(),
             wait_for_ready: true,
@@ -53,6 +54,14 @@ impl Options {
     pub fn socket(mut self, socket: std::net::TcpListener) -> Self {
         self.socket = Some(socket);
         self
+    }
+
+    /// Reads from `server` instead of the folder, which holds the kubeconfig and the state.
+    pub fn from_cluster(folder: &Folder, server: &ApiServer) -> Self {
+        let file = folder.state().join("kubeconfig");
+        std::fs::write(&file, server.kubeconfig()).expect("the kubeconfig is written");
+        let source = ["--kube", "--kubeconfig", &file.display().to_string()].map(str::to_owned).to_vec();
+        Options { source, ..Options::new(folder) }
     }
 
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
@@ -94,8 +103,7 @@ impl Options {
         };
         let mut child = command
             .arg("run")
-            .arg("--config")
-            .arg(&self.folder)
+            .args(&self.source)
             .args(["--metrics-address", &public.to_string(), "--admin-address", &admin.to_string()])
             .arg("--access-log")
             .arg(&access_log)

@@ -19,7 +19,7 @@ pub use server::serve;
 use futures::future::BoxFuture;
 use sluice_model::{Config, Problem};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// What the admin ports show of the running gateway. Answers come from what is there already: nothing waits for a
 /// reload or takes a lock of the data plane.
@@ -35,7 +35,8 @@ pub trait View: Send + Sync + 'static {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    Ready,
+    /// What to know all the same, a line each.
+    Ready(Vec<String>),
     /// Why not, in a few words.
     NotReady(String),
 }
@@ -52,6 +53,21 @@ pub struct Status {
     pub draining: bool,
     pub endpoints: Vec<EndpointStatus>,
     pub plugins: Vec<PluginStatus>,
+    /// The watches of a cluster; none where objects come from files.
+    pub watches: Vec<WatchStatus>,
+}
+
+/// How reading one kind of object fares.
+#[derive(Clone, Debug)]
+pub struct WatchStatus {
+    pub kind: &'static str,
+    /// `synced`, `syncing`, `not installed`, `forbidden`, `failing`.
+    pub state: &'static str,
+    /// Why, where that is to be said.
+    pub message: String,
+    /// For how long it has not been known to be current.
+    pub stale: Duration,
+    pub objects: usize,
 }
 
 #[derive(Clone, Debug)]

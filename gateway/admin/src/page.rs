@@ -1,7 +1,7 @@
 //! The status page: one HTML document without scripts or anything to load. Whatever comes from configuration is
 //! escaped.
 
-use crate::Status;
+use crate::{Status, WatchStatus};
 use jiff::Timestamp;
 use sluice_model::config::{Action, BackendTarget, Config, PathMatch, RouteMatch, Rule};
 use sluice_model::{Problem, Severity};
@@ -83,10 +83,30 @@ fn write(page: &mut String, status: &Status, config: &Config, problems: &[Proble
         )
     });
     table(page, "Plugins", &["Plugin and use", "SHA-256", "State"], plugins)?;
+    if !status.watches.is_empty() {
+        let columns = ["Kind", "State", "Objects", "Stale for", "Why"];
+        table(page, "Watches", &columns, status.watches.iter().map(watch_row))?;
+    }
     page.push_str(
         "<p><a href=\"/config\">Configuration</a> · <a href=\"/problems\">Problems</a> · <a href=\"/log-level\">Log level</a></p></body></html>\n",
     );
     Ok(())
+}
+
+fn watch_row(watch: &WatchStatus) -> String {
+    let class = match watch.state {
+        "forbidden" | "failing" => "error",
+        "syncing" | "not installed" => "warning",
+        _ => "",
+    };
+    let stale = if watch.stale.is_zero() { String::new() } else { format!("{:.0} s", watch.stale.as_secs_f64()) };
+    format!(
+        "<tr><td>{}</td><td class=\"{class}\">{}</td><td>{}</td><td>{stale}</td><td>{}</td></tr>",
+        Escaped(watch.kind),
+        Escaped(watch.state),
+        watch.objects,
+        Escaped(&watch.message)
+    )
 }
 
 fn table(page: &mut String, title: &str, columns: &[&str], rows: impl ExactSizeIterator<Item = String>) -> fmt::Result {
@@ -222,6 +242,7 @@ mod tests {
             draining: false,
             endpoints: Vec::new(),
             plugins: Vec::new(),
+            watches: Vec::new(),
         }
     }
 
@@ -233,6 +254,21 @@ mod tests {
         assert!(!page.contains("<script") && !page.contains("<img") && !page.contains("<b>/x"), "{page}");
         assert!(page.contains("&lt;img src=x onerror=&#39;y&#39;&gt;` &amp; more"));
         assert!(page.contains("Generation 7"));
+    }
+
+    #[test]
+    fn watches_are_shown_where_there_are_any() {
+        assert!(!render(&status(), &Config::default(), &[]).contains("Watches"));
+        let watch = WatchStatus {
+            kind: "HTTPRoute",
+            state: "forbidden",
+            message: "needs <list>".into(),
+            stale: std::time::Duration::from_secs(7),
+            objects: 3,
+        };
+        let page = render(&Status { watches: vec![watch], ..status() }, &Config::default(), &[]);
+        let row = "<td class=\"error\">forbidden</td><td>3</td><td>7 s</td><td>needs &lt;list&gt;</td>";
+        assert!(page.contains(row), "{page}");
     }
 
     #[test]

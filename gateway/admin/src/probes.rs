@@ -54,7 +54,10 @@ async fn livez() -> &'static str {
 async fn readyz(State(probes): State<Arc<Probes>>) -> Response {
     let readiness = tokio::time::timeout(READINESS_TIMEOUT, probes.view.readiness()).await;
     match readiness {
-        Ok(Readiness::Ready) => "ready\n".into_response(),
+        Ok(Readiness::Ready(notes)) => {
+            let lines = std::iter::once("ready").chain(notes.iter().map(String::as_str));
+            lines.flat_map(|line| [line, "\n"]).collect::<String>().into_response()
+        }
         Ok(Readiness::NotReady(reason)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the data plane does not answer\n").into_response(),
     }

@@ -44,12 +44,13 @@ impl View for Gateway {
             draining: false,
             endpoints: Vec::new(),
             plugins: Vec::new(),
+            watches: Vec::new(),
         }
     }
 
     fn readiness(&self) -> BoxFuture<'_, Readiness> {
         match self.readiness.load(Ordering::Relaxed) {
-            READY => async { Readiness::Ready }.boxed(),
+            READY => async { Readiness::Ready(vec!["HTTPRoute forbidden: no".into()]) }.boxed(),
             DRAINING => async { Readiness::NotReady("draining".into()) }.boxed(),
             _ => futures::future::pending().boxed(),
         }
@@ -102,7 +103,7 @@ async fn metrics_are_open_metrics_text() {
 async fn readiness_follows_the_gateway_and_liveness_does_not() {
     let gateway = Arc::new(Gateway::default());
     let (address, _stop) = probes(&gateway).await;
-    assert_eq!(get(address, "/readyz").await, (200, "ready\n".to_owned()));
+    assert_eq!(get(address, "/readyz").await, (200, "ready\nHTTPRoute forbidden: no\n".to_owned()));
     gateway.readiness.store(DRAINING, Ordering::Relaxed);
     assert_eq!(get(address, "/readyz").await, (503, "draining\n".to_owned()));
     gateway.readiness.store(STUCK, Ordering::Relaxed);

@@ -76,6 +76,32 @@ impl Kind {
         }
     }
 
+    /// The resource's name, as URLs and RBAC rules have it.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Kind::GatewayClass => "gatewayclasses",
+            Kind::Gateway => "gateways",
+            Kind::HTTPRoute => "httproutes",
+            Kind::ReferenceGrant => "referencegrants",
+            Kind::BackendTLSPolicy => "backendtlspolicies",
+            Kind::Ingress => "ingresses",
+            Kind::IngressClass => "ingressclasses",
+            Kind::Service => "services",
+            Kind::EndpointSlice => "endpointslices",
+            Kind::Secret => "secrets",
+            Kind::ConfigMap => "configmaps",
+            Kind::Namespace => "namespaces",
+            Kind::Plugin => "plugins",
+            Kind::TrafficPolicy => "trafficpolicies",
+            Kind::GatewayConfig => "gatewayconfigs",
+        }
+    }
+
+    /// Whether a CustomResourceDefinition has to be installed before the API server knows the kind.
+    pub const fn is_custom(self) -> bool {
+        matches!(self.group().as_bytes(), b"gateway.networking.k8s.io" | b"sluice.dev")
+    }
+
     /// Whether objects of this kind live in a namespace.
     pub const fn namespaced(self) -> bool {
         !matches!(self, Kind::GatewayClass | Kind::IngressClass | Kind::Namespace)

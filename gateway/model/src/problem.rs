@@ -184,6 +184,12 @@ codes! {
     FilterNotSupported = "SLUICE-P503", "a filter that cannot be used here", "remove the filter; requests that it concerns are answered 500";
     IngressResourceBackend = "SLUICE-P504", "an Ingress backend that is not a Service", "use backend.service";
     AnnotationIgnored = "SLUICE-P505", "an annotation of another controller, which Sluice ignores", "see docs/migration.md for what replaces it";
+
+    // 6xx: the cluster
+    WatchForbidden = "SLUICE-P601", "a kind that Sluice may not read", "grant the verbs that the message names to Sluice's account; everything else goes on, and the watch is tried again";
+    KindNotInstalled = "SLUICE-P602", "a kind that the API server does not know", "install its CustomResourceDefinition; until then there are no objects of this kind";
+    WatchFailing = "SLUICE-P603", "an API server that does not answer as it should", "see the message; what was read last goes on serving, and the watch is tried again";
+    TooManyReferences = "SLUICE-P604", "more referenced ConfigMaps and Secrets than are watched one by one", "refer to fewer of them, or give Secrets the type kubernetes.io/tls";
 }
 
 impl fmt::Display for Code {

@@ -88,10 +88,11 @@ pub fn parse(document: Value) -> Parsed {
     Parsed { object, stand_in, reference: Some(reference), problems }
 }
 
-/// The served versions that have the schema that is read here.
-fn versions(kind: Kind) -> &'static [&'static str] {
+/// The served versions that have the schema that is read here, the preferred one first.
+pub fn versions(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::GatewayClass | Kind::Gateway | Kind::HTTPRoute | Kind::ReferenceGrant => &["v1", "v1beta1"],
+        Kind::BackendTLSPolicy => &["v1", "v1alpha3"],
         Kind::Plugin | Kind::TrafficPolicy | Kind::GatewayConfig => &["v1alpha1"],
         _ => &["v1"],
     }

@@ -1,7 +1,8 @@
 //! The configuration's way from the source to the data plane, on threads of its own: read what changed, translate it,
-//! apply it, say so in one line. It starts at a change of the files, at SIGHUP, when a plugin became ready, and again
-//! and again while a port cannot be bound.
+//! apply it, say so in one line. It starts at a change of the files or of the cluster, at SIGHUP, when a plugin became
+//! ready, and again and again while a port cannot be bound.
 
+use crate::feed::{Feed, Origin};
 use crate::view::State;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
@@ -10,11 +11,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use sluice_model::{Code, Config, Problem, Severity};
 use sluice_proxy::Proxy;
-use sluice_sources::files::{FileSource, SourceUpdate, Watch};
+use sluice_sources::SourceUpdate;
 use sluice_translate::{Options, Translator};
 use sluice_wasm::PluginHost;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -103,9 +103,7 @@ impl Metrics {
 /// What the configuration task is made of, each time that it starts.
 #[derive(Clone)]
 pub(crate) struct Configuration {
-    pub(crate) paths: Vec<PathBuf>,
-    /// How often to look for what inotify cannot see.
-    pub(crate) poll: Duration,
+    pub(crate) origin: Origin,
     pub(crate) options: Options,
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) plugins: Arc<PluginHost>,
@@ -121,10 +119,8 @@ pub(crate) struct Configuration {
 }
 
 enum Cause {
-    /// The first reading, or the first after a panic.
-    Start(Instant),
-    /// Files may have changed; when that was first seen.
-    Files(Instant),
+    /// There may be something to read; when that was first seen.
+    Source(Instant),
     /// Read everything, whatever its stamp says.
     Forced,
     /// Versions or problems of plugins are other ones.
@@ -136,13 +132,19 @@ enum Cause {
 impl Configuration {
     /// Runs for as long as the process does.
     pub(crate) async fn run(self) {
-        let (watch, error) = Watch::start(self.poll);
-        if let Some(error) = error {
-            tracing::warn!(%error, poll = ?self.poll, "files cannot be watched, polling only");
-        }
         let mut versions = self.plugins.changed();
         let (reload, plugins, serving) = (self.reload.clone(), self.plugins.clone(), self.serving.clone());
-        let mut path = step(Path::new(self, watch), Cause::Start(Instant::now())).await;
+        let mut path = step(Path::new(self), Cause::Source(Instant::now())).await;
+        // From a cluster nothing is there before all of it is.
+        while !path.started {
+            let Some(mut feed) = path.feed.take() else { return };
+            let cause = tokio::select! {
+                seen = feed.changed() => Cause::Source(seen),
+                () = reload.notified() => Cause::Forced,
+            };
+            path.feed = Some(feed);
+            path = step(path, cause).await;
+        }
         let settled = tokio::time::timeout(READINESS, async move { plugins.settled().await });
         tokio::pin!(settled);
         let (mut waits_for_plugins, mut waits_for_ports) = (true, true);
@@ -155,9 +157,9 @@ impl Configuration {
             if !waits_for_plugins && !waits_for_ports {
                 serving.notify_one();
             }
-            let Some(mut watch) = path.watch.take() else { return };
+            let Some(mut feed) = path.feed.take() else { return };
             let cause = tokio::select! {
-                seen = watch.changed() => Some(Cause::Files(seen)),
+                seen = feed.changed() => Some(Cause::Source(seen)),
                 () = reload.notified() => Some(Cause::Forced),
                 Ok(()) = versions.changed() => Some(Cause::Plugins),
                 () = tokio::time::sleep(PORTS), if path.has_unbound_port() => Some(Cause::Ports),
@@ -168,7 +170,7 @@ impl Configuration {
                 }
                 () = &mut give_up, if waits_for_ports => None,
             };
-            path.watch = Some(watch);
+            path.feed = Some(feed);
             if let Some(cause) = cause {
                 path = step(path, cause).await;
             }
@@ -184,7 +186,7 @@ async fn step(mut path: Path, cause: Cause) -> Path {
     });
     match stepped.await {
         Ok(path) => path,
-        // The supervisor counts it, and starts again from the files.
+        // The supervisor counts it, and starts again with everything.
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => std::future::pending().await,
@@ -195,9 +197,11 @@ async fn step(mut path: Path, cause: Cause) -> Path {
 /// The state of the way: what each room on it reported last.
 struct Path {
     configuration: Configuration,
-    watch: Option<Watch>,
-    source: FileSource,
+    /// Elsewhere while it is waited for.
+    feed: Option<Feed>,
     translator: Translator,
+    /// The first configuration was applied.
+    started: bool,
     read: Vec<Problem>,
     translated: Vec<Problem>,
     applied: Vec<Problem>,
@@ -205,12 +209,12 @@ struct Path {
 }
 
 impl Path {
-    fn new(configuration: Configuration, watch: Watch) -> Path {
+    fn new(configuration: Configuration) -> Path {
         Path {
-            watch: Some(watch),
-            source: FileSource::open(configuration.paths.clone()),
+            feed: Some(configuration.origin.open()),
             translator: Translator::new(configuration.options.clone()),
             configuration,
+            started: false,
             read: Vec::new(),
             translated: Vec::new(),
             applied: Vec::new(),
@@ -222,21 +226,15 @@ impl Path {
         if self.configuration.state.draining.load(Ordering::Relaxed) {
             return;
         }
-        let writing = self.watch.as_ref().map(Watch::being_written).unwrap_or_default();
         match cause {
-            Cause::Start(seen) => {
-                let update = self.source.read_but(&writing);
-                self.take(update, seen, true);
-            }
-            Cause::Files(seen) => {
-                let update = self.source.read_but(&writing);
-                self.take(update, seen, false);
+            Cause::Source(seen) => {
+                let update = self.feed.as_mut().map(|feed| feed.read(seen));
+                self.take(update);
             }
             Cause::Forced => {
                 tracing::info!("SIGHUP: reading all of the configuration again");
-                let update = self.source.reread(&writing);
-                let seen = update.seen;
-                self.take(update, seen, false);
+                let update = self.feed.as_mut().map(Feed::read_again);
+                self.take(update);
             }
             Cause::Plugins => self.applied = self.configuration.proxy.refresh().problems,
             Cause::Ports => self.applied = self.configuration.proxy.problems(),
@@ -245,19 +243,26 @@ impl Path {
     }
 
     /// Puts a reading to work, if anything in it changed.
-    fn take(&mut self, update: SourceUpdate, seen: Instant, always: bool) {
+    fn take(&mut self, update: Option<SourceUpdate>) {
+        let Some(update) = update else { return };
         self.read = update.problems;
-        if let Some(watch) = &mut self.watch {
-            watch.follow(self.source.folders());
+        if !update.complete {
+            return;
         }
-        if update.changes.is_empty() && !always {
+        let first = !std::mem::replace(&mut self.started, true);
+        if update.changes.is_empty() && !first {
             return;
         }
         self.translator.set_now(SystemTime::now());
         let output = self.translator.apply(update.changes);
         self.translated = output.problems;
+        if !output.changed && !first {
+            // Most of what happens in a cluster is about Services that no route leads to.
+            tracing::debug!("nothing of what changed is served");
+            return;
+        }
         self.configuration.metrics.set_certificates(&output.config, &mut self.certificates);
-        if self.configuration.upgrading && always {
+        if self.configuration.upgrading && first {
             let plugins = &self.configuration.plugins;
             plugins.ensure(crate::plugins::desired(&output.config));
             let settled = tokio::time::timeout(READINESS, plugins.settled());
@@ -267,7 +272,7 @@ impl Path {
         }
         let applied = self.configuration.proxy.apply(output.config);
         self.applied = applied.problems;
-        self.say(&output.summary, seen, applied.generation);
+        self.say(&output.summary, update.seen, applied.generation);
     }
 
     /// One line a change.
@@ -285,7 +290,9 @@ impl Path {
         let mut problems: Vec<Problem> =
             [&self.read, &self.translated, &self.applied].into_iter().flatten().cloned().collect();
         problems.extend(plugins.problems());
-        self.source.locate_all(&mut problems);
+        if let Some(feed) = &self.feed {
+            feed.locate_all(&mut problems);
+        }
         let generation = i64::try_from(proxy.snapshot().generation).unwrap_or(i64::MAX);
         metrics.generation.get_or_create(&Outcome { state: "applied" }).set(generation);
         if problems.iter().any(|problem| problem.severity == Severity::Error) {

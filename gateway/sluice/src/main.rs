@@ -7,6 +7,7 @@ mod configuration;
 mod crds;
 mod echo;
 mod explain;
+mod feed;
 mod lifecycle;
 mod logging;
 mod plugins;
@@ -14,6 +15,7 @@ mod problems;
 mod run;
 mod supervise;
 mod view;
+mod watches;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -2,19 +2,23 @@
 
 use crate::certificate;
 use crate::configuration::{Configuration, Metrics};
+use crate::feed::Origin;
 use crate::lifecycle::{Request, Signals, notify_systemd};
 use crate::logging::{self, Log, LogFormat};
 use crate::problems::Problems;
 use crate::supervise::Supervisor;
 use crate::view::{GatewayView, State};
+use crate::watches::{self, Staleness};
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use sluice_admin::View;
+use sluice_model::config::Certificate;
 use sluice_proxy::access_log::AccessLogTarget;
 use sluice_proxy::downstream::handover::{self, Handover, HandoverError, Received};
 use sluice_proxy::{Proxy, ProxyOptions};
+use sluice_sources::kubernetes::{self, ClientOptions, KubernetesSource, Pauses};
 use sluice_translate::Options;
 use sluice_wasm::{HostOptions, PluginHost};
 use std::net::{SocketAddr, TcpListener};
@@ -29,12 +33,25 @@ use tokio_util::sync::CancellationToken;
 /// Threads of everything that is not the data plane.
 const CONFIG_THREADS: usize = 2;
 
-/// Run the gateway from folders of YAML, which are watched
+/// Run the gateway from folders of YAML or from a cluster, which are watched
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("objects").required(true).args(["config", "kube"]))]
 pub(crate) struct RunArgs {
     /// Folders and files of configuration, as `kubectl apply` takes it; may be repeated
-    #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
+    #[arg(long, value_name = "DIR", num_args = 1..)]
     config: Vec<PathBuf>,
+    /// Read the objects of a cluster: as the kubeconfig says, or where there is none, by the pod's own account
+    #[arg(long)]
+    kube: bool,
+    /// The kubeconfig [default: $KUBECONFIG or ~/.kube/config]
+    #[arg(long, value_name = "FILE", requires = "kube")]
+    kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME", requires = "kube")]
+    context: Option<String>,
+    /// Read the objects of this namespace only, and of kinds that have none; may be repeated [default: all namespaces]
+    #[arg(long, value_name = "NS", requires = "kube", value_parser = namespace)]
+    namespace: Vec<String>,
     /// Where /metrics, /livez and /readyz are answered; in a cluster, the pod's address
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9180")]
     metrics_address: SocketAddr,
@@ -69,8 +86,8 @@ pub(crate) struct RunArgs {
     /// A level, or targets with levels: `info,sluice_proxy=debug`
     #[arg(long, value_name = "FILTER", default_value = "info", env = "SLUICE_LOG")]
     log_level: String,
-    /// Seconds between looks for changes that inotify cannot see
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// Seconds between looks for changes of files that inotify cannot see
+    #[arg(long, value_name = "SECONDS", default_value = "2", conflicts_with = "kube", value_parser = clap::value_parser!(u64).range(1..=3600))]
     poll: u64,
     /// Seconds to go on serving, not ready any more, after SIGTERM and before the drain: time for load balancers to notice
     #[arg(long, value_name = "SECONDS", default_value = "0")]
@@ -82,6 +99,18 @@ pub(crate) struct RunArgs {
     /// Seconds for running requests to end in the drain; what is open then is cut
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     drain_timeout: u64,
+}
+
+/// Ports of the Gateway of all Ingress objects in a cluster, where no GatewayConfig says otherwise.
+const INGRESS_PORTS: (u16, u16) = (80, 443);
+
+/// A DNS label (RFC 1123), as namespaces are named.
+fn namespace(text: &str) -> Result<String, String> {
+    let is_label = (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    if is_label { Ok(text.to_owned()) } else { Err("not the name of a namespace".to_owned()) }
 }
 
 pub(crate) fn run(args: RunArgs) -> Result<ExitCode> {
@@ -121,6 +150,7 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
         (Some(chain), Some(key)) => certificate::load(chain, key)?,
         _ => certificate::load_or_make(&state_folder)?,
     };
+    let cluster = if args.kube { Some(cluster(&args).await?) } else { None };
     let upgrade_socket = state_folder.join("upgrade.sock");
     let mut former = if args.upgrade { take_over(&upgrade_socket)? } else { None };
     let mut sockets = former.as_mut().map(|former| std::mem::take(&mut former.sockets)).unwrap_or_default();
@@ -135,6 +165,9 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
     ours.register("log_dropped", "Lines of the gateway's own log that were dropped", log.dropped.clone());
     let state = Arc::new(State::new(Problems::new(ours)));
     let metrics = Metrics::new(ours);
+    if let Some(source) = &cluster {
+        Staleness::register(ours, source);
+    }
     let host = HostOptions { cache_dir: Some(state_folder.join("plugins")), ..HostOptions::default() };
     let plugins = Arc::new(PluginHost::new(host, ours)?);
     let max_connections = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
@@ -153,19 +186,21 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
     let proxy = Arc::new(Proxy::new(options, &mut registry, plugins.clone())?);
     let counter = proxy.clone();
     let supervisor = Supervisor::new(stop.clone(), move |task| counter.count_restart(task));
-    let view: Arc<dyn View> =
-        Arc::new(GatewayView { state: state.clone(), proxy: proxy.clone(), plugins: plugins.clone() });
+    let view: Arc<dyn View> = Arc::new(GatewayView {
+        state: state.clone(),
+        proxy: proxy.clone(),
+        plugins: plugins.clone(),
+        cluster: cluster.clone(),
+    });
     let registry = Arc::new(registry);
 
     let (reload, serving) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let configuration = Configuration {
-        paths: args.config.clone(),
-        poll: Duration::from_secs(args.poll),
-        options: Options {
-            default_certificate: Some(default_certificate),
-            now: Some(SystemTime::now()),
-            ..Options::default()
+        origin: match &cluster {
+            Some(source) => Origin::Cluster(source.clone()),
+            None => Origin::Files { paths: args.config.clone(), poll: Duration::from_secs(args.poll) },
         },
+        options: translation(default_certificate, cluster.is_some()),
         proxy: proxy.clone(),
         plugins,
         state: state.clone(),
@@ -174,6 +209,9 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
         reload: reload.clone(),
         serving: serving.clone(),
     };
+    if let Some(source) = &cluster {
+        watches::spawn(&supervisor, source);
+    }
     supervisor.spawn("configuration", move || configuration.clone().run());
     serve_admin(&supervisor, "metrics", metrics_socket, sluice_admin::probes(registry, view.clone()), &stop);
     serve_admin(&supervisor, "admin", admin_socket, sluice_admin::local(view, log.filter.clone()), &stop);
@@ -210,6 +248,23 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
     stop.cancel();
     supervisor.ended().await;
     Ok(code)
+}
+
+/// The cluster that the flags name. It has not been asked for anything yet.
+async fn cluster(args: &RunArgs) -> Result<KubernetesSource> {
+    let options = ClientOptions { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
+    let client = kubernetes::connect(&options).await.context("--kube")?;
+    Ok(KubernetesSource::new(client, &args.namespace, Pauses::default()))
+}
+
+fn translation(default_certificate: Arc<Certificate>, in_cluster: bool) -> Options {
+    let files =
+        Options { default_certificate: Some(default_certificate), now: Some(SystemTime::now()), ..Options::default() };
+    if !in_cluster {
+        return files;
+    }
+    let (ingress_http_port, ingress_https_port) = INGRESS_PORTS;
+    Options { files: false, ingress_http_port, ingress_https_port, ..files }
 }
 
 /// Answers SIGHUP until a signal asks for the end.

@@ -1,13 +1,15 @@
 //! What the admin ports see of the running gateway.
 
 use crate::problems::Problems;
+use crate::watches;
 use arc_swap::ArcSwapOption;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use sluice_admin::{EndpointStatus, PluginStatus, Readiness, Status, View};
+use sluice_admin::{EndpointStatus, PluginStatus, Readiness, Status, View, WatchStatus};
 use sluice_model::{Config, Problem};
 use sluice_proxy::Proxy;
 use sluice_proxy::snapshot::Snapshot;
+use sluice_sources::kubernetes::KubernetesSource;
 use sluice_wasm::PluginHost;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +42,14 @@ pub(crate) struct GatewayView {
     pub(crate) state: Arc<State>,
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) plugins: Arc<PluginHost>,
+    /// Where the objects come from, if that is a cluster.
+    pub(crate) cluster: Option<KubernetesSource>,
+}
+
+impl GatewayView {
+    fn watches(&self) -> Vec<sluice_sources::kubernetes::WatchStatus> {
+        self.cluster.as_ref().map(KubernetesSource::statuses).unwrap_or_default()
+    }
 }
 
 impl View for GatewayView {
@@ -61,6 +71,7 @@ impl View for GatewayView {
             draining: self.state.draining.load(Ordering::Relaxed),
             endpoints: endpoints(&snapshot),
             plugins: self.plugins.statuses().into_iter().map(plugin_status).collect(),
+            watches: self.watches().into_iter().map(watch_status).collect(),
         }
     }
 
@@ -70,11 +81,12 @@ impl View for GatewayView {
                 return Readiness::NotReady("draining".into());
             }
             if !self.state.serving.load(Ordering::Relaxed) {
-                return Readiness::NotReady("the first configuration is not served yet".into());
+                let missing = watches::missing(&self.watches());
+                return Readiness::NotReady(format!("the first configuration is not served yet{missing}"));
             }
             // Whoever waits for this has a limit of its own.
             self.proxy.answers().await;
-            Readiness::Ready
+            Readiness::Ready(watches::notes(&self.watches()))
         }
         .boxed()
     }
@@ -95,6 +107,16 @@ fn endpoints(snapshot: &Snapshot) -> Vec<EndpointStatus> {
     }
     endpoints.sort_by(|a, b| (&a.backend, &a.address).cmp(&(&b.backend, &b.address)));
     endpoints
+}
+
+fn watch_status(watch: sluice_sources::kubernetes::WatchStatus) -> WatchStatus {
+    WatchStatus {
+        kind: watch.kind.name(),
+        state: watch.state.name(),
+        message: watch.state.message().to_owned(),
+        stale: watch.stale,
+        objects: watch.objects,
+    }
 }
 
 fn plugin_status(plugin: sluice_wasm::PluginStatus) -> PluginStatus {

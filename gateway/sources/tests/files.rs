@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 use sluice_model::{Code, Kind, ObjectRef, Problem, Severity};
 use sluice_resources::{Change, Object};
-use sluice_sources::files::{FileSource, MAX_FILE_BYTES, SourceUpdate, Watch};
+use sluice_sources::SourceUpdate;
+use sluice_sources::files::{FileSource, MAX_FILE_BYTES, Watch};
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -18,6 +18,7 @@ mod watch;
 pub use modules::MAX_MODULE_BYTES;
 pub use watch::Watch;
 
+use crate::SourceUpdate;
 use document::Entry;
 use modules::Modules;
 use sha2::{Digest, Sha256};
@@ -43,17 +44,6 @@ pub struct FileSource {
     served: HashMap<ObjectRef, [u8; 32]>,
     modules: Modules,
     folders: BTreeSet<PathBuf>,
-}
-
-/// One reading.
-#[derive(Debug)]
-pub struct SourceUpdate {
-    /// What differs from the reading before.
-    pub changes: Vec<Change>,
-    /// All that is wrong with what was read, each time.
-    pub problems: Vec<Problem>,
-    /// When the reading began. Whoever knows of an earlier sign of the change may put that here.
-    pub seen: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -107,7 +97,7 @@ impl FileSource {
         problems.append(&mut module_problems);
         self.folders.extend(self.modules.folders());
         changes.splice(0..0, files);
-        SourceUpdate { changes, problems, seen }
+        SourceUpdate { changes, problems, seen, complete: true }
     }
 
     /// Like [`FileSource::read_but`], but looks into every other file, whatever its stamp says.

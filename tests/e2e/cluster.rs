@@ -1,0 +1,180 @@
+//! `sluice run --kube`: objects from an API server, which comes, refuses and goes away.
+
+use serde_json::{Value, json};
+use sluice_model::Kind;
+use sluice_tests::gateway::Options;
+use sluice_tests::{ApiServer, Backend, Folder, Gateway, ports, raw, wait};
+use std::net::SocketAddr;
+
+const HOST: &str = "shop.example";
+
+fn class() -> Value {
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "sluice"},
+        "spec": {"controllerName": "sluice.dev/gateway-controller"}})
+}
+
+fn gateway(port: u16) -> Value {
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+        "metadata": {"name": "edge", "namespace": "shop"},
+        "spec": {"gatewayClassName": "sluice", "listeners": [{"name": "http", "port": port, "protocol": "HTTP"}]}})
+}
+
+fn route(service: &str) -> Value {
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": "all", "namespace": "shop"},
+        "spec": {"parentRefs": [{"name": "edge"}], "hostnames": [HOST],
+                 "rules": [{"backendRefs": [{"name": service, "port": 80}]}]}})
+}
+
+fn service(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "main", "port": 80}]}})
+}
+
+fn slice(service: &str, endpoint: SocketAddr) -> Value {
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": format!("{service}-1"), "namespace": "shop",
+                     "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4", "ports": [{"name": "main", "port": endpoint.port()}],
+        "endpoints": [{"addresses": [endpoint.ip().to_string()], "conditions": {"ready": true}}]})
+}
+
+struct Cluster {
+    server: ApiServer,
+    folder: Folder,
+    backends: Vec<Backend>,
+    port: u16,
+}
+
+impl Cluster {
+    /// A route to the first of two backends.
+    async fn new() -> Cluster {
+        let server = ApiServer::start().await;
+        let port = ports::free();
+        let mut backends = Vec::new();
+        server.apply(class());
+        server.apply(gateway(port));
+        for name in ["one", "two"] {
+            let backend = Backend::echo(name).await;
+            server.apply(service(name));
+            server.apply(slice(name, backend.address));
+            backends.push(backend);
+        }
+        server.apply(route("one"));
+        Cluster { server, folder: Folder::new(), backends, port }
+    }
+
+    fn options(&self) -> Options {
+        Options::from_cluster(&self.folder, &self.server)
+    }
+
+    /// Waits until `backend` answers.
+    async fn answered_by(&self, backend: &str) {
+        wait::until(&format!("an answer of `{backend}`"), || async {
+            let answer = raw::get(self.port, HOST, "/").await.ok()?;
+            (answer.status == 200 && answer.json()["backend"] == backend).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn ready_body(gateway: &Gateway, wanted: impl Fn(u16, &str) -> bool) -> String {
+    wait::until("/readyz to say so", || async {
+        let (status, body) = gateway.public_get("/readyz").await.ok()?;
+        wanted(status, &body).then_some(body)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_route_of_a_cluster_is_served_and_follows_its_changes() {
+    let cluster = Cluster::new().await;
+    let gateway = cluster.options().start().await;
+    // Ready means that the first configuration is served: no second try.
+    let answer = raw::get(cluster.port, HOST, "/").await.unwrap();
+    assert_eq!((answer.status, &answer.json()["backend"]), (200, &json!("one")));
+
+    cluster.server.apply(route("two"));
+    cluster.answered_by("two").await;
+    cluster.server.apply(slice("two", cluster.backends[0].address));
+    cluster.answered_by("one").await;
+    cluster.server.delete(Kind::HTTPRoute, "shop", "all");
+    wait::until("404", || async {
+        let answer = raw::get(cluster.port, HOST, "/").await.ok()?;
+        (answer.status == 404).then_some(())
+    })
+    .await;
+    let log = gateway.log().join("\n");
+    assert!(log.contains("configuration applied: 1 route changed (HTTPRoute shop/all)"), "{log}");
+    assert!(!log.contains("\"ERROR\""), "{log}");
+    assert!(gateway.stop().await.success());
+}
+
+#[tokio::test]
+async fn what_no_route_leads_to_makes_no_new_generation() {
+    let cluster = Cluster::new().await;
+    let gateway = cluster.options().start().await;
+    let generation = gateway.metric("sluice_config_generation", &["applied"]).await;
+    cluster.server.apply(service("unused"));
+    cluster.server.apply(route("two"));
+    cluster.answered_by("two").await;
+    assert_eq!(gateway.metric("sluice_config_generation", &["applied"]).await, generation + 1.0);
+}
+
+#[tokio::test]
+async fn traffic_goes_on_while_the_api_server_is_away_and_changes_arrive_when_it_is_back() {
+    let mut cluster = Cluster::new().await;
+    let gateway = cluster.options().start().await;
+    assert_eq!(gateway.metric("sluice_watch_stale_seconds", &["HTTPRoute"]).await, 0.0);
+    cluster.server.stop().await;
+    let body = ready_body(&gateway, |status, body| status == 200 && body.contains("HTTPRoute failing")).await;
+    assert!(body.starts_with("ready\n"), "{body}");
+    cluster.answered_by("one").await;
+    assert!(gateway.metric("sluice_watch_stale_seconds", &["HTTPRoute"]).await > 0.0);
+    let (_, page) = gateway.admin_get("/").await.unwrap();
+    assert!(page.contains("Watches (15)") && page.contains(">failing<"), "{page}");
+    assert!(gateway.metric("sluice_config_problems", &["SLUICE-P603"]).await >= 1.0);
+
+    cluster.server.apply(route("two"));
+    cluster.server.resume().await;
+    cluster.answered_by("two").await;
+    ready_body(&gateway, |_, body| body == "ready\n").await;
+    assert_eq!(gateway.metric("sluice_watch_stale_seconds", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn a_gateway_that_has_not_read_its_cluster_is_not_ready_and_says_why() {
+    let mut cluster = Cluster::new().await;
+    cluster.server.stop().await;
+    let mut gateway = cluster.options().without_waiting().start().await;
+    let body = ready_body(&gateway, |status, body| status == 503 && body.contains("refused")).await;
+    assert!(body.contains("waiting for GatewayClass"), "{body}");
+    cluster.server.resume().await;
+    gateway.ready().await;
+    cluster.answered_by("one").await;
+}
+
+#[tokio::test]
+async fn a_kind_that_may_not_be_read_is_said_everywhere_and_the_rest_is_served() {
+    let cluster = Cluster::new().await;
+    cluster.server.forbid(Kind::Ingress);
+    cluster.server.serve_versions(Kind::Plugin, &[]);
+    let gateway = cluster.options().start().await;
+    cluster.answered_by("one").await;
+    let body = ready_body(&gateway, |status, body| status == 200 && body.contains("Ingress forbidden")).await;
+    assert!(body.contains("networking.k8s.io") && !body.contains("Plugin"), "{body}");
+    let (_, problems) = gateway.admin_get("/problems").await.unwrap();
+    assert!(problems.contains("SLUICE-P601") && problems.contains("SLUICE-P602"), "{problems}");
+    let log = gateway.log().join("\n");
+    assert_eq!(log.matches("SLUICE-P601").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn only_named_namespaces_are_served() {
+    let cluster = Cluster::new().await;
+    let gateway = cluster.options().argument("--namespace=other").start().await;
+    assert!(raw::get(cluster.port, HOST, "/").await.is_err(), "a listener of a namespace that was not named");
+    let requests = cluster.server.requests().join("\n");
+    assert!(requests.contains("/namespaces/other/httproutes?") && !requests.contains("/v1/httproutes?"), "{requests}");
+    assert!(gateway.stop().await.success());
+}
