@@ -251,11 +251,19 @@ func selfTest(c *cluster.Cluster) error {
 	if err := host.Prepare(os.Stdout); err != nil {
 		return err
 	}
-	test := exec.Command("go", "test", "-tags", "cluster", "-count", "1", "-timeout", "20m", "-v", "./...")
-	test.Dir = filepath.Join(c.Build.Source, "driver")
-	test.Env = append(os.Environ(), "SLUICE_CLUSTER_DRIVER="+c.Driver, "CGO_ENABLED=0", "GOWORK=off")
-	test.Stdout, test.Stderr = os.Stdout, os.Stderr
-	return test.Run()
+	for _, arguments := range [][]string{
+		{"test", "./..."},
+		{"test", "-tags", "cluster", "-count", "1", "-timeout", "20m", "-v", "./smoke"},
+	} {
+		test := exec.Command("go", arguments...)
+		test.Dir = filepath.Join(c.Build.Source, "driver")
+		test.Env = append(os.Environ(), "SLUICE_CLUSTER_DRIVER="+c.Driver, "CGO_ENABLED=0", "GOWORK=off")
+		test.Stdout, test.Stderr = os.Stdout, os.Stderr
+		if err := test.Run(); err != nil {
+			return fmt.Errorf("go %s: %w", strings.Join(arguments, " "), err)
+		}
+	}
+	return nil
 }
 
 func raiseFileLimit() error {

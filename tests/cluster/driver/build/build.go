@@ -33,12 +33,14 @@ type Where struct {
 type target struct {
 	module, path string
 	test         bool
+	// version is the module whose version the program says is its own, as Kubernetes' build scripts see to.
+	version string
 	// links are further names that the program is called by.
 	links []string
 }
 
 var targets = map[string]target{
-	"components": {module: "components", path: ".", links: []string{
+	"components": {module: "components", path: ".", version: "k8s.io/kubernetes", links: []string{
 		"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl",
 	}},
 	"pause":            {module: "driver", path: "./pause"},
@@ -100,6 +102,10 @@ func ensure(where Where, progress io.Writer, name string, target target) error {
 	if have, err := os.ReadFile(mark); err == nil && string(have) == want && missing == nil {
 		return nil
 	}
+	flags, err := linkFlags(module, target)
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	fmt.Fprintf(progress, "building %s (the first time takes minutes)\n", name)
 	arguments := []string{"build"}
@@ -107,7 +113,7 @@ func ensure(where Where, progress io.Writer, name string, target target) error {
 		arguments = []string{"test", "-c"}
 	}
 	// Written beside and renamed: a running cluster keeps the binary it was started from.
-	arguments = append(arguments, "-trimpath", "-ldflags", "-s -w", "-o", binary+".new", target.path)
+	arguments = append(arguments, "-trimpath", "-ldflags", flags, "-o", binary+".new", target.path)
 	command := goCommand(module, arguments...)
 	command.Stdout, command.Stderr = progress, progress
 	if err := command.Run(); err != nil {
@@ -129,6 +135,25 @@ func ensure(where Where, progress io.Writer, name string, target target) error {
 	return os.WriteFile(mark, []byte(want), 0o644)
 }
 
+// linkFlags leave out what only debuggers read, and tell Kubernetes its version: helm and kubectl ask for it.
+func linkFlags(module string, target target) (string, error) {
+	flags := "-s -w"
+	if target.version == "" {
+		return flags, nil
+	}
+	output, err := goCommand(module, "list", "-m", "-f", "{{.Version}}", target.version).Output()
+	if err != nil {
+		return "", fmt.Errorf("version of %s: %w", target.version, explain(err))
+	}
+	version := strings.TrimSpace(string(output))
+	major, rest, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	for _, setting := range []string{"gitVersion=" + version, "gitMajor=" + major, "gitMinor=" + minor, "gitTreeState=clean"} {
+		flags += " -X k8s.io/component-base/version." + setting
+	}
+	return flags, nil
+}
+
 // fingerprint covers what decides the binary: the module's own files, which pin all others by their sums, and the toolchain.
 func fingerprint(module string, target target) (string, error) {
 	version, err := goCommand(module, "env", "GOVERSION", "GOARCH").Output()
@@ -136,7 +161,7 @@ func fingerprint(module string, target target) (string, error) {
 		return "", fmt.Errorf("ask go for its version (install Go, as new as go.mod in %s says): %w", module, explain(err))
 	}
 	hash := sha256.New()
-	fmt.Fprintf(hash, "%s%s %v\n", version, target.path, target.test)
+	fmt.Fprintf(hash, "%s%s %v %s\n", version, target.path, target.test, target.version)
 	files := []string{"go.mod", "go.sum"}
 	sources, err := filepath.Glob(filepath.Join(module, target.path, "*.go"))
 	if err != nil {

@@ -39,7 +39,7 @@ func (c *Cluster) Up(ctx context.Context, wanted Options, out io.Writer) error {
 		return err
 	}
 	defer release()
-	if c.Check(ctx) == nil {
+	if c.isComplete() && c.Check(ctx) == nil {
 		if c.Options == wanted {
 			fmt.Fprintf(out, "cluster %s is up\n", c.Name)
 			return nil
@@ -51,18 +51,23 @@ func (c *Cluster) Up(ctx context.Context, wanted Options, out io.Writer) error {
 	}
 	c.Options = wanted
 	steps := &steps{out: out, begin: time.Now()}
-	if err := c.boot(ctx, steps); err != nil {
-		return fmt.Errorf("cluster %s: %w (logs are in %s)", c.Name, err, c.logs)
-	}
-	if err := c.furnish(ctx, steps, crds); err != nil {
+	if err := c.boot(ctx, steps, crds); err != nil {
 		return fmt.Errorf("cluster %s: %w (logs are in %s)", c.Name, err, c.logs)
 	}
 	steps.done("cluster %s is up", c.Name)
-	return nil
+	return os.WriteFile(c.completeMark(), nil, 0o644)
 }
 
-// boot ends with every node Ready.
-func (c *Cluster) boot(ctx context.Context, steps *steps) error {
+// isComplete is whether a start has come to its end. Nodes are Ready some time before.
+func (c *Cluster) isComplete() bool {
+	_, err := os.Stat(c.completeMark())
+	return err == nil
+}
+
+func (c *Cluster) completeMark() string { return filepath.Join(c.state, "complete") }
+
+// boot ends with every node Ready and DNS available.
+func (c *Cluster) boot(ctx context.Context, steps *steps, crds []string) error {
 	if err := os.RemoveAll(c.logs); err != nil {
 		return err
 	}
@@ -118,6 +123,8 @@ func (c *Cluster) boot(ctx context.Context, steps *steps) error {
 			return err
 		}
 	}
+	furnished := make(chan error, 1)
+	go func() { furnished <- c.furnish(crds) }()
 	for range c.Options.Nodes {
 		if err := <-nodes; err != nil {
 			return err
@@ -135,11 +142,19 @@ func (c *Cluster) boot(ctx context.Context, steps *steps) error {
 		}
 		steps.done("%s is Ready", nodeName(node))
 	}
+	if err := <-furnished; err != nil {
+		return err
+	}
+	steps.done("%d files of custom resources", len(crds))
+	if err := c.awaitFurniture(ctx, client); err != nil {
+		return err
+	}
+	steps.done("DNS and the default service account")
 	return nil
 }
 
-// furnish adds what a cluster is expected to have: custom resources, DNS and the default service account.
-func (c *Cluster) furnish(ctx context.Context, steps *steps, crds []string) error {
+// furnish adds what a cluster is expected to have.
+func (c *Cluster) furnish(crds []string) error {
 	dns, err := render("dns.yaml", map[string]any{"DNSImage": dnsImage, "DNS": dnsService})
 	if err != nil {
 		return err
@@ -157,17 +172,12 @@ func (c *Cluster) furnish(ctx context.Context, steps *steps, crds []string) erro
 	if err := c.kubectl(arguments...); err != nil {
 		return err
 	}
-	if len(crds) > 0 {
-		if err := c.kubectl("wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", "--all"); err != nil {
-			return err
-		}
-		steps.done("%d files of custom resources", len(crds))
-	}
-	client, err := c.Client()
-	if err != nil {
-		return err
-	}
-	err = host.Eventually(60*time.Second, "DNS is available and the default service account there", func() error {
+	return c.kubectl("wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", "--all")
+}
+
+// awaitFurniture waits for what others make of it. No pod starts without the default service account.
+func (c *Cluster) awaitFurniture(ctx context.Context, client *kubernetes.Clientset) error {
+	return host.Eventually(60*time.Second, "DNS is available and the default service account there", func() error {
 		_, err := client.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -178,11 +188,6 @@ func (c *Cluster) furnish(ctx context.Context, steps *steps, crds []string) erro
 		}
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	steps.done("DNS")
-	return nil
 }
 
 // crdFiles are those of the Gateway API, from the module that the conformance suite is from, and the project's own.

@@ -15,9 +15,13 @@ import (
 // MakeCgroup makes a control group of that name at the top of every hierarchy (cgroup v1) or of the one there is (v2),
 // for a kubelet to put its pods under. A kubelet removes pods' groups that it does not know, so each needs its own.
 func MakeCgroup(name string) error {
-	roots, unified, err := cgroupRoots()
+	roots, second, err := cgroupRoots()
 	if err != nil {
 		return err
+	}
+	unified := len(roots) == 0
+	if unified {
+		roots = []string{second}
 	}
 	for _, root := range roots {
 		group := filepath.Join(root, name)
@@ -49,9 +53,13 @@ func MakeCgroup(name string) error {
 
 // RemoveCgroup removes it and all below it, once the last process in there has gone.
 func RemoveCgroup(name string) error {
-	roots, _, err := cgroupRoots()
+	roots, second, err := cgroupRoots()
 	if err != nil {
 		return err
+	}
+	// Where both kinds are mounted, runc makes groups in the second too.
+	if second != "" {
+		roots = append(roots, second)
 	}
 	for _, root := range roots {
 		group := filepath.Join(root, name)
@@ -82,13 +90,13 @@ func removeGroups(top string) error {
 	return err
 }
 
-func cgroupRoots() (roots []string, unified bool, err error) {
+// cgroupRoots are where hierarchies of the first kind are mounted, and the one of the second.
+func cgroupRoots() (roots []string, second string, err error) {
 	file, err := os.Open("/proc/self/mounts")
 	if err != nil {
-		return nil, false, err
+		return nil, "", err
 	}
 	defer file.Close()
-	second := ""
 	for lines := bufio.NewScanner(file); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
 		switch {
@@ -99,11 +107,8 @@ func cgroupRoots() (roots []string, unified bool, err error) {
 			second = fields[1]
 		}
 	}
-	if len(roots) > 0 {
-		return roots, false, nil
+	if len(roots) == 0 && second == "" {
+		return nil, "", errors.New("no control groups are mounted under /sys/fs/cgroup; a container needs them writable (--privileged --cgroupns=host)")
 	}
-	if second == "" {
-		return nil, false, errors.New("no control groups are mounted under /sys/fs/cgroup; a container needs them writable (--privileged --cgroupns=host)")
-	}
-	return []string{second}, true, nil
+	return roots, second, nil
 }

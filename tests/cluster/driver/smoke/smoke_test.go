@@ -39,13 +39,16 @@ func TestTwoNodesWithNftables(t *testing.T) {
 	c := bringUp(t, "selftest2", "--nodes", "2", "--proxy-mode", "nftables")
 	c.servesPods()
 
-	t.Run("traffic_goes_on_without_the_API_server", func(t *testing.T) {
+	c.run("traffic_goes_on_without_the_API_server", func(t *testing.T) {
+		address := c.service("echo").Spec.ClusterIP
 		c.driver("stop", "kube-apiserver")
-		c.reaches(t, c.service("echo").Spec.ClusterIP, 4)
+		if err := c.reachesAll(address, 4); err != nil {
+			t.Error(err)
+		}
 		c.driver("start", "kube-apiserver")
 		c.eventually("cluster is whole", func() error { return c.Check(t.Context()) })
 	})
-	t.Run("a_lost_node_is_noticed_and_comes_back", func(t *testing.T) {
+	c.run("a_lost_node_is_noticed_and_comes_back", func(t *testing.T) {
 		address := c.loadBalancer("local")
 		c.driver("stop", "node1")
 		c.eventually("node1 is not Ready", func() error {
@@ -70,7 +73,7 @@ func TestTwoNodesWithNftables(t *testing.T) {
 		})
 		c.driver("start", "node1")
 		c.eventually("cluster is whole", func() error { return c.Check(t.Context()) })
-		c.eventually("all pods answer again", func() error { return c.reachesAll(address, 4) })
+		c.reaches(t, address, 4)
 	})
 }
 
@@ -79,15 +82,13 @@ func TestTwoClustersShareNothing(t *testing.T) {
 	second := bringUp(t, "selftest2")
 	for _, c := range []*testCluster{first, second} {
 		c.loadAndApply()
-		c.eventually("echo answers", func() error { return c.reachesAll(c.service("echo").Spec.ClusterIP, 4) })
+		c.reaches(t, c.service("echo").Spec.ClusterIP, 4)
 	}
 	first.driver("down")
 	if err := second.Check(t.Context()); err != nil {
 		t.Fatalf("taking down the first has broken the second: %v", err)
 	}
-	if err := second.reachesAll(second.loadBalancer("echo"), 4); err != nil {
-		t.Fatal(err)
-	}
+	second.reaches(t, second.loadBalancer("echo"), 4)
 }
 
 func TestAStartThatIsKilledLeavesNothingThatANextOneTripsOver(t *testing.T) {
@@ -156,34 +157,33 @@ func (c *testCluster) loadAndApply() {
 
 // servesPods is what holds on any cluster.
 func (c *testCluster) servesPods() {
-	t := c.t
 	c.loadAndApply()
-	t.Run("a_cluster_ip_spreads_over_the_ready_pods", func(t *testing.T) {
+	c.run("a_cluster_ip_spreads_over_the_ready_pods", func(t *testing.T) {
 		c.reaches(t, c.service("echo").Spec.ClusterIP, 4)
 	})
-	t.Run("every_node_serves_a_node_port", func(t *testing.T) {
+	c.run("every_node_serves_a_node_port", func(t *testing.T) {
 		for _, node := range c.nodes() {
 			c.reaches(t, node+":30080", 4)
 		}
 	})
-	t.Run("a_load_balancer_gets_an_address_that_answers", func(t *testing.T) {
+	c.run("a_load_balancer_gets_an_address_that_answers", func(t *testing.T) {
 		c.reaches(t, c.loadBalancer("echo"), 4)
 	})
-	t.Run("it_gets_the_address_that_it_asks_for", func(t *testing.T) {
+	c.run("it_gets_the_address_that_it_asks_for", func(t *testing.T) {
 		if address := c.loadBalancer("asked"); address != "172.31.200.77" {
 			t.Fatalf("it got %s", address)
 		}
 		c.reaches(t, "172.31.200.77", 4)
 	})
-	t.Run("with_policy_Local_the_pod_sees_the_client", func(t *testing.T) {
+	c.run("with_policy_Local_the_pod_sees_the_client", func(t *testing.T) {
 		address := c.loadBalancer("local")
-		c.eventually("it answers", func() error { return c.reachesAll(address, 4) })
+		c.reaches(t, address, 4)
 		answer, err := c.get("http://" + address)
 		if err != nil || answer.Client != "172.31.0.1" {
 			t.Fatalf("client %q, %v", answer.Client, err)
 		}
 	})
-	t.Run("a_service_without_pods_refuses", func(t *testing.T) {
+	c.run("a_service_without_pods_refuses", func(t *testing.T) {
 		address := c.loadBalancer("nobody")
 		c.eventually("it refuses", func() error {
 			_, err := c.get("http://" + address)
@@ -193,7 +193,7 @@ func (c *testCluster) servesPods() {
 			return nil
 		})
 	})
-	t.Run("a_pod_resolves_services_and_nothing_else", func(t *testing.T) {
+	c.run("a_pod_resolves_services_and_nothing_else", func(t *testing.T) {
 		service := c.service("echo").Spec.ClusterIP
 		for _, name := range []string{"echo", "echo.default.svc.cluster.local"} {
 			answer, err := c.get("http://" + service + "/lookup?name=" + name)
@@ -210,16 +210,26 @@ func (c *testCluster) servesPods() {
 			}
 		}
 	})
-	t.Run("an_image_brings_the_c_library_along", func(t *testing.T) {
+	c.run("an_image_brings_the_c_library_along", func(t *testing.T) {
 		c.driver("run", "kubectl", "wait", "pod/glibc", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
 		if said := c.driver("run", "kubectl", "logs", "glibc"); !strings.Contains(said, "10.96.0.1") {
 			t.Fatalf("it said %q", said)
 		}
 	})
-	t.Run("the_custom_resources_are_served", func(t *testing.T) {
+	c.run("the_custom_resources_are_served", func(t *testing.T) {
 		for _, kind := range []string{"httproutes.gateway.networking.k8s.io", "plugins.sluice.dev"} {
 			c.driver("run", "kubectl", "get", kind)
 		}
+	})
+}
+
+// run runs a subtest, which is then the one that fails.
+func (c *testCluster) run(name string, test func(t *testing.T)) {
+	whole := c.t
+	defer func() { c.t = whole }()
+	whole.Run(name, func(t *testing.T) {
+		c.t = t
+		test(t)
 	})
 }
 
@@ -247,11 +257,8 @@ func (c *testCluster) get(target string) (answer, error) {
 
 func (c *testCluster) reaches(t *testing.T, address string, pods int) {
 	t.Helper()
-	c.eventually(address+" answers", func() error {
-		_, err := c.get("http://" + address)
-		return err
-	})
-	if err := c.reachesAll(address, pods); err != nil {
+	// A pod is Ready before kube-proxy, which gathers changes for a second, has it in its rules.
+	if err := host.Eventually(patience, "all pods answer", func() error { return c.reachesAll(address, pods) }); err != nil {
 		t.Fatal(err)
 	}
 }
