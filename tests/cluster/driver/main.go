@@ -252,8 +252,8 @@ func selfTest(c *cluster.Cluster) error {
 		return err
 	}
 	for _, arguments := range [][]string{
-		{"test", "./..."},
-		{"test", "-tags", "cluster", "-count", "1", "-timeout", "20m", "-v", "./smoke"},
+		{"test", "-trimpath", "./..."},
+		{"test", "-trimpath", "-tags", "cluster", "-count", "1", "-timeout", "20m", "-v", "./smoke"},
 	} {
 		test := exec.Command("go", arguments...)
 		test.Dir = filepath.Join(c.Build.Source, "driver")

@@ -103,9 +103,6 @@ func (c *Cluster) plugIn(node int) error {
 		"link set eth0 up",
 		"route add default via " + serverAddress,
 		"route add default via fd00:31::1",
-		// What kube-proxy does not know yet is refused, or it would go back out and in until its hops are used up.
-		"rule add iif eth0 to " + LoadBalancerCIDR + " unreachable",
-		"rule add iif eth0 to " + serviceCIDR + " unreachable",
 	}
 	for other := range c.Options.Nodes {
 		if other != node {
@@ -114,12 +111,7 @@ func (c *Cluster) plugIn(node int) error {
 				fmt.Sprintf("route add %s via %s", nodePodCIDRv6(other), nodeAddressV6(other)))
 		}
 	}
-	if err := host.IP(name, inside...); err != nil {
-		return err
-	}
-	return host.IPv6(name,
-		"rule add iif eth0 to "+LoadBalancerCIDRv6+" unreachable",
-		"rule add iif eth0 to "+serviceCIDRv6+" unreachable")
+	return host.IP(name, inside...)
 }
 
 func addNetns(name string) error {

@@ -86,19 +86,10 @@ func (in Namespaces) enter() error {
 
 // IP runs lines of iproute2 in a network namespace, in one process.
 func IP(namespace string, lines ...string) error {
-	return batch([]string{"-netns", namespace, "-batch", "-"}, lines)
-}
-
-// IPv6 does so with lines that do not tell their family themselves, as rules do not.
-func IPv6(namespace string, lines ...string) error {
-	return batch([]string{"-6", "-netns", namespace, "-batch", "-"}, lines)
-}
-
-func batch(arguments, lines []string) error {
-	command := exec.Command("ip", arguments...)
+	command := exec.Command("ip", "-netns", namespace, "-batch", "-")
 	command.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
 	if output, err := command.CombinedOutput(); err != nil {
-		return fmt.Errorf("ip %s: %w: %s", strings.Join(arguments, " "), err, strings.TrimSpace(string(output)))
+		return fmt.Errorf("ip in network namespace %s: %w: %s", namespace, err, strings.TrimSpace(string(output)))
 	}
 	return nil
 }
