@@ -10,10 +10,10 @@ GUESTS = plugins sdk/rust tests/guests
 SLUICE = $(CARGO_TARGET_DIR)/$(PROFILE)/sluice
 
 .DEFAULT_GOAL := help
-.PHONY: help run build plugins test lint check bench judge generate deny
+.PHONY: help run build plugins test lint check bench judge generate deny cluster-up cluster-down
 
 help: ## Say what can be made
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: plugins ## The quickstart: gateway on 8080 and 8443, with its demo backends
 	$(CARGO) build --locked --profile $(PROFILE) -p sluice
@@ -60,3 +60,9 @@ generate: ## Writes the files that are generated: CRDs, docs/problems.md, docs/r
 deny: ## Licences and advisories of all dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check
+
+cluster-up: ## A Kubernetes cluster on this machine, for tests (Linux, root, Go); CLUSTER="--nodes 2" adds options
+	tests/cluster/cluster up $(CLUSTER)
+
+cluster-down: ## Take it down again
+	tests/cluster/cluster down

@@ -1,0 +1,288 @@
+// Package loadbalancer is the cluster's cloud: it gives each Service of type LoadBalancer an address and routes that to
+// the nodes, whose kube-proxies do the rest. It is part of the test harness, not of the product.
+//
+//	Services, EndpointSlices, Nodes -> who may have which address -> routes outside of the nodes, then the Service's status
+package loadbalancer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Balancer holds which routes there are; everything else is read anew at each change.
+type Balancer struct {
+	Client kubernetes.Interface
+	// Ranges are where addresses come from, one of a family.
+	Ranges []netip.Prefix
+	// Route runs lines of iproute2 in the network outside of the nodes.
+	Route  func(lines ...string) error
+	routes map[netip.Addr]string
+}
+
+// world is one consistent look at the cluster.
+type world struct {
+	services []*corev1.Service
+	nodes    []*corev1.Node
+	slices   []*discoveryv1.EndpointSlice
+}
+
+// Run serves until the context ends.
+func (b *Balancer) Run(ctx context.Context) error {
+	factory := informers.NewSharedInformerFactory(b.Client, 0)
+	services := factory.Core().V1().Services()
+	nodes := factory.Core().V1().Nodes()
+	endpoints := factory.Discovery().V1().EndpointSlices()
+	changed := make(chan struct{}, 1)
+	tell := func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	for _, informer := range []cache.SharedIndexInformer{services.Informer(), nodes.Informer(), endpoints.Informer()} {
+		_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(any) { tell() },
+			UpdateFunc: func(_, _ any) { tell() },
+			DeleteFunc: func(any) { tell() },
+		})
+		if err != nil {
+			return err
+		}
+	}
+	factory.Start(ctx.Done())
+	factory.WaitForCacheSync(ctx.Done())
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+		now := world{}
+		var err error
+		if now.services, err = services.Lister().List(labels.Everything()); err != nil {
+			return err
+		}
+		if now.nodes, err = nodes.Lister().List(labels.Everything()); err != nil {
+			return err
+		}
+		if now.slices, err = endpoints.Lister().List(labels.Everything()); err != nil {
+			return err
+		}
+		if err := b.reconcile(ctx, now); err != nil {
+			log.Print(err)
+			time.AfterFunc(time.Second, tell)
+		}
+	}
+}
+
+func (b *Balancer) reconcile(ctx context.Context, now world) error {
+	given := assign(now.services, b.Ranges)
+	wanted := map[netip.Addr]string{}
+	for _, service := range now.services {
+		for _, address := range given[key(service)] {
+			wanted[address] = route(address, nodesFor(service, now))
+		}
+	}
+	var lines []string
+	for address, line := range wanted {
+		if b.routes[address] != line {
+			lines = append(lines, "route replace "+line)
+		}
+	}
+	for address := range b.routes {
+		if _, still := wanted[address]; !still {
+			lines = append(lines, "route delete "+prefix(address))
+		}
+	}
+	if len(lines) > 0 {
+		slices.Sort(lines)
+		if err := b.Route(lines...); err != nil {
+			return err
+		}
+		log.Print(strings.Join(lines, "; "))
+	}
+	b.routes = wanted
+	for _, service := range now.services {
+		if err := b.writeStatus(ctx, service, given[key(service)]); err != nil {
+			return fmt.Errorf("status of service %s: %w", key(service), err)
+		}
+	}
+	return nil
+}
+
+func (b *Balancer) writeStatus(ctx context.Context, service *corev1.Service, addresses []netip.Addr) error {
+	// A Service that was of this type and no longer is loses its status by the API server's own doing.
+	if !ours(service) {
+		return nil
+	}
+	mode := corev1.LoadBalancerIPModeVIP
+	ingress := []corev1.LoadBalancerIngress{}
+	for _, address := range addresses {
+		ingress = append(ingress, corev1.LoadBalancerIngress{IP: address.String(), IPMode: &mode})
+	}
+	if reflect.DeepEqual(ingress, service.Status.LoadBalancer.Ingress) || len(ingress)+len(service.Status.LoadBalancer.Ingress) == 0 {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"loadBalancer": map[string]any{"ingress": ingress}}})
+	if err != nil {
+		return err
+	}
+	_, err = b.Client.CoreV1().Services(service.Namespace).
+		Patch(ctx, service.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+	return err
+}
+
+// assign gives each Service an address of each of its families: the one it has, or the one it asks for, or the lowest that is
+// free. The older Service comes first.
+func assign(all []*corev1.Service, ranges []netip.Prefix) map[string][]netip.Addr {
+	services := slices.DeleteFunc(slices.Clone(all), func(service *corev1.Service) bool { return !ours(service) })
+	slices.SortFunc(services, func(a, b *corev1.Service) int {
+		if order := a.CreationTimestamp.Compare(b.CreationTimestamp.Time); order != 0 {
+			return order
+		}
+		return strings.Compare(key(a), key(b))
+	})
+	taken := map[netip.Addr]bool{}
+	given := map[string][]netip.Addr{}
+	waiting := map[string][]netip.Prefix{}
+	for _, service := range services {
+		for _, from := range ranges {
+			if !slices.Contains(service.Spec.IPFamilies, family(from)) {
+				continue
+			}
+			address, found := standing(service, from)
+			switch {
+			case found && !taken[address]:
+				taken[address] = true
+				given[key(service)] = append(given[key(service)], address)
+			case !found:
+				waiting[key(service)] = append(waiting[key(service)], from)
+			}
+		}
+	}
+	for _, service := range services {
+		for _, from := range waiting[key(service)] {
+			// The first address names the range itself.
+			for address := from.Addr().Next(); from.Contains(address); address = address.Next() {
+				if !taken[address] {
+					taken[address] = true
+					given[key(service)] = append(given[key(service)], address)
+					break
+				}
+			}
+		}
+	}
+	return given
+}
+
+// standing is the address that a Service asks for, or else has.
+func standing(service *corev1.Service, from netip.Prefix) (netip.Addr, bool) {
+	asked := []string{service.Spec.LoadBalancerIP}
+	for _, ingress := range service.Status.LoadBalancer.Ingress {
+		asked = append(asked, ingress.IP)
+	}
+	for _, text := range asked {
+		if address, err := netip.ParseAddr(text); err == nil && from.Contains(address) {
+			return address, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// nodesFor are the addresses of the nodes that a Service's traffic goes to: those that are Ready, and with
+// externalTrafficPolicy Local those of them that have an endpoint, as a cloud learns from the health check's port.
+func nodesFor(service *corev1.Service, now world) []netip.Addr {
+	ready := map[string]bool{}
+	leaving := map[string]bool{}
+	for _, slice := range now.slices {
+		if slice.Namespace != service.Namespace || slice.Labels[discoveryv1.LabelServiceName] != service.Name {
+			continue
+		}
+		for _, endpoint := range slice.Endpoints {
+			if endpoint.NodeName == nil {
+				continue
+			}
+			if endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready {
+				ready[*endpoint.NodeName] = true
+			} else if endpoint.Conditions.Serving != nil && *endpoint.Conditions.Serving {
+				leaving[*endpoint.NodeName] = true
+			}
+		}
+	}
+	if len(ready) == 0 { // kube-proxy falls back to these too
+		ready = leaving
+	}
+	local := service.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	var addresses []netip.Addr
+	for _, node := range now.nodes {
+		if !nodeReady(node) || local && !ready[node.Name] {
+			continue
+		}
+		for _, address := range node.Status.Addresses {
+			if parsed, err := netip.ParseAddr(address.Address); err == nil && address.Type == corev1.NodeInternalIP {
+				addresses = append(addresses, parsed)
+			}
+		}
+	}
+	slices.SortFunc(addresses, netip.Addr.Compare)
+	return addresses
+}
+
+// route is what iproute2 replaces for an address.
+func route(address netip.Addr, nodes []netip.Addr) string {
+	line := prefix(address)
+	hops := 0
+	for _, node := range nodes {
+		if node.Is4() == address.Is4() {
+			line += " nexthop via " + node.String()
+			hops++
+		}
+	}
+	if hops == 0 {
+		return "unreachable " + line
+	}
+	return line
+}
+
+func prefix(address netip.Addr) string {
+	return netip.PrefixFrom(address, address.BitLen()).String()
+}
+
+// ours is whether nobody else is to serve a Service.
+func ours(service *corev1.Service) bool {
+	return service.Spec.Type == corev1.ServiceTypeLoadBalancer && service.Spec.LoadBalancerClass == nil && service.DeletionTimestamp == nil
+}
+
+func family(from netip.Prefix) corev1.IPFamily {
+	if from.Addr().Is4() {
+		return corev1.IPv4Protocol
+	}
+	return corev1.IPv6Protocol
+}
+
+func key(service *corev1.Service) string { return service.Namespace + "/" + service.Name }
+
+func nodeReady(node *corev1.Node) bool {
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == corev1.NodeReady {
+			return condition.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
