@@ -353,7 +353,7 @@ mod tests {
         };
         let plugin = PluginUse {
             name: "auth".into(),
-            plugin: crate::NamespacedName::new("shop", "auth"),
+            plugin: crate::object::NamespacedName::new("shop", "auth"),
             config: format!(r#"{{"key":"{secret}"}}"#).into(),
             config_hash: "00ff".into(),
             fail_mode: FailMode::Closed,
