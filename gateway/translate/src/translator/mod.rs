@@ -8,7 +8,7 @@ use crate::gateway::Ports;
 use crate::host::{HostKey, Hosts};
 use crate::options::Options;
 use crate::state::{Dependents, Inputs};
-use crate::status::Status;
+use crate::status::{GatewayStatus, Status, StatusChanges};
 use crate::summary::Changed;
 use crate::world::Compiled;
 use sluice_model::config::{BackendKey, EndpointsKey};
@@ -33,6 +33,8 @@ pub struct Translator {
     config: Arc<Config>,
     with_ingress: bool,
     started: bool,
+    /// Routes and Ingress objects that were translated since [`Translator::take_status`]; kept where that is wanted.
+    status_of: BTreeSet<ObjectRef>,
 }
 
 /// What is read again as a whole, with its problems.
@@ -133,8 +135,46 @@ impl Translator {
         }
     }
 
-    /// What became of Gateways and routes.
+    /// What became of classes, Gateways and routes.
     pub fn status(&self) -> Status {
+        let gateways = &self.inputs.gateways;
+        let routes = self.routes.iter().filter(|(route, _)| route.kind == Kind::HTTPRoute);
+        let ingresses = self.routes.iter().filter_map(|(route, compiled)| Some((route.clone(), compiled.ingress?)));
+        Status {
+            classes: gateways.classes.clone(),
+            gateways: self.gateway_status(),
+            infrastructure: gateways.infrastructure.clone(),
+            routes: routes.map(|(route, c)| (route.clone(), c.status.clone())).collect(),
+            ingresses: ingresses.collect(),
+        }
+    }
+
+    /// What may be another status than when this was asked last ([`Options::follow_status`]).
+    pub fn take_status(&mut self) -> StatusChanges {
+        let gateways = &self.inputs.gateways;
+        let mut changes = StatusChanges {
+            classes: gateways.classes.clone(),
+            gateways: self.gateway_status(),
+            infrastructure: gateways.infrastructure.clone(),
+            ..StatusChanges::default()
+        };
+        for route in std::mem::take(&mut self.status_of) {
+            let compiled = self.routes.get(&route);
+            match route.kind {
+                Kind::HTTPRoute => {
+                    changes.routes.insert(route, compiled.map(|compiled| compiled.status.clone()));
+                }
+                Kind::Ingress => {
+                    changes.ingresses.insert(route, compiled.and_then(|compiled| compiled.ingress));
+                }
+                // What a GatewayConfig adds to the Ingress Gateway.
+                _ => {}
+            }
+        }
+        changes
+    }
+
+    fn gateway_status(&self) -> BTreeMap<ObjectRef, GatewayStatus> {
         let mut gateways = self.inputs.gateways.status.clone();
         for compiled in self.routes.values() {
             for parent in compiled.status.parents.iter().filter(|parent| parent.rejected.is_none()) {
@@ -146,8 +186,7 @@ impl Translator {
                 }
             }
         }
-        let routes = self.routes.iter().filter(|(route, _)| route.kind == Kind::HTTPRoute);
-        Status { gateways, routes: routes.map(|(route, c)| (route.clone(), c.status.clone())).collect() }
+        gateways
     }
 
     fn set_problems(&mut self, unit: Unit, problems: Vec<Problem>) {

@@ -64,6 +64,9 @@ impl Translator {
         dirty_endpoints: &mut BTreeSet<EndpointsKey>,
         changed: &mut Changed,
     ) -> bool {
+        if self.inputs.options.follow_status {
+            self.status_of.insert(route.clone());
+        }
         let former = self.routes.remove(route);
         let mut compiled = self.compile(route);
         if let Some(former) = &former {
