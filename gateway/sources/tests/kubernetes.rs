@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use sluice_model::{Code, Kind, ObjectRef, Problem, Severity};
 use sluice_resources::{Change, Object, Store};
-use sluice_sources::kubernetes::{ClientOptions, KubernetesSource, Pauses, WatchState, WatchStatus, connect};
+use sluice_sources::kubernetes::{ClientOptions, KubernetesSource, Pauses, Scope, WatchState, WatchStatus, connect};
 use sluice_tests::{ApiServer, wait};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -43,7 +43,12 @@ impl Cluster {
         std::fs::write(&file, server.kubeconfig()).unwrap();
         let client = connect(&ClientOptions { kubeconfig: Some(file), context: None }).await.unwrap();
         let namespaces: Vec<String> = namespaces.iter().map(ToString::to_string).collect();
-        let source = KubernetesSource::new(client, &namespaces, pauses);
+        let scope = Scope {
+            services_of: vec!["sluice-system".to_owned()],
+            with_status: vec![Kind::HTTPRoute],
+            namespaces,
+        };
+        let source = KubernetesSource::new(client, &scope, pauses);
         let mut tasks = JoinSet::new();
         for kind in Kind::ALL {
             let source = source.clone();
