@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn conditions_of_others_stay_and_ours_that_do_not_hold_any_more_go() {
-        let there = json!([held("Accepted", "True", 1), held("example.com/Seen", "True", 1), held("ResolvedRefs", "False", 1)]);
+        let there =
+            json!([held("Accepted", "True", 1), held("example.com/Seen", "True", 1), held("ResolvedRefs", "False", 1)]);
         let merged =
             merged(&[Condition::good("Accepted", "Accepted", "")], &there, 1, &["Accepted", "ResolvedRefs"], NOW);
         let kinds: Vec<_> = merged.as_array().unwrap().iter().map(|c| c["type"].as_str().unwrap()).collect();
@@ -137,13 +138,13 @@ mod tests {
     #[test]
     fn entries_of_other_controllers_stay_and_ours_of_parents_that_are_gone_go() {
         let parent = |name: &str| json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": name});
-        let entry = |name: &str, controller: &str| {
-            json!({"parentRef": parent(name), "controllerName": controller, "conditions": [held("Accepted", "True", 1)]})
-        };
-        let there =
-            json!([entry("old", GATEWAY_CONTROLLER), entry("edge", "example.com/x"), entry("edge", GATEWAY_CONTROLLER)]);
-        let wanted =
-            [Parent { reference: parent("edge"), conditions: vec![Condition::good("Accepted", "R", "")] }];
+        let entry = |name: &str, controller: &str| json!({"parentRef": parent(name), "controllerName": controller, "conditions": [held("Accepted", "True", 1)]});
+        let there = json!([
+            entry("old", GATEWAY_CONTROLLER),
+            entry("edge", "example.com/x"),
+            entry("edge", GATEWAY_CONTROLLER)
+        ]);
+        let wanted = [Parent { reference: parent("edge"), conditions: vec![Condition::good("Accepted", "R", "")] }];
         let merged = merged_parents(&wanted, &there, 1, NOW);
         assert_eq!(merged, json!([entry("edge", "example.com/x"), entry("edge", GATEWAY_CONTROLLER)]));
         let fields = Map::from_iter([("parents".to_owned(), merged.clone())]);

@@ -143,9 +143,11 @@ impl Controller {
 
     /// Takes what `translate` says now, and the objects that are looked at.
     pub fn translated(&self, changes: StatusChanges, observed: Observed) {
-        self.lock().translated(changes, observed);
+        let asks = self.lock().translated(changes, observed);
         self.changed();
-        self.asked.send_modify(|n| *n += 1);
+        if asks {
+            self.asked.send_modify(|n| *n += 1);
+        }
     }
 
     /// Takes what the cluster holds now.

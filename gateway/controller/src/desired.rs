@@ -3,8 +3,8 @@
 use crate::conditions::{Condition, Parent};
 use crate::model::Reach;
 use serde_json::{Value, json};
-use sluice_translate::{ClassStatus, GatewayStatus, ListenerStatus, ParentStatus, RouteStatus};
 use sluice_model::ObjectRef;
+use sluice_translate::{ClassStatus, GatewayStatus, ListenerStatus, ParentStatus, RouteStatus};
 use std::collections::BTreeSet;
 
 /// What a GatewayClass of ours says it can do (Gateway API v1.6 names), sorted.
@@ -133,11 +133,8 @@ pub(crate) fn supported_kinds(status: &ListenerStatus) -> Value {
 pub(crate) fn parents(status: &RouteStatus, ours: impl Fn(&ObjectRef) -> bool) -> Vec<Parent> {
     let mut parents: Vec<Parent> = Vec::new();
     for parent in &status.parents {
-        let gateway = ObjectRef::new(
-            sluice_model::Kind::Gateway,
-            parent.gateway.namespace.clone(),
-            parent.gateway.name.clone(),
-        );
+        let gateway =
+            ObjectRef::new(sluice_model::Kind::Gateway, parent.gateway.namespace.clone(), parent.gateway.name.clone());
         let reference = reference(parent);
         if ours(&gateway) && parents.iter().all(|other| other.reference != reference) {
             parents.push(Parent { reference, conditions: of_parent(parent, status.invalid.as_deref()) });
@@ -253,7 +250,12 @@ mod tests {
         let found = listener(&listening("web", true), false, &reach(&[], None));
         assert_eq!(
             brief(&found),
-            ["Accepted true Accepted", "Conflicted false NoConflicts", "ResolvedRefs true ResolvedRefs", "Programmed false Pending"]
+            [
+                "Accepted true Accepted",
+                "Conflicted false NoConflicts",
+                "ResolvedRefs true ResolvedRefs",
+                "Programmed false Pending"
+            ]
         );
     }
 

@@ -9,6 +9,7 @@ use crate::time::micros;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, watch};
 use tokio::time::sleep;
@@ -34,6 +35,8 @@ pub(crate) struct Lease {
     /// The number of our term, while it lasts.
     term: watch::Sender<Option<u64>>,
     record: Mutex<Record>,
+    /// This process stops: it does not want the Lease any more.
+    closed: AtomicBool,
 }
 
 /// What is known of the record.
@@ -48,7 +51,14 @@ struct Record {
 
 impl Lease {
     pub(crate) fn new(api: Api, namespace: String, identity: String) -> Lease {
-        Lease { api, namespace, identity, term: watch::Sender::new(None), record: Mutex::default() }
+        Lease {
+            api,
+            namespace,
+            identity,
+            term: watch::Sender::new(None),
+            record: Mutex::default(),
+            closed: AtomicBool::new(false),
+        }
     }
 
     /// Our term, as it begins and ends.
@@ -110,6 +120,9 @@ impl Lease {
     /// Renews the record, or takes it where it is free. Says whether it is ours.
     async fn step(&self) -> Result<bool, Failure> {
         let mut record = self.record.lock().await;
+        if self.closed.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
         if self.is_ours() {
             match self.renew(&mut record).await {
                 Err(Failure::Conflict) => {}
@@ -220,10 +233,11 @@ impl Lease {
 
     /// Gives it up, so that another need not wait.
     pub(crate) async fn release(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        let record = self.record.lock().await;
         if !self.is_ours() {
             return;
         }
-        let record = self.record.lock().await;
         let patch = json!({
             "metadata": {"resourceVersion": record.version},
             "spec": {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": micros(Timestamp::now())},

@@ -24,5 +24,5 @@ mod services;
 mod statuses;
 mod time;
 
-pub use controller::{Controller, Observed, OwnServed, Settings};
+pub use controller::{Controller, Observed, OwnServed, ServiceSettings, Settings};
 pub use desired::SUPPORTED_FEATURES;

@@ -7,10 +7,7 @@ use sluice_model::object::NamespacedName;
 use sluice_model::{Kind, ObjectRef, ServedObject};
 use sluice_resources::Held;
 use sluice_resources::api::Service;
-use sluice_translate::{
-    ClassStatus, GATEWAY_UID, GatewayStatus, INGRESS_GATEWAY, INGRESS_NAMESPACE, Infrastructure, RouteStatus,
-    StatusChanges,
-};
+use sluice_translate::{ClassStatus, GATEWAY_UID, GatewayStatus, Infrastructure, RouteStatus, StatusChanges};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -34,6 +31,8 @@ pub(crate) struct Model {
     pub(crate) nodes: Vec<String>,
     /// The version of the Gateway API's CRDs.
     pub(crate) bundle: Option<String>,
+    /// Counts what Services depend on: Gateways, the Services themselves, what is served.
+    pub(crate) shape: u64,
     /// Objects whose status may have to be written.
     pub(crate) dirty: BTreeSet<ObjectRef>,
 }
@@ -49,12 +48,18 @@ pub(crate) struct Reach {
 }
 
 impl Model {
-    /// Takes what `translate` says.
-    pub(crate) fn translated(&mut self, changes: StatusChanges, observed: Observed) {
+    /// Takes what `translate` says. Says whether proxies may serve something else of what they are asked for.
+    pub(crate) fn translated(&mut self, changes: StatusChanges, observed: Observed) -> bool {
+        let asks = !changes.ingresses.is_empty() || self.observed.proxies != observed.proxies;
+        let shape = self.shape;
         self.started = true;
         mark(&mut self.dirty, &self.classes, &changes.classes);
         mark(&mut self.dirty, &self.gateways, &changes.gateways);
         mark(&mut self.dirty, &self.infrastructure, &changes.infrastructure);
+        let same_services = self.observed.services == observed.services && self.observed.certain == observed.certain;
+        if self.infrastructure != changes.infrastructure || self.gateways != changes.gateways || !same_services {
+            self.shape += 1;
+        }
         (self.classes, self.gateways) = (changes.classes, changes.gateways);
         self.infrastructure = changes.infrastructure;
         for (route, status) in changes.routes {
@@ -79,6 +84,7 @@ impl Model {
             self.dirty.extend(self.gateways.keys().cloned());
         }
         self.observed = observed;
+        asks || self.shape != shape
     }
 
     /// Takes what the cluster holds.
@@ -142,7 +148,10 @@ impl Model {
         let served = self.served_listeners(gateway, infrastructure);
         let listeners = self.gateways.get(gateway).map(|status| status.listeners.as_slice()).unwrap_or_default();
         let whole = |port: &&u16| {
-            listeners.iter().filter(|l| l.port == **port && l.accepted()).all(|listener| served.contains(&listener.name))
+            listeners
+                .iter()
+                .filter(|l| l.port == **port && l.accepted())
+                .all(|listener| served.contains(&listener.name))
         };
         infrastructure.ports.iter().filter(whole).copied().collect()
     }
@@ -249,7 +258,8 @@ impl Model {
 
 /// Marks what is new, gone or another.
 fn mark<T: PartialEq>(dirty: &mut BTreeSet<ObjectRef>, old: &BTreeMap<ObjectRef, T>, new: &BTreeMap<ObjectRef, T>) {
-    dirty.extend(new.iter().filter(|(object, value)| old.get(*object) != Some(value)).map(|(object, _)| object.clone()));
+    dirty
+        .extend(new.iter().filter(|(object, value)| old.get(*object) != Some(value)).map(|(object, _)| object.clone()));
     dirty.extend(old.keys().filter(|object| !new.contains_key(*object)).cloned());
 }
 
@@ -257,11 +267,6 @@ pub(crate) fn service_ref(service: &Service) -> ObjectRef {
     let meta = &service.metadata;
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     ObjectRef::new(Kind::Service, text(&meta.namespace), text(&meta.name))
-}
-
-/// The Gateway that all Ingress objects share.
-pub fn ingress_gateway() -> ObjectRef {
-    ObjectRef::new(Kind::Gateway, INGRESS_NAMESPACE, INGRESS_GATEWAY)
 }
 
 /// Whose Service it is.
@@ -273,9 +278,8 @@ impl Settings {
     /// Whether a Service's addresses are of interest.
     pub(crate) fn knows_service(&self, object: &ObjectRef) -> bool {
         *object.namespace == *self.namespace
-            || self.ingress_service.as_ref().is_some_and(|front| *front == NamespacedName {
-                namespace: object.namespace.clone(),
-                name: object.name.clone(),
+            || self.ingress_service.as_ref().is_some_and(|front| {
+                *front == NamespacedName { namespace: object.namespace.clone(), name: object.name.clone() }
             })
     }
 }

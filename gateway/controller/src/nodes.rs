@@ -34,7 +34,8 @@ impl Nodes {
 }
 
 fn read(list: &Value) -> Vec<String> {
-    let entries = |value: &Value, path: &str| value.pointer(path).and_then(Value::as_array).cloned().unwrap_or_default();
+    let entries =
+        |value: &Value, path: &str| value.pointer(path).and_then(Value::as_array).cloned().unwrap_or_default();
     let text = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut found = Vec::new();
     for node in entries(list, "/items") {
@@ -58,9 +59,7 @@ mod tests {
 
     #[test]
     fn a_node_that_is_ready_has_its_external_address_or_else_its_internal_one() {
-        let node = |ready: &str, addresses: Value| {
-            json!({"status": {"conditions": [{"type": "Ready", "status": ready}], "addresses": addresses}})
-        };
+        let node = |ready: &str, addresses: Value| json!({"status": {"conditions": [{"type": "Ready", "status": ready}], "addresses": addresses}});
         let internal = |address: &str| json!({"type": "InternalIP", "address": address});
         let list = json!({"items": [
             node("True", json!([{"type": "Hostname", "address": "a"}, internal("10.0.0.2")])),

@@ -46,8 +46,13 @@ impl Allocator {
     ) -> Vec<u16> {
         self.resting.retain(|_, until| *until > now);
         let mut own = self.of(gateway);
-        let others: BTreeSet<u16> =
-            self.allocated.iter().filter(|(other, _)| *other != gateway).flat_map(|(_, t)| t.0.values()).copied().collect();
+        let others: BTreeSet<u16> = self
+            .allocated
+            .iter()
+            .filter(|(other, _)| *other != gateway)
+            .flat_map(|(_, t)| t.0.values())
+            .copied()
+            .collect();
         let mut without = Vec::new();
         for port in ports {
             let kept = own.0.get(port).copied();
@@ -57,7 +62,9 @@ impl Allocator {
                 (None, Some(kept)) => Some(kept),
                 (None, None) => {
                     let taken = |target: &u16| {
-                        others.contains(target) || self.resting.contains_key(target) || own.0.values().any(|t| t == target)
+                        others.contains(target)
+                            || self.resting.contains_key(target)
+                            || own.0.values().any(|t| t == target)
                     };
                     self.range.clone().find(|target| !taken(target))
                 }

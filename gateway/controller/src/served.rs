@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use sluice_model::{ObjectRef, Served, ServedObject, ServedQuestion};
+use sluice_model::{Kind, ObjectRef, Served, ServedObject, ServedQuestion};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -95,6 +95,8 @@ impl Controller {
             let (objects, waiting) = self.lock().question(&self.settings, MAX_OBJECTS);
             let answered = if objects.is_empty() { true } else { self.ask_all(objects).await };
             let next = if waiting || !answered { pause } else { IDLE };
+            // However often something changes.
+            sleep(FIRST_PAUSE).await;
             tokio::select! {
                 () = sleep(next) => pause = if waiting || !answered { (pause * 2).min(LAST_PAUSE) } else { FIRST_PAUSE },
                 _ = news.changed() => pause = FIRST_PAUSE,
@@ -132,10 +134,12 @@ impl Controller {
         let served = common(answers);
         let mut model = self.lock();
         let mut changed = false;
+        let mut gateways = 0;
         for object in question.objects {
             let new = served.get(&object);
             if model.served.get(&object) != new {
                 changed = true;
+                gateways += u64::from(object.kind == Kind::Gateway);
                 model.dirty.insert(object.clone());
                 match new {
                     Some(new) => model.served.insert(object, new.clone()),
@@ -143,6 +147,7 @@ impl Controller {
                 };
             }
         }
+        model.shape += gateways;
         // Of objects that are gone nothing is to be known.
         let Some(gone) = model.served.len().checked_sub(model.gateways.len() + model.ingresses.len()) else {
             drop(model);
@@ -169,7 +174,6 @@ impl Controller {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_model::Kind;
 
     fn served(generation: i64, listeners: &[&str]) -> Served {
         let object = ObjectRef::new(Kind::Gateway, "shop", "edge");

@@ -56,20 +56,20 @@ struct Wanted<'w> {
 fn plan(wanted: &Wanted<'_>, settings: &Settings, services: &ServiceSettings) -> Option<Planned> {
     let Wanted { gateway, infrastructure, targets, served, service } = wanted;
     let spec = service.and_then(|service| service.spec.as_ref());
+    let had_selector = spec.and_then(|spec| spec.selector.as_ref()).is_some_and(|selector| !selector.is_empty());
     let leads_to = |port: u16, target: u16| {
         let same = |p: &sluice_resources::api::ServicePort| {
             p.port == i32::from(port) && p.target_port == Some(IntOrString::Int(i32::from(target)))
         };
-        spec.is_some_and(|spec| spec.ports.iter().flatten().any(same))
+        had_selector && spec.is_some_and(|spec| spec.ports.iter().flatten().any(same))
     };
     let recorded: BTreeMap<u16, u16> =
         targets.0.iter().filter(|(port, _)| infrastructure.ports.contains(port)).map(|(p, t)| (*p, *t)).collect();
     let open = |(port, target): &(&u16, &u16)| served.contains(port) || leads_to(**port, **target);
     let mut led: BTreeMap<u16, u16> = recorded.iter().filter(open).map(|(p, t)| (*p, *t)).collect();
-    let had_selector = spec.and_then(|spec| spec.selector.as_ref()).is_some_and(|selector| !selector.is_empty());
-    let selects = had_selector || recorded.keys().any(|port| served.contains(port));
-    // A Service has ports, be they those that nothing is behind yet.
-    if !selects || led.is_empty() {
+    // A Service has ports, be they those that nothing is behind yet: then it selects nobody.
+    let selects = !led.is_empty();
+    if !selects {
         led.clone_from(&recorded);
     }
     if led.is_empty() {
@@ -220,19 +220,20 @@ impl Controller {
             };
             pause = FIRST_PAUSE;
             let mut news = self.news.subscribe();
+            let mut looked_at = None;
+            let mut again: Option<Instant> = None;
             while *leads.borrow() == Some(number) {
                 news.mark_unchanged();
-                let again = match self.services(&mut term, services).await {
-                    true => {
-                        pause = FIRST_PAUSE;
-                        None
-                    }
-                    false => {
-                        let then = Instant::now() + pause;
+                let shape = self.lock().shape;
+                if looked_at != Some(shape) || again.is_some_and(|then| then <= Instant::now()) {
+                    looked_at = Some(shape);
+                    if self.services(&mut term, services).await {
+                        (again, pause) = (None, FIRST_PAUSE);
+                    } else {
+                        again = Some(Instant::now() + pause);
                         pause = (pause * 2).min(LAST_PAUSE);
-                        Some(then)
                     }
-                };
+                }
                 let later = async {
                     match again {
                         Some(then) => sleep_until(then.into()).await,
@@ -283,14 +284,17 @@ impl Controller {
             return true;
         }
         // What the watch shows is newer than what we remember of our own writes, once it shows it.
-        let version = |service: &Service| service.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok());
+        let version =
+            |service: &Service| service.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok());
         let held: HashMap<ObjectRef, Option<u64>> = {
             let model = self.lock();
             observed
                 .services
                 .values()
                 .map(|service| service_ref(service))
-                .map(|object| (object.clone(), model.held.get(&object).and_then(|held| held.resource_version.parse().ok())))
+                .map(|object| {
+                    (object.clone(), model.held.get(&object).and_then(|held| held.resource_version.parse().ok()))
+                })
                 .collect()
         };
         term.written.retain(|uid, own| match observed.services.get(uid) {
@@ -356,7 +360,10 @@ impl Controller {
         let now = Timestamp::now().as_second();
         let without = term.allocator.allocate(uid, &infrastructure.ports, &pinned, now);
         let trouble = without.first().map(|port| {
-            ("NoResources", format!("there is no target port for port {port}: the range is used up, or the pinned one is taken"))
+            (
+                "NoResources",
+                format!("there is no target port for port {port}: the range is used up, or the pinned one is taken"),
+            )
         });
         let targets = term.allocator.of(uid);
         let wanted = Wanted { gateway, infrastructure, targets: &targets, served, service };
@@ -503,6 +510,15 @@ mod tests {
         assert_eq!(brief(&named).1, "80->10000 81->10002");
         // No proxy is ready for a moment: what is led to stays.
         assert_eq!(planned(&more, &[], Some(&there(&named))).object, named.object);
+    }
+
+    #[test]
+    fn a_service_whose_only_port_is_replaced_selects_nobody_until_the_new_one_is_served() {
+        let before = there(&planned(&infrastructure(&[80]), &[80], None));
+        let replaced = planned(&infrastructure(&[81]), &[], Some(&before));
+        assert_eq!(brief(&replaced), ("81=10002".into(), "81->10002".into(), false));
+        let served = planned(&infrastructure(&[81]), &[81], Some(&there(&replaced)));
+        assert_eq!(brief(&served), ("81=10002".into(), "81->10002".into(), true));
     }
 
     #[test]

@@ -35,7 +35,10 @@ enum Task {
     Nothing,
     /// Not yet.
     Later(Instant),
-    Write { path: String, patch: Value },
+    Write {
+        path: String,
+        patch: Value,
+    },
 }
 
 /// What is remembered between looks.
@@ -89,9 +92,9 @@ impl Memory {
         };
         let reach = model.reach(object, settings);
         let conditions = desired::gateway(wanted, &reach);
-        let waits = conditions.iter().any(|c| {
-            c.kind == "Programmed" && !c.status && matches!(c.reason, "Pending" | "AddressNotAssigned")
-        });
+        let waits = conditions
+            .iter()
+            .any(|c| c.kind == "Programmed" && !c.status && matches!(c.reason, "Pending" | "AddressNotAssigned"));
         if waits {
             let since = *self.pending.entry(object.clone()).or_insert(now);
             if now < since + GRACE {
@@ -257,6 +260,7 @@ impl Controller {
             match memory.task(&model, &self.settings, &object, now, &time) {
                 Task::Nothing => {
                     memory.later.remove(&object);
+                    memory.pauses.remove(&object);
                 }
                 Task::Later(then) => {
                     memory.later.insert(object, then);

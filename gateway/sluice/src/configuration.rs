@@ -3,17 +3,18 @@
 //! ready, and again and again while a port cannot be bound.
 
 use crate::feed::{Feed, Origin};
+use crate::plane::Plane;
+use crate::served::{Coming, ServedForms};
 use crate::view::State;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use sluice_controller::{Controller, Observed};
 use sluice_model::{Code, Config, Problem, Severity};
-use sluice_proxy::Proxy;
 use sluice_sources::SourceUpdate;
-use sluice_translate::{Options, Translator};
-use sluice_wasm::PluginHost;
+use sluice_translate::{Options, Output, Translator};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,8 +106,10 @@ impl Metrics {
 pub(crate) struct Configuration {
     pub(crate) origin: Origin,
     pub(crate) options: Options,
-    pub(crate) proxy: Arc<Proxy>,
-    pub(crate) plugins: Arc<PluginHost>,
+    pub(crate) plane: Plane,
+    pub(crate) served: Arc<ServedForms>,
+    /// What writes to the cluster, if this process does.
+    pub(crate) controller: Option<Arc<Controller>>,
     pub(crate) state: Arc<State>,
     pub(crate) metrics: Metrics,
     /// Another process serves on the sockets that were taken over: nothing is accepted before the plugins are ready, or
@@ -132,8 +135,8 @@ enum Cause {
 impl Configuration {
     /// Runs for as long as the process does.
     pub(crate) async fn run(self) {
-        let mut versions = self.plugins.changed();
-        let (reload, plugins, serving) = (self.reload.clone(), self.plugins.clone(), self.serving.clone());
+        let mut versions = self.plane.plugins_changed();
+        let (reload, plane, serving) = (self.reload.clone(), self.plane.clone(), self.serving.clone());
         let mut path = step(Path::new(self), Cause::Source(Instant::now())).await;
         // From a cluster nothing is there before all of it is.
         while !path.started {
@@ -145,7 +148,7 @@ impl Configuration {
             path.feed = Some(feed);
             path = step(path, cause).await;
         }
-        let settled = tokio::time::timeout(READINESS, async move { plugins.settled().await });
+        let settled = tokio::time::timeout(READINESS, async move { plane.plugins_settled().await });
         tokio::pin!(settled);
         let (mut waits_for_plugins, mut waits_for_ports) = (true, true);
         let give_up = tokio::time::sleep(READINESS);
@@ -236,8 +239,13 @@ impl Path {
                 let update = self.feed.as_mut().map(Feed::read_again);
                 self.take(update);
             }
-            Cause::Plugins => self.applied = self.configuration.proxy.refresh().problems,
-            Cause::Ports => self.applied = self.configuration.proxy.problems(),
+            Cause::Plugins => self.applied = self.configuration.plane.refresh(),
+            Cause::Ports => {
+                self.applied = self.configuration.plane.problems();
+                if let Some(controller) = &self.configuration.controller {
+                    controller.served();
+                }
+            }
         }
         self.report();
     }
@@ -254,25 +262,38 @@ impl Path {
             return;
         }
         self.translator.set_now(SystemTime::now());
+        let coming = Coming::of(&update.changes);
         let output = self.translator.apply(update.changes);
-        self.translated = output.problems;
-        if !output.changed && !first {
+        self.translated = output.problems.clone();
+        if output.changed || first {
+            self.apply(output, first, update.seen);
+        } else {
             // Most of what happens in a cluster is about Services that no route leads to.
             tracing::debug!("nothing of what changed is served");
-            return;
         }
+        self.configuration.served.arrived(coming);
+        if let Some(controller) = &self.configuration.controller {
+            let certain = self.feed.as_ref().is_some_and(Feed::knows_gateways);
+            let observed = Observed::of(self.translator.store(), controller.settings(), certain);
+            controller.translated(self.translator.take_status(), observed);
+        }
+    }
+
+    fn apply(&mut self, output: Output, first: bool, seen: Instant) {
         self.configuration.metrics.set_certificates(&output.config, &mut self.certificates);
-        if self.configuration.upgrading && first {
-            let plugins = &self.configuration.plugins;
+        if self.configuration.upgrading
+            && first
+            && let Plane::Serving { plugins, .. } = &self.configuration.plane
+        {
             plugins.ensure(crate::plugins::desired(&output.config));
             let settled = tokio::time::timeout(READINESS, plugins.settled());
             if tokio::runtime::Handle::current().block_on(settled).is_err() {
                 tracing::warn!("not all plugins are ready in time; serving without them");
             }
         }
-        let applied = self.configuration.proxy.apply(output.config);
+        let applied = self.configuration.plane.apply(output.config);
         self.applied = applied.problems;
-        self.say(&output.summary, update.seen, applied.generation);
+        self.say(&output.summary, seen, applied.generation);
     }
 
     /// One line a change.
@@ -286,14 +307,14 @@ impl Path {
 
     /// Collects what is wrong in every room.
     fn report(&mut self) {
-        let Configuration { proxy, plugins, state, metrics, .. } = &self.configuration;
+        let Configuration { plane, state, metrics, .. } = &self.configuration;
         let mut problems: Vec<Problem> =
             [&self.read, &self.translated, &self.applied].into_iter().flatten().cloned().collect();
-        problems.extend(plugins.problems());
+        problems.extend(plane.plugin_problems());
         if let Some(feed) = &self.feed {
             feed.locate_all(&mut problems);
         }
-        let generation = i64::try_from(proxy.snapshot().generation).unwrap_or(i64::MAX);
+        let generation = i64::try_from(plane.generation()).unwrap_or(i64::MAX);
         metrics.generation.get_or_create(&Outcome { state: "applied" }).set(generation);
         if problems.iter().any(|problem| problem.severity == Severity::Error) {
             metrics.generation.get_or_create(&Outcome { state: "rejected" }).set(generation);

@@ -78,12 +78,7 @@ struct Known {
 }
 
 impl Hub {
-    pub(super) fn new(
-        namespaces: Vec<Arc<str>>,
-        of_services: Vec<Arc<str>>,
-        holding: Holding,
-        pauses: Pauses,
-    ) -> Hub {
+    pub(super) fn new(namespaces: Vec<Arc<str>>, of_services: Vec<Arc<str>>, holding: Holding, pauses: Pauses) -> Hub {
         Hub {
             of_services,
             holding,

@@ -335,12 +335,7 @@ impl Builder<'_> {
     }
 
     /// The addresses that the Gateway asks for.
-    fn addresses(
-        &mut self,
-        object: &ObjectRef,
-        gateway: &Gateway,
-        status: &mut GatewayStatus,
-    ) -> Vec<IpAddr> {
+    fn addresses(&mut self, object: &ObjectRef, gateway: &Gateway, status: &mut GatewayStatus) -> Vec<IpAddr> {
         let mut report = Report::new(object, &mut self.problems);
         let mut named = Vec::new();
         for (i, address) in gateway.spec.addresses.iter().flatten().enumerate() {

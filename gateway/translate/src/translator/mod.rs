@@ -12,6 +12,7 @@ use crate::status::{GatewayStatus, Status, StatusChanges};
 use crate::summary::Changed;
 use crate::world::Compiled;
 use sluice_model::config::{BackendKey, EndpointsKey};
+use sluice_model::object::NamespacedName;
 use sluice_model::{Config, Kind, ObjectRef, Problem};
 use sluice_resources::{Change, Store};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +36,8 @@ pub struct Translator {
     started: bool,
     /// Routes and Ingress objects that were translated since [`Translator::take_status`]; kept where that is wanted.
     status_of: BTreeSet<ObjectRef>,
+    /// How many routes are attached to each Gateway's listeners.
+    attached: BTreeMap<NamespacedName, BTreeMap<String, u32>>,
 }
 
 /// What is read again as a whole, with its problems.
@@ -176,14 +179,10 @@ impl Translator {
 
     fn gateway_status(&self) -> BTreeMap<ObjectRef, GatewayStatus> {
         let mut gateways = self.inputs.gateways.status.clone();
-        for compiled in self.routes.values() {
-            for parent in compiled.status.parents.iter().filter(|parent| parent.rejected.is_none()) {
-                let name = &parent.gateway;
-                let gateway = ObjectRef::new(Kind::Gateway, name.namespace.clone(), name.name.clone());
-                let Some(status) = gateways.get_mut(&gateway) else { continue };
-                for listener in &mut status.listeners {
-                    listener.attached_routes += u32::from(parent.listeners.contains(&listener.name));
-                }
+        for (gateway, status) in &mut gateways {
+            let Some(attached) = self.attached.get(&gateway.key()) else { continue };
+            for listener in &mut status.listeners {
+                listener.attached_routes = attached.get(&listener.name).copied().unwrap_or_default();
             }
         }
         gateways

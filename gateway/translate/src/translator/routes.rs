@@ -76,6 +76,12 @@ impl Translator {
                 compiled.reuse(former);
             }
         }
+        if let Some(former) = &former {
+            self.attach(former, false);
+        }
+        if let Some(compiled) = &compiled {
+            self.attach(compiled, true);
+        }
         let same_rank = match (&former, &compiled) {
             (Some(former), Some(compiled)) => former.rank == compiled.rank,
             _ => false,
@@ -114,6 +120,21 @@ impl Translator {
             self.problems.remove(&unit);
         }
         tls_changed
+    }
+
+    /// Counts a route's attachments in, or out.
+    fn attach(&mut self, compiled: &Compiled, comes: bool) {
+        for parent in compiled.status.parents.iter().filter(|parent| parent.rejected.is_none()) {
+            let listeners = self.attached.entry(parent.gateway.clone()).or_default();
+            for listener in &parent.listeners {
+                let count = listeners.entry(listener.clone()).or_default();
+                *count = if comes { *count + 1 } else { count.saturating_sub(1) };
+            }
+            listeners.retain(|_, count| *count > 0);
+            if listeners.is_empty() {
+                self.attached.remove(&parent.gateway);
+            }
+        }
     }
 
     /// A backend's key says all that it is, so the first one under a key stays.
