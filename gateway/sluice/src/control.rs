@@ -110,9 +110,11 @@ pub(crate) async fn run(args: &RunArgs, log: &Log) -> Result<ExitCode> {
     serve_admin(&supervisor, "metrics", metrics_socket, sluice_admin::probes(registry, view.clone()), &stop);
     serve_admin(&supervisor, "admin", admin_socket, sluice_admin::local(view, log.filter.clone()), &stop);
 
+    let mut ready = false;
     loop {
         tokio::select! {
-            () = serving.notified() => {
+            () = serving.notified(), if !ready => {
+                ready = true;
                 state.serving.store(true, Ordering::Relaxed);
                 notify_systemd("READY=1");
                 tracing::info!(metrics = %args.metrics_address, admin = %args.admin_address, "ready");
