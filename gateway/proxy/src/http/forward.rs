@@ -291,6 +291,12 @@ pub(super) fn answered(session: &Session, ctx: &mut RequestContext, response: &R
     let now = Instant::now();
     ctx.upstream.headers_at = Some(now);
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        if !ctx.websocket {
+            // RFC 9110, section 15.2.2: it switches to what was asked for. What follows is nobody's protocol.
+            report(ctx, Outcome::Failed(Failure::Protocol));
+            ctx.refused = Some(Reason::UpstreamProtocolError.into());
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 that was not asked for").into_up());
+        }
         // Nothing of the exchange binds what follows it.
         ctx.deadline = None;
         ctx.upstream.deadline = None;
