@@ -32,7 +32,7 @@ fn problems_md_lists_every_code() {
                 '3' => "Listeners and certificates",
                 '4' => "Plugins and policies",
                 '5' => "Routes",
-                '6' => "The cluster",
+                '6' => "Clusters",
                 other => panic!("group {other} has no title here"),
             };
             write!(text, "\n## {title}\n\n| code | what it is | the way out |\n|---|---|---|\n").unwrap();

@@ -7,6 +7,7 @@ mod admin;
 mod bad_input;
 mod cluster;
 mod commands;
+mod controller;
 mod ingress;
 mod lifecycle;
 mod plugin_phases;

@@ -1,6 +1,6 @@
 //! A Kubernetes API server in miniature: it lists and watches the objects that a test puts in, as JSON over plain HTTP,
-//! and misbehaves where a test asks for it. Enough for `sluice run --kube`; nothing is checked, nothing is written by
-//! clients.
+//! takes what clients write (create, merge patch, server-side apply, delete; the status subresource; conflicts of
+//! versions), and misbehaves where a test asks for it. Enough for `sluice run --kube`; no schema is checked.
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -51,6 +51,10 @@ struct State {
     served: HashMap<String, Vec<String>>,
     no_streaming: Option<u16>,
     requests: Vec<String>,
+    /// What clients wrote: method and path.
+    writes: Vec<(String, String)>,
+    /// What was applied last by a client, by key: what is not in the next apply goes.
+    applied: HashMap<(String, String, String), Value>,
 }
 
 #[derive(Clone)]
@@ -81,9 +85,17 @@ impl ApiServer {
             while let Ok((stream, _)) = listener.accept().await {
                 while connections.try_join_next().is_some() {}
                 let shared = shared.clone();
-                let service = service_fn(move |request| {
+                let service = service_fn(move |request: Request<Incoming>| {
                     let shared = shared.clone();
-                    async move { Ok::<_, Infallible>(answer(&shared, &request)) }
+                    async move {
+                        let (head, body) = Request::into_parts(request);
+                        let body = match body.collect().await {
+                            Ok(body) => body.to_bytes(),
+                            // The client went away.
+                            Err(_) => Bytes::new(),
+                        };
+                        Ok::<_, Infallible>(answer(&shared, &head, &body))
+                    }
                 });
                 connections.spawn(async move {
                     let http = hyper::server::conn::http1::Builder::new();
@@ -116,24 +128,49 @@ impl ApiServer {
         let plural = plural(&object);
         self.change(|state| {
             let key = key(&plural, &object);
-            let known = state.objects.contains_key(&key);
-            let kind = if known { "MODIFIED" } else { "ADDED" };
-            let meta = object["metadata"].as_object_mut().expect("metadata");
-            meta.insert("resourceVersion".into(), state.version.to_string().into());
-            meta.entry("uid").or_insert_with(|| format!("uid-{}-{}", key.1, key.2).into());
-            meta.entry("creationTimestamp").or_insert("2026-01-01T00:00:00Z".into());
-            meta.insert("managedFields".into(), json!([{"manager": "test", "operation": "Apply"}]));
-            state.objects.insert(key, object.clone());
-            Some(Event { version: state.version, kind, plural: plural.clone(), object: object.clone() })
+            let former = state.objects.get(&key).cloned();
+            // A status is written by itself only.
+            if let (Some(status), None) =
+                (former.as_ref().and_then(|former| former.get("status")), object.get("status"))
+            {
+                object["status"] = status.clone();
+            }
+            Some(state.store(key, object.clone()))
         });
+    }
+
+    /// Replaces an object's status, as some other controller does.
+    pub fn set_status(&self, kind: Kind, namespace: &str, name: &str, status: Value) {
+        let key = (kind.plural().to_owned(), namespace.to_owned(), name.to_owned());
+        self.change(|state| {
+            let mut object = state.objects.get(&key)?.clone();
+            object["status"] = status.clone();
+            Some(state.store(key, object))
+        });
+    }
+
+    /// An object as it stands there.
+    pub fn get(&self, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+        let key = (plural.to_owned(), namespace.to_owned(), name.to_owned());
+        self.shared.state.lock().unwrap().objects.get(&key).cloned()
+    }
+
+    /// All objects of a kind.
+    pub fn all(&self, plural: &str) -> Vec<Value> {
+        let state = self.shared.state.lock().unwrap();
+        state.objects.iter().filter(|((of, ..), _)| of == plural).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// What clients wrote so far: method and path.
+    pub fn writes(&self) -> Vec<(String, String)> {
+        self.shared.state.lock().unwrap().writes.clone()
     }
 
     pub fn delete(&self, kind: Kind, namespace: &str, name: &str) {
         let key = (kind.plural().to_owned(), namespace.to_owned(), name.to_owned());
         self.change(|state| {
-            let mut object = state.objects.remove(&key)?;
-            object["metadata"]["resourceVersion"] = state.version.to_string().into();
-            Some(Event { version: state.version, kind: "DELETED", plural: key.0.clone(), object })
+            state.remove(&key);
+            None
         });
     }
 
@@ -223,6 +260,9 @@ struct Asked {
     version: String,
     plural: String,
     namespace: Option<String>,
+    name: Option<String>,
+    /// `status`.
+    subresource: Option<String>,
     query: HashMap<String, String>,
 }
 
@@ -233,11 +273,19 @@ impl Asked {
             parts.pop_front()?;
         }
         let version = parts.pop_front()?.to_owned();
-        let namespace = (parts.len() == 3 && parts.pop_front()? == "namespaces").then(|| parts.pop_front()).flatten();
+        let in_namespace = parts.len() >= 3 && parts.front() == Some(&"namespaces");
+        let namespace = if in_namespace { parts.drain(..2).nth(1) } else { None };
         let plural = parts.pop_front()?.to_owned();
+        let name = parts.pop_front().map(str::to_owned);
+        let subresource = parts.pop_front().map(str::to_owned);
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let query = pairs.map(|(name, value)| (name.to_owned(), decode(value))).collect();
-        Some(Asked { version, plural, namespace: namespace.map(str::to_owned), query })
+        Some(Asked { version, plural, namespace: namespace.map(str::to_owned), name, subresource, query })
+    }
+
+    /// Of the one object that is asked for.
+    fn key(&self) -> Option<(String, String, String)> {
+        Some((self.plural.clone(), self.namespace.clone().unwrap_or_default(), self.name.clone()?))
     }
 
     fn is(&self, name: &str) -> bool {
@@ -276,8 +324,8 @@ fn decode(text: &str) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Body> {
-    let uri = request.uri();
+fn answer(shared: &Arc<Shared>, request: &http::request::Parts, body: &[u8]) -> Response<Body> {
+    let uri = &request.uri;
     let mut state = shared.state.lock().unwrap();
     state.requests.push(decode(&uri.to_string()));
     let Some(asked) = Asked::read(uri.path(), uri.query().unwrap_or_default()) else { return not_found() };
@@ -290,6 +338,18 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Body> {
     }
     if state.forbidden.contains(&asked.plural) {
         return refuse(403, "Forbidden", &format!("{} is forbidden: User \"test\" cannot list it", asked.plural));
+    }
+    if request.method != http::Method::GET {
+        let answer = write(&mut state, request, &asked, body);
+        drop(state);
+        shared.changed.send_modify(|n| *n += 1);
+        return answer;
+    }
+    if let Some(key) = asked.key() {
+        return match state.objects.get(&key) {
+            Some(object) => json_answer(StatusCode::OK, object),
+            None => refuse(404, "NotFound", &format!("{} \"{}\" not found", key.0, key.2)),
+        };
     }
     if !asked.is("watch") {
         return list(&state, &asked);
@@ -315,6 +375,100 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Body> {
     let from = from.unwrap_or(state.version);
     drop(state);
     follow(shared.clone(), asked, from, first)
+}
+
+/// What a client writes.
+fn write(state: &mut State, request: &http::request::Parts, asked: &Asked, body: &[u8]) -> Response<Body> {
+    state.writes.push((request.method.to_string(), request.uri.path().to_owned()));
+    state.version += 1;
+    let Ok(body) = serde_json::from_slice::<Value>(body) else { return refuse(400, "BadRequest", "not JSON") };
+    let content = request.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let applies = content.starts_with("application/apply-patch");
+    let key = match (asked.key(), &request.method) {
+        (None, &http::Method::POST) => key(&asked.plural, &body),
+        (Some(key), _) => key,
+        (None, _) => return refuse(405, "MethodNotAllowed", "the path names no object"),
+    };
+    let former = state.objects.get(&key).cloned();
+    let not_found = || refuse(404, "NotFound", &format!("{} \"{}\" not found", key.0, key.2));
+    if request.method == http::Method::DELETE {
+        let Some(former) = former else { return not_found() };
+        let wanted = &body["preconditions"]["uid"];
+        if !wanted.is_null() && *wanted != former["metadata"]["uid"] {
+            return refuse(409, "Conflict", "the UID in the precondition is another one");
+        }
+        state.remove(&key);
+        return json_answer(StatusCode::OK, &json!({"kind": "Status", "status": "Success"}));
+    }
+    let object = match former {
+        Some(_) if request.method == http::Method::POST => return refuse(409, "AlreadyExists", "it exists"),
+        None if request.method != http::Method::POST && !applies => return not_found(),
+        None => body.clone(),
+        Some(former) => {
+            let version = &body["metadata"]["resourceVersion"];
+            if !version.is_null() && *version != former["metadata"]["resourceVersion"] {
+                return refuse(
+                    409,
+                    "Conflict",
+                    "the object has been modified; please apply your changes to the latest version",
+                );
+            }
+            let mut object = former.clone();
+            if asked.subresource.as_deref() == Some("status") {
+                merge(&mut object["status"], &body["status"]);
+            } else {
+                if let Some(applied) = state.applied.get(&key).filter(|_| applies) {
+                    remove_others(&mut object, applied, &body);
+                }
+                let mut patch = body.clone();
+                patch.as_object_mut().unwrap().remove("status");
+                merge(&mut object, &patch);
+            }
+            if object == former {
+                return json_answer(StatusCode::OK, &former);
+            }
+            object
+        }
+    };
+    if applies {
+        state.applied.insert(key.clone(), body);
+    }
+    let event = state.store(key, object);
+    let answer = json_answer(StatusCode::OK, &event.object);
+    state.history.push(event);
+    answer
+}
+
+/// RFC 7396.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (field, value) in patch {
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(field);
+        } else {
+            merge(&mut target[field], value);
+        }
+    }
+}
+
+/// Takes away what was applied before and is not any more.
+fn remove_others(object: &mut Value, applied: &Value, now: &Value) {
+    let (Value::Object(object), Value::Object(applied)) = (object, applied) else { return };
+    for (field, former) in applied {
+        match (now.get(field), object.get_mut(field)) {
+            (None, _) => {
+                object.remove(field);
+            }
+            (Some(now), Some(inner)) => remove_others(inner, former, now),
+            (Some(_), None) => {}
+        }
+    }
 }
 
 fn list(state: &State, asked: &Asked) -> Response<Body> {
@@ -380,6 +534,36 @@ fn follow(shared: Arc<Shared>, asked: Asked, from: u64, first: Vec<Value>) -> Re
 }
 
 impl State {
+    /// Puts an object in, with what a server adds: a generation that counts changes of all but metadata and status.
+    fn store(&mut self, key: (String, String, String), mut object: Value) -> Event {
+        let former = self.objects.get(&key);
+        let kind = if former.is_some() { "MODIFIED" } else { "ADDED" };
+        let content = |object: &Value| {
+            let mut content = object.clone();
+            content.as_object_mut().unwrap().retain(|field, _| field != "metadata" && field != "status");
+            content
+        };
+        let meta_of = |field: &str| former.map(|former| former["metadata"][field].clone()).filter(|v| !v.is_null());
+        let generation = meta_of("generation").and_then(|g| g.as_i64()).unwrap_or(0);
+        let same = former.is_some_and(|former| content(former) == content(&object));
+        let uid = meta_of("uid").unwrap_or_else(|| format!("uid-{}-{}", key.1, key.2).into());
+        let meta = object["metadata"].as_object_mut().expect("metadata");
+        meta.insert("resourceVersion".into(), self.version.to_string().into());
+        meta.insert("generation".into(), (generation + i64::from(!same)).into());
+        meta.insert("uid".into(), uid);
+        meta.entry("creationTimestamp").or_insert("2026-01-01T00:00:00Z".into());
+        meta.insert("managedFields".into(), json!([{"manager": "test", "operation": "Apply"}]));
+        self.objects.insert(key.clone(), object.clone());
+        Event { version: self.version, kind, plural: key.0, object }
+    }
+
+    fn remove(&mut self, key: &(String, String, String)) {
+        let Some(mut object) = self.objects.remove(key) else { return };
+        self.applied.remove(key);
+        object["metadata"]["resourceVersion"] = self.version.to_string().into();
+        self.history.push(Event { version: self.version, kind: "DELETED", plural: key.0.clone(), object });
+    }
+
     fn since(&self, asked: &Asked, last: &mut u64) -> Vec<Value> {
         let of = |event: &Event| match event.kind {
             "BOOKMARK" => Some(bookmark(event.version, false)),

@@ -3,7 +3,7 @@
 //!
 //! | port | who may reach it | paths |
 //! |---|---|---|
-//! | metrics | the cluster | `/metrics` `/livez` `/readyz` |
+//! | metrics | the cluster | `/metrics` `/livez` `/readyz` `/served` |
 //! | admin | this host | `/` `/config` `/problems` `/explain` `/log-level` |
 
 mod local;
@@ -17,7 +17,7 @@ pub use probes::{MetricsHandle, probes};
 pub use server::serve;
 
 use futures::future::BoxFuture;
-use sluice_model::{Config, Problem};
+use sluice_model::{Config, Problem, Served, ServedQuestion};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +29,8 @@ pub trait View: Send + Sync + 'static {
     /// All that is wrong at the moment.
     fn problems(&self) -> Arc<Vec<Problem>>;
     fn status(&self) -> Status;
+    /// Which forms of these objects are served.
+    fn served(&self, question: &ServedQuestion) -> Served;
     /// Whether new connections should come here. Asks the threads that serve requests.
     fn readiness(&self) -> BoxFuture<'_, Readiness>;
 }

@@ -1,13 +1,14 @@
-//! The metrics port: `/metrics`, `/livez`, `/readyz`.
+//! The metrics port: `/metrics`, `/livez`, `/readyz`, and `/served` for the controller.
 
 use crate::{Readiness, View};
-use axum::Router;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use axum::{Json, Router};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use prometheus_client::registry::Registry;
+use sluice_model::{Served, ServedQuestion};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ pub type MetricsHandle = Arc<Registry>;
 
 /// Longest time for the data plane to answer a readiness probe. Kubernetes gives a probe 1 s by default.
 const READINESS_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// Bytes of a question: 2,000 objects whose names are as long as they may be.
+const MAX_QUESTION: usize = 1 << 20;
 
 struct Probes {
     registry: MetricsHandle,
@@ -28,6 +32,7 @@ pub fn probes(registry: MetricsHandle, view: Arc<dyn View>) -> Router {
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .route("/served", post(served).layer(DefaultBodyLimit::max(MAX_QUESTION)))
         .with_state(Arc::new(Probes { registry, view }))
 }
 
@@ -49,6 +54,11 @@ async fn metrics(State(probes): State<Arc<Probes>>) -> Response {
 /// configuration.
 async fn livez() -> &'static str {
     "ok\n"
+}
+
+/// Names and generations of what is served; no content.
+async fn served(State(probes): State<Arc<Probes>>, Json(question): Json<ServedQuestion>) -> Json<Served> {
+    Json(probes.view.served(&question))
 }
 
 async fn readyz(State(probes): State<Arc<Probes>>) -> Response {

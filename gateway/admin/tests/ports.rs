@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use sluice_admin::{LogFilter, Readiness, Router, Status, View};
-use sluice_model::{Code, Config, Kind, ObjectRef, Problem};
+use sluice_model::{Code, Config, Kind, ObjectRef, Problem, Served, ServedObject, ServedQuestion};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -46,6 +46,16 @@ impl View for Gateway {
             plugins: Vec::new(),
             watches: Vec::new(),
         }
+    }
+
+    fn served(&self, question: &ServedQuestion) -> Served {
+        let served = |object: &ObjectRef| ServedObject {
+            object: object.clone(),
+            uid: "u".into(),
+            generation: 3,
+            listeners: vec!["http".into()],
+        };
+        Served { objects: question.objects.iter().map(served).collect() }
     }
 
     fn readiness(&self) -> BoxFuture<'_, Readiness> {
@@ -109,6 +119,23 @@ async fn readiness_follows_the_gateway_and_liveness_does_not() {
     gateway.readiness.store(STUCK, Ordering::Relaxed);
     assert_eq!(get(address, "/readyz").await, (503, "the data plane does not answer\n".to_owned()));
     assert_eq!(get(address, "/livez").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_controller_asks_the_metrics_port_what_is_served() {
+    let (address, _stop) = probes(&Arc::default()).await;
+    let post = |body: &str| {
+        format!(
+            "POST /served HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let question = r#"{"objects":[{"kind":"Gateway","namespace":"shop","name":"edge"}]}"#;
+    let (status, body) = ask(address, &post(question)).await;
+    let answer: Served = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, answer.objects[0].generation), (200, 3));
+    assert_eq!(answer.objects[0].object, ObjectRef::new(Kind::Gateway, "shop", "edge"));
+    assert_eq!(ask(address, &post("{}")).await.0, 422);
 }
 
 #[tokio::test]

@@ -15,9 +15,11 @@ pub mod plugin;
 mod print;
 pub mod problem;
 pub mod reason;
+pub mod served;
 
 pub use config::Config;
 pub use hostname::{HostPattern, HostTable, Hostname};
 pub use object::{Kind, ObjectRef};
 pub use problem::{Code, Location, Problem, Severity};
 pub use reason::Reason;
+pub use served::{Served, ServedObject, ServedQuestion};

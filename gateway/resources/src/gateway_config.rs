@@ -9,6 +9,7 @@ use crate::{DurationText, Quantity};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// How the edge of a Gateway behaves: limits, timeouts, trust, TLS, and what the Gateway of all Ingress objects does.
 ///
@@ -33,6 +34,9 @@ pub struct GatewayConfigSpec {
     /// IP addresses to bind. Default: all, IPv6 and IPv4. `Gateway.spec.addresses` of type IPAddress wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Vec<String>>,
+    /// The Service that a Gateway has in a cluster, each its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceConfig>,
     /// The Gateway that all Ingress objects share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<IngressConfig>,
@@ -43,6 +47,61 @@ pub struct GatewayConfigSpec {
     pub access_log: Option<AccessLogConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_names: Option<ExternalNamesConfig>,
+}
+
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.loadBalancerClass) || !has(self.type) || self.type == 'LoadBalancer'")
+        .message("loadBalancerClass belongs to type LoadBalancer")
+)]
+pub struct ServiceConfig {
+    /// Default LoadBalancer.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<ServiceType>,
+    /// For whoever makes the load balancer. `spec.infrastructure.annotations` of the Gateway win.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<BTreeMap<String, String>>,
+    /// Local keeps the client's address, and sends only to nodes that have a proxy. Default Cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_traffic_policy: Option<ExternalTrafficPolicy>,
+    /// The implementation that makes the load balancer. Default: the cluster's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer_class: Option<String>,
+    /// Target ports that are not left to the controller: for pods on the host's network, or with host ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub pinned_ports: Option<Vec<PinnedPort>>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceType {
+    #[default]
+    LoadBalancer,
+    NodePort,
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExternalTrafficPolicy {
+    Cluster,
+    Local,
+}
+
+/// A listener's port, and what it is bound to.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PinnedPort {
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// The port of the proxies' pods. No other Gateway may pin the same.
+    #[schemars(range(min = 1, max = 65535))]
+    pub target_port: u16,
+    /// The port of the nodes. Default: one that Kubernetes chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub node_port: Option<u16>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
@@ -303,7 +362,8 @@ pub struct ExternalNamesConfig {
     pub allow: Option<Vec<String>>,
 }
 
-layered!(GatewayConfigSpec { addresses; ingress, listeners, access_log, external_names });
+layered!(GatewayConfigSpec { addresses; service, ingress, listeners, access_log, external_names });
+layered!(ServiceConfig { kind, annotations, external_traffic_policy, load_balancer_class, pinned_ports; });
 layered!(IngressConfig { http_port, https_port, default_certificate_ref, default_backend_ref; });
 layered!(LimitsConfig {
     connections, header_bytes, header_count, request_target, method, body, requests_per_connection,

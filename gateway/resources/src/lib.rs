@@ -12,6 +12,7 @@
 mod change;
 mod crds;
 mod gateway_config;
+mod held;
 mod layered;
 mod object;
 mod parse;
@@ -24,6 +25,7 @@ mod values;
 pub use change::Change;
 pub use crds::{crd_files, crds};
 pub use gateway_config::*;
+pub use held::Held;
 pub use layered::Layered;
 pub use object::Object;
 pub use parse::{Parsed, expand_list, parse, versions};

@@ -3,17 +3,18 @@
 //! ready, and again and again while a port cannot be bound.
 
 use crate::feed::{Feed, Origin};
+use crate::plane::Plane;
+use crate::served::{Coming, ServedForms};
 use crate::view::State;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use sluice_controller::{Controller, Observed};
 use sluice_model::{Code, Config, Problem, Severity};
-use sluice_proxy::Proxy;
 use sluice_sources::SourceUpdate;
-use sluice_translate::{Options, Translator};
-use sluice_wasm::PluginHost;
+use sluice_translate::{Options, Output, Translator};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -112,8 +113,10 @@ impl Metrics {
 pub(crate) struct Configuration {
     pub(crate) origin: Origin,
     pub(crate) options: Options,
-    pub(crate) proxy: Arc<Proxy>,
-    pub(crate) plugins: Arc<PluginHost>,
+    pub(crate) plane: Plane,
+    pub(crate) served: Arc<ServedForms>,
+    /// What writes to the cluster, if this process does.
+    pub(crate) controller: Option<Arc<Controller>>,
     pub(crate) state: Arc<State>,
     pub(crate) metrics: Metrics,
     /// Another process serves on the sockets that were taken over: nothing is accepted before this one can do all that it
@@ -148,8 +151,8 @@ enum Cause {
 impl Configuration {
     /// Runs for as long as the process does.
     pub(crate) async fn run(self) {
-        let mut versions = self.plugins.changed();
-        let (reload, plugins, started) = (self.reload.clone(), self.plugins.clone(), self.started.clone());
+        let mut versions = self.plane.plugins_changed();
+        let (reload, plane, started) = (self.reload.clone(), self.plane.clone(), self.started.clone());
         let mut path = step(Path::new(self), Cause::Source(Instant::now())).await;
         // From a cluster nothing is there before all of it is.
         while !path.started {
@@ -164,9 +167,9 @@ impl Configuration {
             path.feed = Some(feed);
             path = step(path, cause).await;
         }
-        let settled = tokio::time::timeout(READINESS, async move { plugins.settled().await });
+        let settled = tokio::time::timeout(READINESS, async move { plane.plugins_settled().await });
         tokio::pin!(settled);
-        let (mut waits_for_plugins, mut waits_for_ports) = (true, true);
+        let (mut waits_for_plugins, mut waits_for_ports, mut told) = (true, true, false);
         let give_up = tokio::time::sleep(READINESS);
         tokio::pin!(give_up);
         let mut clock = tokio::time::interval(CLOCK);
@@ -175,7 +178,8 @@ impl Configuration {
             if waits_for_ports && (give_up.is_elapsed() || !path.has_unbound_port()) {
                 waits_for_ports = false;
             }
-            if !waits_for_plugins && !waits_for_ports {
+            if !told && !waits_for_plugins && !waits_for_ports {
+                told = true;
                 let _ = started.try_send(Start::Served);
             }
             let Some(mut feed) = path.feed.take() else { return };
@@ -261,11 +265,16 @@ impl Path {
                 let update = self.feed.as_mut().map(Feed::read_again);
                 self.take(update);
             }
-            Cause::Plugins => self.applied = self.configuration.proxy.refresh().problems,
-            Cause::Ports => self.applied = self.configuration.proxy.problems(),
+            Cause::Plugins => self.applied = self.configuration.plane.refresh(),
             Cause::Clock => {
                 self.translator.set_now(SystemTime::now());
                 self.translated = self.translator.apply(Vec::new()).problems;
+            }
+            Cause::Ports => {
+                self.applied = self.configuration.plane.problems();
+                if let Some(controller) = &self.configuration.controller {
+                    controller.served();
+                }
             }
         }
         self.report();
@@ -283,13 +292,27 @@ impl Path {
             return;
         }
         self.translator.set_now(SystemTime::now());
+        let coming = Coming::of(&update.changes);
         let output = self.translator.apply(update.changes);
-        self.translated = output.problems;
-        if !output.changed && !first {
+        self.translated = output.problems.clone();
+        if output.changed || first {
+            self.apply(output, update.seen);
+        } else {
             // Most of what happens in a cluster is about Services that no route leads to.
             tracing::debug!("nothing of what changed is served");
+        }
+        if self.refused {
             return;
         }
+        self.configuration.served.arrived(coming);
+        if let Some(controller) = &self.configuration.controller {
+            let certain = self.feed.as_ref().is_some_and(Feed::knows_gateways);
+            let observed = Observed::of(self.translator.store(), controller.settings(), certain);
+            controller.translated(self.translator.take_status(), observed);
+        }
+    }
+
+    fn apply(&mut self, output: Output, seen: Instant) {
         self.configuration.metrics.set_certificates(&output.config, &mut self.certificates);
         if self.configuration.upgrading && !self.configuration.state.serving.load(Ordering::Relaxed) {
             let reasons = self.against_upgrade(&output.config);
@@ -300,21 +323,23 @@ impl Path {
             }
         }
         self.started = true;
-        let applied = self.configuration.proxy.apply(output.config);
+        let applied = self.configuration.plane.apply(output.config);
         self.applied = applied.problems;
-        self.say(&output.summary, update.seen, applied.generation);
+        self.say(&output.summary, seen, applied.generation);
     }
 
     /// Why the process before is to go on. Where a file is broken or a plugin fails, it may still serve what was there
     /// before that, which this one has never seen.
     fn against_upgrade(&self, config: &Config) -> Vec<String> {
-        let plugins = &self.configuration.plugins;
-        plugins.ensure(crate::plugins::desired(config));
-        let settled = tokio::time::timeout(UPGRADE, plugins.settled());
+        let plane = &self.configuration.plane;
+        if let Plane::Serving { plugins, .. } = plane {
+            plugins.ensure(crate::plugins::desired(config));
+        }
+        let settled = tokio::time::timeout(UPGRADE, plane.plugins_settled());
         if tokio::runtime::Handle::current().block_on(settled).is_err() {
             return vec![format!("not all plugins are ready after {} s", UPGRADE.as_secs())];
         }
-        let mut problems: Vec<Problem> = self.read.iter().cloned().chain(plugins.problems()).collect();
+        let mut problems: Vec<Problem> = self.read.iter().cloned().chain(plane.plugin_problems()).collect();
         problems.retain(|problem| problem.severity == Severity::Error);
         if let Some(feed) = &self.feed {
             feed.locate_all(&mut problems);
@@ -333,14 +358,14 @@ impl Path {
 
     /// Collects what is wrong in every room.
     fn report(&mut self) {
-        let Configuration { proxy, plugins, state, metrics, .. } = &self.configuration;
+        let Configuration { plane, state, metrics, .. } = &self.configuration;
         let mut problems: Vec<Problem> =
             [&self.read, &self.translated, &self.applied].into_iter().flatten().cloned().collect();
-        problems.extend(plugins.problems());
+        problems.extend(plane.plugin_problems());
         if let Some(feed) = &self.feed {
             feed.locate_all(&mut problems);
         }
-        let generation = i64::try_from(proxy.snapshot().generation).unwrap_or(i64::MAX);
+        let generation = i64::try_from(plane.generation()).unwrap_or(i64::MAX);
         metrics.generation.get_or_create(&Outcome { state: "applied" }).set(generation);
         if problems.iter().any(|problem| problem.severity == Severity::Error) {
             metrics.generation.get_or_create(&Outcome { state: "rejected" }).set(generation);

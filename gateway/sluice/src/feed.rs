@@ -1,9 +1,9 @@
 //! Where objects come from, folders or a cluster, as the configuration task sees it: one way to wait, one to read.
 
-use sluice_model::Problem;
+use sluice_model::{Kind, Problem};
 use sluice_sources::SourceUpdate;
 use sluice_sources::files::{FileSource, Watch};
-use sluice_sources::kubernetes::KubernetesSource;
+use sluice_sources::kubernetes::{KubernetesSource, WatchState};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -75,6 +75,18 @@ impl Feed {
             Feed::Cluster(source) => {
                 source.list_again();
                 source.read(Instant::now())
+            }
+        }
+    }
+
+    /// Whether all Gateways and their classes are known.
+    pub(crate) fn knows_gateways(&self) -> bool {
+        match self {
+            Feed::Files { .. } => true,
+            Feed::Cluster(source) => {
+                let statuses = source.statuses();
+                let mut needed = statuses.iter().filter(|s| matches!(s.kind, Kind::Gateway | Kind::GatewayClass));
+                needed.all(|status| status.state == WatchState::Synced)
             }
         }
     }

@@ -3,16 +3,20 @@
 
 mod certificate;
 mod check;
+mod cluster;
 mod configuration;
+mod control;
 mod crds;
 mod echo;
 mod explain;
 mod feed;
 mod lifecycle;
 mod logging;
+mod plane;
 mod plugins;
 mod problems;
 mod run;
+mod served;
 mod supervise;
 mod view;
 mod watches;

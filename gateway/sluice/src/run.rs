@@ -1,11 +1,15 @@
 //! `sluice run`: the rooms wired together, from start to the end of the drain.
 
 use crate::certificate;
+use crate::cluster::{Cluster, ClusterArgs, Role};
 use crate::configuration::{Configuration, Metrics, Start};
+use crate::control;
 use crate::feed::Origin;
 use crate::lifecycle::{Request, Signals, notify_systemd};
 use crate::logging::{self, Log, LogFormat};
+use crate::plane::Plane;
 use crate::problems::Problems;
+use crate::served::ServedForms;
 use crate::supervise::Supervisor;
 use crate::view::{GatewayView, State};
 use crate::watches::{self, Staleness};
@@ -18,7 +22,6 @@ use sluice_model::config::Certificate;
 use sluice_proxy::access_log::AccessLogTarget;
 use sluice_proxy::downstream::handover::{self, Handover, HandoverError, Received};
 use sluice_proxy::{Proxy, ProxyOptions};
-use sluice_sources::kubernetes::{self, ClientOptions, KubernetesSource, Pauses};
 use sluice_translate::Options;
 use sluice_wasm::{HostOptions, PluginHost};
 use std::net::{SocketAddr, TcpListener};
@@ -45,19 +48,21 @@ pub(crate) struct RunArgs {
     kube: bool,
     /// The kubeconfig [default: $KUBECONFIG or ~/.kube/config]
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
-    kubeconfig: Option<PathBuf>,
+    pub(crate) kubeconfig: Option<PathBuf>,
     /// A context of the kubeconfig [default: its current one]
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
-    context: Option<String>,
+    pub(crate) context: Option<String>,
     /// Read the objects of this namespace only, and of kinds that have none; may be repeated [default: all namespaces]
-    #[arg(long, value_name = "NS", conflicts_with = "config", value_parser = namespace)]
-    namespace: Vec<String>,
+    #[arg(long, value_name = "NS", conflicts_with = "config", value_parser = crate::cluster::namespace)]
+    pub(crate) namespace: Vec<String>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
     /// Where /metrics, /livez and /readyz are answered; in a cluster, the pod's address
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9180")]
-    metrics_address: SocketAddr,
+    pub(crate) metrics_address: SocketAddr,
     /// Where the status page, /config, /problems, /explain and /log-level are answered: an address of this host only
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9181")]
-    admin_address: SocketAddr,
+    pub(crate) admin_address: SocketAddr,
     /// Threads that serve requests [default: one for each CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
@@ -104,15 +109,6 @@ pub(crate) struct RunArgs {
 /// Ports of the Gateway of all Ingress objects in a cluster, where no GatewayConfig says otherwise.
 const INGRESS_PORTS: (u16, u16) = (80, 443);
 
-/// A DNS label (RFC 1123), as namespaces are named.
-fn namespace(text: &str) -> Result<String, String> {
-    let is_label = (1..=63).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-        && !text.starts_with('-')
-        && !text.ends_with('-');
-    if is_label { Ok(text.to_owned()) } else { Err("not the name of a namespace".to_owned()) }
-}
-
 pub(crate) fn run(args: RunArgs) -> Result<ExitCode> {
     for path in &args.config {
         std::fs::metadata(path).with_context(|| format!("--config {}", path.display()))?;
@@ -142,6 +138,9 @@ enum End {
 }
 
 async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
+    if args.kube && args.cluster.role == Role::Controller {
+        return control::run(&args, log).await;
+    }
     let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let _stop_tasks = stop.clone().drop_guard();
@@ -150,7 +149,7 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
         (Some(chain), Some(key)) => certificate::load(chain, key)?,
         _ => certificate::load_or_make(&state_folder)?,
     };
-    let cluster = if args.kube { Some(cluster(&args).await?) } else { None };
+    let cluster = if args.kube { Some(Cluster::open(&args).await?) } else { None };
     let upgrade_socket = state_folder.join("upgrade.sock");
     let mut former = if args.upgrade { take_over(&upgrade_socket)? } else { None };
     let mut sockets = former.as_mut().map(|former| std::mem::take(&mut former.sockets)).unwrap_or_default();
@@ -165,8 +164,8 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
     ours.register("log_dropped", "Lines of the gateway's own log that were dropped", log.dropped.clone());
     let state = Arc::new(State::new(Problems::new(ours)));
     let metrics = Metrics::new(ours);
-    if let Some(source) = &cluster {
-        Staleness::register(ours, source);
+    if let Some(cluster) = &cluster {
+        Staleness::register(ours, &cluster.source);
     }
     let host = HostOptions { cache_dir: Some(state_folder.join("plugins")), ..HostOptions::default() };
     let plugins = Arc::new(PluginHost::new(host, ours)?);
@@ -186,32 +185,41 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
     let proxy = Arc::new(Proxy::new(options, &mut registry, plugins.clone())?);
     let counter = proxy.clone();
     let supervisor = Supervisor::new(stop.clone(), move |task| counter.count_restart(task));
+    let plane = Plane::Serving { proxy: proxy.clone(), plugins };
+    let served = Arc::new(ServedForms::default());
+    let ours = registry.sub_registry_with_prefix("sluice");
+    let controller = cluster.as_ref().and_then(|cluster| cluster.controller(ours, &served, &plane));
+    let source = cluster.as_ref().map(|cluster| cluster.source.clone());
     let view: Arc<dyn View> = Arc::new(GatewayView {
         state: state.clone(),
-        proxy: proxy.clone(),
-        plugins: plugins.clone(),
-        cluster: cluster.clone(),
+        plane: plane.clone(),
+        served: served.clone(),
+        cluster: source.clone(),
     });
     let registry = Arc::new(registry);
 
     let reload = Arc::new(Notify::new());
     let (start, mut started) = mpsc::channel(1);
     let configuration = Configuration {
-        origin: match &cluster {
+        origin: match &source {
             Some(source) => Origin::Cluster(source.clone()),
             None => Origin::Files { paths: args.config.clone(), poll: Duration::from_secs(args.poll) },
         },
-        options: translation(default_certificate, cluster.is_some()),
-        proxy: proxy.clone(),
-        plugins,
+        options: translation(Some(default_certificate), cluster.as_ref().map(|cluster| &cluster.args)),
+        plane,
+        served,
+        controller: controller.clone(),
         state: state.clone(),
         metrics,
         upgrading: former.is_some(),
         reload: reload.clone(),
         started: start,
     };
-    if let Some(source) = &cluster {
+    if let Some(source) = &source {
         watches::spawn(&supervisor, source);
+    }
+    if let (Some(controller), Some(source)) = (&controller, &source) {
+        control::spawn(&supervisor, controller, source);
     }
     supervisor.spawn("configuration", move || configuration.clone().run());
     let serve_admin = || {
@@ -261,27 +269,32 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
             Duration::ZERO
         }
     };
-    let code = drain(&mut signals, &state, &proxy, delay, Duration::from_secs(args.drain_timeout)).await;
+    // Whoever goes on with the Lease need not wait for the drain, nor the drain for an API server.
+    let release = async {
+        if let Some(controller) = &controller {
+            controller.release().await;
+        }
+    };
+    let drained = drain(&mut signals, &state, &proxy, delay, Duration::from_secs(args.drain_timeout));
+    let (code, ()) = tokio::join!(drained, release);
     stop.cancel();
     supervisor.ended().await;
     Ok(code)
 }
 
-/// The cluster that the flags name. It has not been asked for anything yet.
-async fn cluster(args: &RunArgs) -> Result<KubernetesSource> {
-    let options = ClientOptions { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
-    let client = kubernetes::connect(&options).await.context("--kube")?;
-    Ok(KubernetesSource::new(client, &args.namespace, Pauses::default()))
-}
-
-fn translation(default_certificate: Arc<Certificate>, in_cluster: bool) -> Options {
-    let files =
-        Options { default_certificate: Some(default_certificate), now: Some(SystemTime::now()), ..Options::default() };
-    if !in_cluster {
-        return files;
-    }
+/// What is translated, and for whom.
+pub(crate) fn translation(default_certificate: Option<Arc<Certificate>>, cluster: Option<&ClusterArgs>) -> Options {
+    let files = Options { default_certificate, now: Some(SystemTime::now()), ..Options::default() };
+    let Some(cluster) = cluster else { return files };
     let (ingress_http_port, ingress_https_port) = INGRESS_PORTS;
-    Options { files: false, ingress_http_port, ingress_https_port, ..files }
+    Options {
+        files: false,
+        ingress_http_port,
+        ingress_https_port,
+        gateway_services: cluster.gateway_services.is_some().then(|| cluster.system_namespace.as_str().into()),
+        follow_status: cluster.role.writes(),
+        ..files
+    }
 }
 
 /// Answers SIGHUP until a signal asks for the end.
@@ -334,7 +347,7 @@ fn take_over(path: &Path) -> Result<Option<Received>> {
 }
 
 /// An admin socket: the one of the process before, or a new one.
-fn listen(address: SocketAddr, sockets: &mut Vec<(SocketAddr, TcpListener)>) -> Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr, sockets: &mut Vec<(SocketAddr, TcpListener)>) -> Result<TcpListener> {
     let socket = match sockets.iter().position(|(taken, _)| *taken == address) {
         Some(place) => sockets.swap_remove(place).1,
         None => TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?,
@@ -347,7 +360,7 @@ fn clone_of(socket: &TcpListener) -> Result<TcpListener> {
     socket.try_clone().context("no file descriptor left")
 }
 
-fn serve_admin(
+pub(crate) fn serve_admin(
     supervisor: &Supervisor,
     task: &'static str,
     socket: TcpListener,

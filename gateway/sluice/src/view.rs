@@ -1,16 +1,16 @@
 //! What the admin ports see of the running gateway.
 
+use crate::plane::Plane;
 use crate::problems::Problems;
+use crate::served::ServedForms;
 use crate::watches;
 use arc_swap::ArcSwapOption;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use sluice_admin::{EndpointStatus, PluginStatus, Readiness, Status, View, WatchStatus};
-use sluice_model::{Config, Problem};
-use sluice_proxy::Proxy;
+use sluice_model::{Config, Problem, Served, ServedQuestion};
 use sluice_proxy::snapshot::Snapshot;
 use sluice_sources::kubernetes::KubernetesSource;
-use sluice_wasm::PluginHost;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -40,8 +40,8 @@ impl State {
 
 pub(crate) struct GatewayView {
     pub(crate) state: Arc<State>,
-    pub(crate) proxy: Arc<Proxy>,
-    pub(crate) plugins: Arc<PluginHost>,
+    pub(crate) plane: Plane,
+    pub(crate) served: Arc<ServedForms>,
     /// Where the objects come from, if that is a cluster.
     pub(crate) cluster: Option<KubernetesSource>,
 }
@@ -54,7 +54,7 @@ impl GatewayView {
 
 impl View for GatewayView {
     fn config(&self) -> Arc<Config> {
-        self.proxy.snapshot().config.clone()
+        self.plane.config()
     }
 
     fn problems(&self) -> Arc<Vec<Problem>> {
@@ -62,17 +62,24 @@ impl View for GatewayView {
     }
 
     fn status(&self) -> Status {
-        let snapshot = self.proxy.snapshot();
+        let (endpoints, plugins) = match &self.plane {
+            Plane::Serving { proxy, plugins } => (endpoints(&proxy.snapshot()), plugins.statuses()),
+            Plane::Idle(_) => Default::default(),
+        };
         Status {
             version: env!("CARGO_PKG_VERSION"),
             started: self.state.started,
-            generation: snapshot.generation,
+            generation: self.plane.generation(),
             last_reload: self.state.last_reload.load_full().map(|reload| (*reload).clone()),
             draining: self.state.draining.load(Ordering::Relaxed),
-            endpoints: endpoints(&snapshot),
-            plugins: self.plugins.statuses().into_iter().map(plugin_status).collect(),
+            endpoints,
+            plugins: plugins.into_iter().map(plugin_status).collect(),
             watches: self.watches().into_iter().map(watch_status).collect(),
         }
+    }
+
+    fn served(&self, question: &ServedQuestion) -> Served {
+        self.served.answer(question, &self.plane)
     }
 
     fn readiness(&self) -> BoxFuture<'_, Readiness> {
@@ -85,7 +92,9 @@ impl View for GatewayView {
                 return Readiness::NotReady(format!("the first configuration is not served yet{missing}"));
             }
             // Whoever waits for this has a limit of its own.
-            self.proxy.answers().await;
+            if let Plane::Serving { proxy, .. } = &self.plane {
+                proxy.answers().await;
+            }
             Readiness::Ready(watches::notes(&self.watches()))
         }
         .boxed()

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use sluice_model::{Code, Kind, ObjectRef, Problem, Severity};
 use sluice_resources::{Change, Object, Store};
-use sluice_sources::kubernetes::{ClientOptions, KubernetesSource, Pauses, WatchState, WatchStatus, connect};
+use sluice_sources::kubernetes::{ClientOptions, KubernetesSource, Pauses, Scope, WatchState, WatchStatus, connect};
 use sluice_tests::{ApiServer, wait};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -43,7 +43,9 @@ impl Cluster {
         std::fs::write(&file, server.kubeconfig()).unwrap();
         let client = connect(&ClientOptions { kubeconfig: Some(file), context: None }).await.unwrap();
         let namespaces: Vec<String> = namespaces.iter().map(ToString::to_string).collect();
-        let source = KubernetesSource::new(client, &namespaces, pauses);
+        let scope =
+            Scope { services_of: vec!["sluice-system".to_owned()], with_status: vec![Kind::HTTPRoute], namespaces };
+        let source = KubernetesSource::new(client, &scope, pauses);
         let mut tasks = JoinSet::new();
         for kind in Kind::ALL {
             let source = source.clone();
@@ -603,4 +605,37 @@ async fn asked_to_list_again_the_source_tells_only_differences() {
     cluster.until("the next change", |c| c.has("Service shop/later")).await;
     let told: usize = cluster.sets.iter().skip(1).map(Vec::len).sum();
     assert_eq!(told, 1, "{:?}", cluster.sets);
+}
+
+#[tokio::test]
+async fn a_status_comes_beside_the_changes_and_is_none() {
+    let server = ApiServer::start().await;
+    server.apply(route("a"));
+    let mut cluster = Cluster::of(server).await;
+    cluster.synced().await;
+    let object = ObjectRef::new(Kind::HTTPRoute, "shop", "a");
+    let first = cluster.source.take_statuses();
+    assert_eq!(&*first[&object].as_ref().unwrap().status, "null");
+    let sets = cluster.sets.len();
+    cluster.server.set_status(Kind::HTTPRoute, "shop", "a", json!({"parents": []}));
+    let source = cluster.source.clone();
+    tokio::time::timeout(wait::DEADLINE, source.status_changed()).await.unwrap();
+    let held = wait::until("the status", || async { source.take_statuses().remove(&object) }).await.unwrap();
+    assert_eq!((&*held.status, held.api_version.as_str()), (r#"{"parents":[]}"#, "gateway.networking.k8s.io/v1"));
+    cluster.server.delete(Kind::HTTPRoute, "shop", "a");
+    cluster.until("the deletion", |cluster| cluster.store.http_routes.is_empty()).await;
+    assert_eq!(source.take_statuses().get(&object), Some(&None));
+    // The status alone was no change.
+    assert_eq!(cluster.sets.len(), sets + 1);
+}
+
+#[tokio::test]
+async fn services_of_our_own_namespace_are_read_whatever_namespaces_are_served() {
+    let server = ApiServer::start().await;
+    let mut cluster = Cluster::in_namespaces(server, &["shop"], PAUSES).await;
+    cluster.synced().await;
+    let requests = cluster.server.requests().join("\n");
+    for (path, asked) in [("services", true), ("endpointslices", true), ("httproutes", false), ("secrets", false)] {
+        assert_eq!(requests.contains(&format!("/namespaces/sluice-system/{path}?")), asked, "{path}: {requests}");
+    }
 }

@@ -64,6 +64,7 @@ pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, ingress: &Ingres
             return compiled;
         }
     }
+    compiled.ingress = Some(ingress.metadata.generation.unwrap_or_default());
     foreign_annotations(ingress, &mut report);
     let Some(spec) = &ingress.spec else {
         report.warn(Code::NoEndpoints, "spec", "the Ingress has neither rules nor a default backend");

@@ -40,8 +40,13 @@ mod world;
 mod tests;
 
 pub use certificate::certificate_from_pem;
-pub use gateway::{BUILT_IN_CLASS, GATEWAY_CONTROLLER, INGRESS_CONTROLLER, INGRESS_GATEWAY, INGRESS_NAMESPACE};
+pub use gateway::{
+    BUILT_IN_CLASS, GATEWAY_CONTROLLER, GATEWAY_UID, INGRESS_CONTROLLER, INGRESS_GATEWAY, INGRESS_NAMESPACE,
+    TARGET_PORTS, TargetPorts, service_name,
+};
 pub use options::Options;
 pub use sluice_model::{Config, Problem};
-pub use status::{GatewayStatus, ListenerStatus, ParentStatus, RouteStatus, Status};
+pub use status::{
+    ClassStatus, GatewayStatus, Infrastructure, ListenerStatus, ParentStatus, RouteStatus, Status, StatusChanges,
+};
 pub use translator::{Output, Translator};

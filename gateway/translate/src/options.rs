@@ -18,10 +18,24 @@ pub struct Options {
     pub files: bool,
     /// The time at which validity of certificates is judged. `None`: it is not. Default: none.
     pub now: Option<SystemTime>,
+    /// The namespace of the Services that Gateways have, each its own: listeners are bound to the target ports that
+    /// the Service records ([`crate::TargetPorts`]), and not before it does. `None`: listeners bind the ports that they
+    /// name, and all Gateways share them. Default: none.
+    pub gateway_services: Option<Arc<str>>,
+    /// Remember whose status may be another one, for [`crate::Translator::take_status`]. Default: no.
+    pub follow_status: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { default_certificate: None, ingress_http_port: 8080, ingress_https_port: 8443, files: true, now: None }
+        Options {
+            default_certificate: None,
+            ingress_http_port: 8080,
+            ingress_https_port: 8443,
+            files: true,
+            now: None,
+            gateway_services: None,
+            follow_status: false,
+        }
     }
 }

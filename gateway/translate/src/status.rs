@@ -4,18 +4,66 @@
 use serde::Serialize;
 use sluice_model::ObjectRef;
 use sluice_model::object::NamespacedName;
-use std::collections::BTreeMap;
+use sluice_resources::ServiceConfig;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// The state of everything at one time.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
+    /// GatewayClasses of ours that somebody wrote.
+    pub classes: BTreeMap<ObjectRef, ClassStatus>,
     pub gateways: BTreeMap<ObjectRef, GatewayStatus>,
+    /// What each Gateway of ours wants around it.
+    pub infrastructure: BTreeMap<ObjectRef, Infrastructure>,
     pub routes: BTreeMap<ObjectRef, RouteStatus>,
+    /// Ingress objects of ours, with their generation.
+    pub ingresses: BTreeMap<ObjectRef, i64>,
+}
+
+/// What may be another status than at the time before ([`crate::Translator::take_status`]).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StatusChanges {
+    /// All of them.
+    pub classes: BTreeMap<ObjectRef, ClassStatus>,
+    /// All of them.
+    pub gateways: BTreeMap<ObjectRef, GatewayStatus>,
+    /// All of them.
+    pub infrastructure: BTreeMap<ObjectRef, Infrastructure>,
+    /// `None`: it is gone.
+    pub routes: BTreeMap<ObjectRef, Option<RouteStatus>>,
+    /// The generation; `None`: it is gone, or not ours (any more).
+    pub ingresses: BTreeMap<ObjectRef, Option<i64>>,
+}
+
+/// One GatewayClass of ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClassStatus {
+    pub generation: i64,
+    /// Message of `Accepted: False`, reason InvalidParameters.
+    pub rejected: Option<String>,
+}
+
+/// What a Gateway has in a cluster beside its listeners.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Infrastructure {
+    pub uid: String,
+    pub generation: i64,
+    /// `spec.infrastructure`, for everything that is made for this Gateway.
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub service: ServiceConfig,
+    /// `spec.addresses` of type IPAddress.
+    pub addresses: Vec<IpAddr>,
+    /// Ports of the listeners that can be served.
+    pub ports: BTreeSet<u16>,
 }
 
 /// One Gateway. It is accepted where nothing is rejected; programmed where, besides, a listener is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GatewayStatus {
+    /// `metadata.generation` of the form that was looked at; 0 of an object from a file.
+    pub generation: i64,
     /// Reason and message of `Accepted: False`: InvalidParameters, UnsupportedAddress, ListenersNotValid.
     pub rejected: Option<(&'static str, String)>,
     /// Reason and message of `ResolvedRefs: False`: InvalidClientCertificateRef, RefNotPermitted.
@@ -37,6 +85,7 @@ impl GatewayStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ListenerStatus {
     pub name: String,
+    pub port: u16,
     /// Reason and message of `Accepted: False`: UnsupportedProtocol, UnsupportedValue, NoValidCACertificate, PortUnavailable.
     pub rejected: Option<(&'static str, String)>,
     /// Reason of `Conflicted: True`: ProtocolConflict, HostnameConflict.
@@ -44,15 +93,19 @@ pub struct ListenerStatus {
     /// Reason and message of `ResolvedRefs: False`: InvalidCertificateRef, RefNotPermitted, InvalidRouteKinds,
     /// InvalidCACertificateRef, InvalidCACertificateKind.
     pub unresolved: Option<(&'static str, String)>,
+    /// Whether it has what it takes to be served: it is accepted, and where it needs a certificate it has one.
+    pub serves: bool,
     pub supported_kinds: Vec<&'static str>,
     /// Routes with an accepted parentRef for this listener.
     pub attached_routes: u32,
 }
 
 impl ListenerStatus {
-    pub(crate) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str, port: u16) -> Self {
         ListenerStatus {
             name: name.to_owned(),
+            port,
+            serves: false,
             rejected: None,
             conflicted: None,
             unresolved: None,
@@ -77,12 +130,18 @@ impl ListenerStatus {
 /// One HTTPRoute: an entry for each of its parentRefs that is a Gateway of ours, or of nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RouteStatus {
+    /// `metadata.generation` of the form that was looked at; 0 of an object from a file.
+    pub generation: i64,
     pub parents: Vec<ParentStatus>,
+    /// Message of `PartiallyInvalid: True`: rules that are left out, or answer an error.
+    pub invalid: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ParentStatus {
     pub gateway: NamespacedName,
+    /// The parentRef's namespace, where it is written.
+    pub namespace: Option<String>,
     pub section_name: Option<String>,
     pub port: Option<u16>,
     /// The listeners that it is attached to.

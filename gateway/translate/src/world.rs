@@ -44,6 +44,8 @@ pub(crate) struct Compiled {
     pub(crate) deps: BTreeSet<ObjectRef>,
     pub(crate) problems: Vec<Problem>,
     pub(crate) status: RouteStatus,
+    /// The generation of an Ingress that is ours.
+    pub(crate) ingress: Option<i64>,
     /// Certificates that an Ingress asks for.
     pub(crate) tls: Vec<(NamespacedName, IngressTlsUse)>,
 }
@@ -57,6 +59,7 @@ impl Compiled {
             deps: BTreeSet::new(),
             problems: Vec::new(),
             status: RouteStatus::default(),
+            ingress: None,
             tls: Vec::new(),
         }
     }

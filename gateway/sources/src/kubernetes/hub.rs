@@ -5,6 +5,7 @@
 
 use super::backoff::Pauses;
 use super::failure::Failure;
+use super::held::Holding;
 use super::pending::{Pending, Ready};
 use super::references::References;
 use super::state::{self, Health, WatchStatus};
@@ -42,6 +43,9 @@ pub(super) struct Hub {
     again: watch::Sender<u64>,
     /// None: all.
     namespaces: Vec<Arc<str>>,
+    /// Where Services and EndpointSlices are read besides: our own, and those in front of us.
+    of_services: Vec<Arc<str>>,
+    pub(super) holding: Holding,
     pub(super) pauses: Pauses,
 }
 
@@ -74,8 +78,10 @@ struct Known {
 }
 
 impl Hub {
-    pub(super) fn new(namespaces: Vec<Arc<str>>, pauses: Pauses) -> Hub {
+    pub(super) fn new(namespaces: Vec<Arc<str>>, of_services: Vec<Arc<str>>, holding: Holding, pauses: Pauses) -> Hub {
         Hub {
+            of_services,
+            holding,
             inner: Mutex::default(),
             news: Notify::new(),
             wanted: watch::Sender::new(0),
@@ -275,7 +281,12 @@ impl Hub {
         match kind {
             Kind::ConfigMap => Vec::new(),
             _ if !kind.namespaced() || self.namespaces.is_empty() => vec![Target::all(kind, None)],
-            _ => self.namespaces.iter().map(|namespace| Target::all(kind, Some(namespace.clone()))).collect(),
+            _ => {
+                let more = self.of_services.iter().filter(|_| matches!(kind, Kind::Service | Kind::EndpointSlice));
+                let more = more.filter(|namespace| !self.namespaces.contains(namespace));
+                let all = self.namespaces.iter().chain(more);
+                all.map(|namespace| Target::all(kind, Some(namespace.clone()))).collect()
+            }
         }
     }
 
@@ -430,6 +441,7 @@ impl Inner {
             return false;
         }
         known.remove(&object);
+        hub.holding.gone(&object);
         self.news |= self.problems.remove(&object).is_some();
         self.references.put(&object, Vec::new());
         if matches!(object.kind, Kind::Secret | Kind::ConfigMap) {

@@ -15,6 +15,7 @@
 mod backoff;
 mod client;
 mod failure;
+mod held;
 mod hub;
 mod pending;
 mod raw;
@@ -29,14 +30,27 @@ pub use kube::Client;
 pub use state::{WatchState, WatchStatus};
 
 use crate::SourceUpdate;
+use held::Holding;
 use hub::Hub;
-use sluice_model::Kind;
+use sluice_model::{Kind, ObjectRef};
+use sluice_resources::Held;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 use target::Target;
 use tokio::task::{AbortHandle, JoinSet};
 use watch::Watch;
+
+/// What of a cluster is read.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// Objects of these namespaces, and of kinds that have none. None: all namespaces.
+    pub namespaces: Vec<String>,
+    /// Namespaces whose Services and EndpointSlices are read besides.
+    pub services_of: Vec<String>,
+    /// Kinds of which the status is kept for [`KubernetesSource::take_statuses`].
+    pub with_status: Vec<Kind>,
+}
 
 /// The objects of a cluster. Clones are the same source: some run its watches, one takes its changes.
 #[derive(Clone)]
@@ -46,13 +60,17 @@ pub struct KubernetesSource {
 }
 
 impl KubernetesSource {
-    /// Objects of these namespaces, and of kinds that have none; of all namespaces where none is named. Nothing is read
-    /// before [`KubernetesSource::watch`] runs for each kind of [`Kind::ALL`].
-    pub fn new(client: Client, namespaces: &[String], pauses: Pauses) -> KubernetesSource {
-        let mut namespaces: Vec<Arc<str>> = namespaces.iter().map(|namespace| namespace.as_str().into()).collect();
-        namespaces.sort_unstable();
-        namespaces.dedup();
-        KubernetesSource { hub: Arc::new(Hub::new(namespaces, pauses)), client }
+    /// Nothing is read before [`KubernetesSource::watch`] runs for each kind of [`Kind::ALL`].
+    pub fn new(client: Client, scope: &Scope, pauses: Pauses) -> KubernetesSource {
+        let names = |names: &[String]| {
+            let mut names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
+            names.sort_unstable();
+            names.dedup();
+            names
+        };
+        let holding = Holding::new(scope.with_status.iter().copied());
+        let hub = Hub::new(names(&scope.namespaces), names(&scope.services_of), holding, pauses);
+        KubernetesSource { hub: Arc::new(hub), client }
     }
 
     /// Runs the watches of one kind for as long as it is polled. Called again, it goes on with what is known.
@@ -107,6 +125,16 @@ impl KubernetesSource {
     /// Begins anew for a consumer that holds nothing (any more).
     pub fn restart(&self) {
         self.hub.restart();
+    }
+
+    /// Waits until what the cluster holds of an object of [`Scope::with_status`] is another.
+    pub async fn status_changed(&self) {
+        self.hub.holding.changed().await;
+    }
+
+    /// What of that is new since it was taken last; `None` for an object that is gone.
+    pub fn take_statuses(&self) -> HashMap<ObjectRef, Option<Held>> {
+        self.hub.holding.take()
     }
 
     /// How the watches fare, a line a kind.

@@ -23,7 +23,13 @@ pub(super) struct Raw {
     /// Where a watch goes on; no part of the content.
     pub(super) resource_version: String,
     pub(super) document: Value,
+    /// Kept by [`WithStatus`] only, and no part of the content.
+    pub(super) status: Value,
 }
+
+/// An object whose status somebody wants to know.
+#[derive(Debug)]
+pub(super) struct WithStatus(pub(super) Raw);
 
 impl Raw {
     /// Two equal contents have an equal fingerprint. It only has to tell one object's versions apart.
@@ -78,12 +84,26 @@ fn hash(value: &Value, hasher: &mut impl Hasher) {
 
 impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Object)
+        deserializer.deserialize_any(Object { with_status: false })
+    }
+}
+
+impl<'de> Deserialize<'de> for WithStatus {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Object { with_status: true }).map(WithStatus)
+    }
+}
+
+impl From<WithStatus> for Raw {
+    fn from(object: WithStatus) -> Raw {
+        object.0
     }
 }
 
 /// The object as a whole.
-struct Object;
+struct Object {
+    with_status: bool,
+}
 
 impl<'de> Visitor<'de> for Object {
     type Value = Raw;
@@ -97,6 +117,7 @@ impl<'de> Visitor<'de> for Object {
         let mut fields = Map::new();
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
+                "status" if self.with_status => raw.status = map.next_value()?,
                 "status" => {
                     map.next_value::<IgnoredAny>()?;
                 }

@@ -14,7 +14,7 @@ use super::backoff::{Backoff, jitter};
 use super::client;
 use super::failure::Failure;
 use super::hub::{Hub, Reading};
-use super::raw::Raw;
+use super::raw::{Raw, WithStatus};
 use super::target::Target;
 use kube::Client;
 use kube::core::WatchEvent;
@@ -200,7 +200,8 @@ impl Watch {
             };
             let Some(line) = line else { return Ok(End::Closed) };
             let seen = Instant::now();
-            let event: WatchEvent<Raw> = serde_json::from_slice(&line)
+            let event = self
+                .event(&line)
                 .map_err(|error| Failure::Transport(format!("an event that is not understood: {error}")))?;
             match event {
                 WatchEvent::Added(raw) | WatchEvent::Modified(raw) => match &mut listing {
@@ -245,7 +246,8 @@ impl Watch {
             let request = self.target.request(self.version()).list(&parameters);
             let request = request.map_err(|error| Failure::Transport(error.to_string()))?;
             let body = client::get(&self.client, request).await?;
-            let page: Page = serde_json::from_slice(&body)
+            let page = self
+                .page(&body)
                 .map_err(|error| Failure::Transport(format!("a list that is not understood: {error}")))?;
             drop(body);
             for raw in page.items {
@@ -258,6 +260,28 @@ impl Watch {
                 return Ok(());
             }
         }
+    }
+
+    /// With the object's status where somebody wants to know it.
+    fn event(&self, line: &[u8]) -> serde_json::Result<WatchEvent<Raw>> {
+        if !self.hub.holding.of(self.target.kind) {
+            return serde_json::from_slice(line);
+        }
+        Ok(match serde_json::from_slice::<WatchEvent<WithStatus>>(line)? {
+            WatchEvent::Added(object) => WatchEvent::Added(object.0),
+            WatchEvent::Modified(object) => WatchEvent::Modified(object.0),
+            WatchEvent::Deleted(object) => WatchEvent::Deleted(object.0),
+            WatchEvent::Bookmark(bookmark) => WatchEvent::Bookmark(bookmark),
+            WatchEvent::Error(status) => WatchEvent::Error(status),
+        })
+    }
+
+    fn page(&self, body: &[u8]) -> serde_json::Result<Page<Raw>> {
+        if !self.hub.holding.of(self.target.kind) {
+            return serde_json::from_slice(body);
+        }
+        let page: Page<WithStatus> = serde_json::from_slice(body)?;
+        Ok(Page { metadata: page.metadata, items: page.items.into_iter().map(Raw::from).collect() })
     }
 
     fn advance(&mut self, raw: &Raw) {
@@ -275,6 +299,7 @@ impl Watch {
         raw.set_type(&self.target.api_version(self.version()), self.target.kind.name());
         let reference = ObjectRef::new(self.target.kind, raw.namespace(), raw.name());
         let fingerprint = raw.fingerprint();
+        self.hub.holding.put(&reference, &mut raw);
         if self.hub.is_known(self.id, &reference, fingerprint) {
             return Some(Reading { reference, fingerprint, parsed: None });
         }
@@ -305,11 +330,12 @@ impl Listing {
 }
 
 #[derive(Deserialize)]
-struct Page {
+#[serde(bound = "T: Deserialize<'de>")]
+struct Page<T> {
     #[serde(default)]
     metadata: PageMetadata,
-    #[serde(default)]
-    items: Vec<Raw>,
+    #[serde(default = "Vec::new")]
+    items: Vec<T>,
 }
 
 #[derive(Default, Deserialize)]

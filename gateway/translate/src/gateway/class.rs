@@ -3,6 +3,7 @@
 use super::{BUILT_IN_CLASS, Builder, GATEWAY_CONTROLLER, INGRESS_CONTROLLER};
 use crate::options::Options;
 use crate::rank::Rank;
+use crate::status::ClassStatus;
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, Kind, ObjectRef, Problem};
 use sluice_resources::api::Ingress;
@@ -22,7 +23,10 @@ pub(super) struct ParametersRef<'r> {
 }
 
 /// The GatewayClasses of ours, by name.
-pub(super) fn gateway_classes(builder: &mut Builder<'_>) -> BTreeMap<String, Ours> {
+pub(super) fn gateway_classes(
+    builder: &mut Builder<'_>,
+    statuses: &mut BTreeMap<ObjectRef, ClassStatus>,
+) -> BTreeMap<String, Ours> {
     let mut classes = BTreeMap::new();
     let store = builder.store;
     for (name, class) in &store.gateway_classes {
@@ -30,14 +34,24 @@ pub(super) fn gateway_classes(builder: &mut Builder<'_>) -> BTreeMap<String, Our
             continue;
         }
         let object = ObjectRef::new(Kind::GatewayClass, "", name.name.clone());
+        let generation = class.metadata.generation.unwrap_or_default();
+        let mut status = ClassStatus { generation, rejected: None };
         let defaults = class.spec.parameters_ref.as_ref().and_then(|reference| {
             let target = ParametersRef {
                 group: &reference.group,
                 kind: &reference.kind,
                 name: NamespacedName::new(reference.namespace.as_deref().unwrap_or_default(), reference.name.as_str()),
             };
-            parameters(builder, &object, "spec.parametersRef", &target)
+            let found = parameters(builder, &object, "spec.parametersRef", &target);
+            if found.is_none() {
+                status.rejected = Some(format!(
+                    "spec.parametersRef cannot be used: there is no sluice.dev/GatewayConfig {}",
+                    target.name
+                ));
+            }
+            found
         });
+        statuses.insert(object, status);
         classes.insert(name.name.to_string(), Ours { defaults });
     }
     let written = store.gateway_classes.contains_key(&NamespacedName::new("", BUILT_IN_CLASS));

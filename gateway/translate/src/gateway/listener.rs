@@ -222,12 +222,18 @@ pub(super) fn resolve_conflicts(gateways: &mut Gateways, problems: &mut Vec<Prob
                     PORT_UNAVAILABLE => listener.reject(PORT_UNAVAILABLE, message.clone()),
                     _ => listener.conflicted = Some(reason),
                 }
+                listener.serves = false;
             }
         }
     }
     for status in gateways.status.values_mut() {
         if status.listeners.iter().all(|listener| !listener.accepted()) {
             status.reject("ListenersNotValid", "no listener can be served");
+        }
+    }
+    for plan in &kept {
+        if let Some(infrastructure) = gateways.infrastructure.get_mut(&plan.object) {
+            infrastructure.ports.insert(plan.port);
         }
     }
     gateways.plans = kept;
@@ -237,7 +243,8 @@ pub(super) fn resolve_conflicts(gateways: &mut Gateways, problems: &mut Vec<Prob
 const PORT_UNAVAILABLE: &str = "PortUnavailable";
 
 fn conflict(a: &ListenerPlan, b: &ListenerPlan) -> Option<&'static str> {
-    if a.port != b.port || a.id == b.id {
+    // Two Gateways with Services of their own share no port; what has no socket yet is in nobody's way.
+    if a.bind.is_none() || a.bind != b.bind || a.id == b.id {
         return None;
     }
     // The kernel gives a port on all addresses to one socket, or on single addresses to several, but not both.

@@ -7,9 +7,13 @@
 mod class;
 mod listener;
 mod ports;
+mod target_ports;
 mod tls;
 
 pub(crate) use class::{Claim, IngressClasses};
+pub(crate) use target_ports::SERVICE_PREFIX;
+pub use target_ports::{GATEWAY_UID, TARGET_PORTS, TargetPorts, service_name};
+
 pub(crate) use ports::{IngressTls, IngressTlsUse, Ports, ports};
 
 use crate::certificate::Certificates;
@@ -17,7 +21,7 @@ use crate::edge;
 use crate::options::Options;
 use crate::rank::Rank;
 use crate::report::Report;
-use crate::status::{GatewayStatus, ListenerStatus};
+use crate::status::{ClassStatus, GatewayStatus, Infrastructure, ListenerStatus};
 use sluice_model::config::{AccessLog, Certificate, CertificateKey, Edge, ListenerId, ListenerTls, Protocol};
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, HostPattern, Hostname, Kind, ObjectRef, Problem};
@@ -115,6 +119,8 @@ pub(crate) struct ListenerPlan {
     pub(crate) field: String,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) port: u16,
+    /// The port of its sockets; `None` as long as none is recorded for it.
+    pub(crate) bind: Option<u16>,
     pub(crate) protocol: Protocol,
     pub(crate) hostname: HostPattern,
     pub(crate) edge: Arc<Edge>,
@@ -133,6 +139,8 @@ pub(crate) struct Gateways {
     pub(crate) access_log: AccessLog,
     pub(crate) problems: Vec<Problem>,
     pub(crate) status: BTreeMap<ObjectRef, GatewayStatus>,
+    pub(crate) classes: BTreeMap<ObjectRef, ClassStatus>,
+    pub(crate) infrastructure: BTreeMap<ObjectRef, Infrastructure>,
     /// Secrets and ConfigMaps that were asked for, there or not.
     pub(crate) uses: BTreeSet<ObjectRef>,
 }
@@ -162,8 +170,8 @@ pub(crate) fn build(store: &Store, options: &Options, certificates: &mut Certifi
         let object = ObjectRef::new(Kind::GatewayConfig, name.namespace.clone(), name.name.clone());
         edge::check(&config.spec, &mut Report::new(&object, &mut builder.problems));
     }
-    let classes = class::gateway_classes(&mut builder);
     let mut result = Gateways::default();
+    let classes = class::gateway_classes(&mut builder, &mut result.classes);
     for (name, gateway) in &store.gateways {
         match classes.get(&gateway.spec.gateway_class_name) {
             Some(class::Ours { defaults }) => builder.gateway(name, gateway, defaults.as_ref(), &mut result),
@@ -209,7 +217,8 @@ impl Builder<'_> {
         result: &mut Gateways,
     ) {
         let object = ObjectRef::new(Kind::Gateway, name.namespace.clone(), name.name.clone());
-        let mut status = GatewayStatus::default();
+        let generation = gateway.metadata.generation.unwrap_or_default();
+        let mut status = GatewayStatus { generation, ..GatewayStatus::default() };
         let settings = match self.parameters(&object, gateway, defaults) {
             Ok(settings) => settings,
             Err(()) => {
@@ -217,9 +226,18 @@ impl Builder<'_> {
                 defaults.cloned().unwrap_or_default()
             }
         };
-        let addresses = self.addresses(&object, gateway, &settings, &mut status);
-        let client_certificate = self.client_certificate(&object, gateway, &mut status);
         let mut unreported = Vec::new();
+        let asked = self.addresses(&object, gateway, &mut status);
+        let target_ports = target_ports::of_gateway(self.store, self.options, gateway);
+        // In a cluster the addresses are the Service's.
+        let addresses = match &target_ports {
+            None if !asked.is_empty() => asked.clone(),
+            _ => {
+                let mut quiet = Report::new(&object, &mut unreported);
+                edge::addresses(settings.addresses.as_deref().unwrap_or_default(), "spec.addresses", &mut quiet)
+            }
+        };
+        let client_certificate = self.client_certificate(&object, gateway, &mut status);
         let external_names = edge::external_names(&settings, &mut Report::new(&object, &mut unreported));
         let client_key = client_certificate.as_ref().map(|certificate| certificate.key.clone());
         result.certificates.extend(client_certificate);
@@ -227,7 +245,7 @@ impl Builder<'_> {
         let mut attach = AttachGateway { listeners: Vec::new() };
         for (index, spec) in gateway.spec.listeners.iter().enumerate() {
             let field = format!("spec.listeners[{index}]");
-            let mut listener_status = ListenerStatus::new(&spec.name);
+            let mut listener_status = ListenerStatus::new(&spec.name, u16::try_from(spec.port).unwrap_or_default());
             if let Some(reason) = conflicts.get(&index) {
                 let message = format!(
                     "listener `{}` conflicts with another listener of this Gateway on port {}",
@@ -257,7 +275,12 @@ impl Builder<'_> {
                     serves,
                 });
                 if serves && let Some(protocol) = read.protocol {
+                    listener_status.serves = protocol == Protocol::Http || !read.certificates.is_empty();
                     result.plans.push(ListenerPlan {
+                        bind: match &target_ports {
+                            None => Some(read.port),
+                            Some(targets) => targets.0.get(&read.port).copied(),
+                        },
                         id,
                         rank: Some(Rank::of(&gateway.metadata)),
                         object: object.clone(),
@@ -274,6 +297,21 @@ impl Builder<'_> {
             }
             status.listeners.push(listener_status);
         }
+        let infrastructure = gateway.spec.infrastructure.as_ref();
+        let metadata = |of: Option<&BTreeMap<String, String>>| of.cloned().unwrap_or_default();
+        result.infrastructure.insert(
+            object.clone(),
+            Infrastructure {
+                uid: gateway.metadata.uid.clone().unwrap_or_default(),
+                generation,
+                labels: metadata(infrastructure.and_then(|i| i.labels.as_ref())),
+                annotations: metadata(infrastructure.and_then(|i| i.annotations.as_ref())),
+                service: settings.service.unwrap_or_default(),
+                addresses: asked,
+                // Known when all conflicts are.
+                ports: BTreeSet::new(),
+            },
+        );
         result.attach.gateways.insert(name.clone(), attach);
         result.status.insert(object, status);
     }
@@ -296,14 +334,8 @@ impl Builder<'_> {
         Ok(class::layered(own, defaults))
     }
 
-    /// The addresses to bind; none means all.
-    fn addresses(
-        &mut self,
-        object: &ObjectRef,
-        gateway: &Gateway,
-        settings: &GatewayConfigSpec,
-        status: &mut GatewayStatus,
-    ) -> Vec<IpAddr> {
+    /// The addresses that the Gateway asks for.
+    fn addresses(&mut self, object: &ObjectRef, gateway: &Gateway, status: &mut GatewayStatus) -> Vec<IpAddr> {
         let mut report = Report::new(object, &mut self.problems);
         let mut named = Vec::new();
         for (i, address) in gateway.spec.addresses.iter().flatten().enumerate() {
@@ -326,11 +358,6 @@ impl Builder<'_> {
                 }
             }
         }
-        if !named.is_empty() {
-            return named;
-        }
-        let mut unreported = Vec::new();
-        let mut quiet = Report::new(object, &mut unreported);
-        edge::addresses(settings.addresses.as_deref().unwrap_or_default(), "spec.addresses", &mut quiet)
+        named
     }
 }

@@ -51,7 +51,8 @@ impl Builder<'_> {
         for (name, protocol, port) in ports {
             // Of several such listeners only that of the oldest Gateway will serve.
             let meets = |plan: &&ListenerPlan| {
-                plan.port == port
+                self.options.gateway_services.is_none()
+                    && plan.port == port
                     && plan.protocol == protocol
                     && plan.hostname == HostPattern::Any
                     && plan.addresses == addresses
@@ -77,6 +78,7 @@ impl Builder<'_> {
                         field: format!("listener `{name}`"),
                         addresses: addresses.clone(),
                         port,
+                        bind: Some(port),
                         protocol,
                         hostname: HostPattern::Any,
                         edge: Arc::new(crate::edge::edge(&listener, "", &mut quiet)),
@@ -158,7 +160,7 @@ pub(crate) fn ports(
             tls: tls.map(Arc::new),
             edge: plan.edge.clone(),
         });
-        for address in socket_addresses(&plan.addresses, plan.port) {
+        for address in plan.bind.iter().flat_map(|port| socket_addresses(&plan.addresses, *port)) {
             sockets.entry(address).or_default().push((plan, listener.clone()));
         }
     }

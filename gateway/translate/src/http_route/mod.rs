@@ -13,7 +13,7 @@ use crate::world::{Compiled, RuleSet, World};
 use parent::Attachment;
 use sluice_model::config::CertificateKey;
 use sluice_model::object::NamespacedName;
-use sluice_model::{Hostname, Kind, ObjectRef};
+use sluice_model::{Code, Hostname, Kind, ObjectRef, Problem, Severity};
 use sluice_resources::api::HttpRoute;
 use std::sync::Arc;
 
@@ -62,5 +62,27 @@ pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, route: &HttpRout
         }
     }
     compiled.keep_used_backends();
+    compiled.status.generation = route.metadata.generation.unwrap_or_default();
+    compiled.status.invalid = invalid(&object, &compiled.problems);
     compiled
+}
+
+/// What is wrong beside references, of which `ResolvedRefs` tells, and parents, of which `Accepted` does.
+fn invalid(object: &ObjectRef, problems: &[Problem]) -> Option<String> {
+    let told_elsewhere = [
+        Code::ServiceNotFound,
+        Code::ServicePortNotFound,
+        Code::RefNotPermitted,
+        Code::KindNotSupported,
+        Code::ParentNotFound,
+        Code::NotAllowedByListeners,
+        Code::NoMatchingHostname,
+        Code::ExternalNameNotAllowed,
+    ];
+    let counts = |problem: &&Problem| {
+        problem.severity == Severity::Error
+            && problem.object.as_ref() == Some(object)
+            && !told_elsewhere.contains(&problem.code)
+    };
+    problems.iter().filter(counts).min().map(|problem| format!("{}: {}", problem.field, problem.message))
 }

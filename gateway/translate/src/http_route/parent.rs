@@ -108,6 +108,7 @@ fn candidates<'w>(
     let listeners = world.attach.gateways.get(&gateway).map(|found| found.listeners.as_slice());
     let status = ParentStatus {
         gateway,
+        namespace: reference.namespace.clone(),
         section_name: reference.section_name.clone(),
         port: reference.port.and_then(|port| u16::try_from(port).ok()),
         listeners: Vec::new(),

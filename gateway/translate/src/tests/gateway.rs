@@ -1,4 +1,5 @@
 use super::support::{Harness, gateway, objects, pattern, route, secret, services};
+use crate::Options;
 use sluice_model::config::{Protocol, TlsVersion};
 use std::time::Duration;
 
@@ -411,4 +412,50 @@ fn an_ingress_port_that_a_gateway_uses_otherwise_is_the_gateways() {
     );
     assert_eq!(h.problems(), ["P301 Gateway sluice-system/ingress listener `http`"]);
     assert_eq!(h.places(), ["sluice-system/ingress/https *"]);
+}
+
+/// The Service of the Gateway with this UID, recording target ports.
+fn gateway_service(uid: &str, targets: &str) -> String {
+    format!(
+        r"
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: gateway-{uid}, namespace: system, labels: {{sluice.dev/gateway-uid: {uid}}}, annotations: {{sluice.dev/target-ports: '{targets}'}}}}
+spec: {{ports: [{{port: 80}}]}}
+"
+    )
+}
+
+#[test]
+fn gateways_with_services_of_their_own_are_bound_to_the_ports_that_these_record() {
+    let options = Options { files: false, gateway_services: Some("system".into()), ..Options::default() };
+    let of = |name: &str| {
+        gateway("infra", name, HTTP).replace("namespace: infra}", &format!("namespace: infra, uid: u-{name}}}"))
+    };
+    let class = r"
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: sluice}
+spec: {controllerName: sluice.dev/gateway-controller}
+";
+    let mut h = Harness::with(options, &(class.to_owned() + &of("one") + &of("two")));
+    assert!(h.config().ports.is_empty(), "no target port is recorded yet");
+    let status = h.translator.status();
+    assert!(status.gateways.values().all(|gateway| gateway.rejected.is_none() && gateway.listeners[0].serves));
+    assert!(status.infrastructure.values().all(|infrastructure| infrastructure.ports.iter().eq([&80])));
+
+    h.apply(&(gateway_service("u-one", "80=10000") + &gateway_service("u-two", "80=10001")));
+    let bound: Vec<_> = h
+        .config()
+        .ports
+        .iter()
+        .map(|(a, port)| format!("{a} {} {}", port.listeners[0].id, port.listeners[0].port))
+        .collect();
+    assert_eq!(bound, ["[::]:10000 infra/one/web 80", "[::]:10001 infra/two/web 80"]);
+    // Two that record the same: the older Gateway serves.
+    h.apply(&gateway_service("u-two", "80=10000"));
+    assert_eq!(h.config().ports.len(), 1);
+    assert_eq!(h.problems(), ["P301 Gateway infra/two spec.listeners[0]"]);
 }

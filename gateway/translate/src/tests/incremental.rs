@@ -1,7 +1,7 @@
 //! Whatever the history, the result is that of the objects that are there now.
 
 use super::support::{Harness, gateway, objects, route, secret, services};
-use crate::{Options, Translator};
+use crate::{Options, Status, StatusChanges, Translator};
 use proptest::prelude::*;
 use sluice_model::{Kind, ObjectRef};
 use sluice_resources::{Change, Object};
@@ -120,6 +120,14 @@ metadata: {name: p, namespace: infra}
 spec: {source: {configMap: {name: ca, key: m}}, failMode: Open}
 ---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: ca, namespace: infra}, binaryData: {m: AGFzbQ==}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: gateway-, namespace: system, labels: {sluice.dev/gateway-uid: ''}, annotations: {sluice.dev/target-ports: '80=10000,443=10001'}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: gateway-, namespace: system, labels: {sluice.dev/gateway-uid: ''}, annotations: {sluice.dev/target-ports: '80=10002,8080=10003'}}
 ";
     objects(&yaml)
 });
@@ -152,18 +160,29 @@ proptest! {
 
     /// Configuration, problems and status after any history equal those made from its last objects alone.
     #[test]
-    fn incremental_is_equal_to_from_scratch(history in prop::collection::vec(prop::collection::vec(step(), 1..6), 1..14)) {
-        let mut incremental = Translator::new(Options::default());
+    fn incremental_is_equal_to_from_scratch(
+        history in prop::collection::vec(prop::collection::vec(step(), 1..6), 1..14),
+        in_cluster in any::<bool>(),
+    ) {
+        let options = Options {
+            files: !in_cluster,
+            gateway_services: in_cluster.then(|| "system".into()),
+            follow_status: true,
+            ..Options::default()
+        };
+        let mut incremental = Translator::new(options.clone());
+        let mut followed = Status::default();
         let mut file = None;
         for batch in &history {
             incremental.apply(batch.iter().map(change).collect());
+            follow(&mut followed, incremental.take_status());
             for step in batch {
                 if let Step::File(there) = step {
                     file = Some(*there);
                 }
             }
         }
-        let mut scratch = Translator::new(Options::default());
+        let mut scratch = Translator::new(options);
         let mut changes: Vec<Change> = incremental.store().iter().map(Change::Upsert).collect();
         changes.extend(file.map(|there| change(&Step::File(there))));
         let fresh = scratch.apply(changes);
@@ -172,6 +191,26 @@ proptest! {
         prop_assert_eq!(&*again.config, &*fresh.config);
         prop_assert_eq!(again.problems, fresh.problems);
         prop_assert_eq!(incremental.status(), scratch.status());
+        prop_assert_eq!(followed, scratch.status(), "what is followed step by step is what is there");
+    }
+}
+
+/// Applies changes of status as whoever writes them does.
+fn follow(status: &mut Status, changes: StatusChanges) {
+    status.classes = changes.classes;
+    status.gateways = changes.gateways;
+    status.infrastructure = changes.infrastructure;
+    for (route, new) in changes.routes {
+        match new {
+            Some(new) => status.routes.insert(route, new).is_some(),
+            None => status.routes.remove(&route).is_some(),
+        };
+    }
+    for (ingress, new) in changes.ingresses {
+        match new {
+            Some(new) => status.ingresses.insert(ingress, new).is_some(),
+            None => status.ingresses.remove(&ingress).is_some(),
+        };
     }
 }
 

@@ -30,6 +30,7 @@ impl Translator {
         let dirty = first
             || touched.any(GATEWAY_KINDS)
             || touched.any_of(&self.inputs.gateways.uses)
+            || self.gateway_services(touched)
             || had_ingress != self.with_ingress;
         if !dirty {
             return false;
@@ -41,6 +42,14 @@ impl Translator {
         let problems = std::mem::take(&mut self.inputs.gateways.problems);
         self.set_problems(Unit::Gateways, problems);
         true
+    }
+
+    /// Whether Services may record other target ports than before.
+    fn gateway_services(&self, touched: &Touched) -> bool {
+        let Some(namespace) = &self.inputs.options.gateway_services else { return false };
+        let services = touched.objects.range(ObjectRef::new(Kind::Service, namespace.clone(), "")..);
+        let mut here = services.take_while(|o| o.kind == Kind::Service && o.namespace == *namespace);
+        here.any(|service| service.name.starts_with(gateway::SERVICE_PREFIX))
     }
 
     pub(super) fn policies(&mut self, touched: &Touched, seen: &mut BTreeSet<ObjectRef>) {

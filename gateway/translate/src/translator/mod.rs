@@ -8,10 +8,11 @@ use crate::gateway::Ports;
 use crate::host::{HostKey, Hosts};
 use crate::options::Options;
 use crate::state::{Dependents, Inputs};
-use crate::status::Status;
+use crate::status::{GatewayStatus, Status, StatusChanges};
 use crate::summary::Changed;
 use crate::world::Compiled;
 use sluice_model::config::{BackendKey, EndpointsKey};
+use sluice_model::object::NamespacedName;
 use sluice_model::{Config, Kind, ObjectRef, Problem};
 use sluice_resources::{Change, Store};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,10 @@ pub struct Translator {
     config: Arc<Config>,
     with_ingress: bool,
     started: bool,
+    /// Routes and Ingress objects that were translated since [`Translator::take_status`]; kept where that is wanted.
+    status_of: BTreeSet<ObjectRef>,
+    /// How many routes are attached to each Gateway's listeners.
+    attached: BTreeMap<NamespacedName, BTreeMap<String, u32>>,
 }
 
 /// What is read again as a whole, with its problems.
@@ -133,21 +138,54 @@ impl Translator {
         }
     }
 
-    /// What became of Gateways and routes.
+    /// What became of classes, Gateways and routes.
     pub fn status(&self) -> Status {
-        let mut gateways = self.inputs.gateways.status.clone();
-        for compiled in self.routes.values() {
-            for parent in compiled.status.parents.iter().filter(|parent| parent.rejected.is_none()) {
-                let name = &parent.gateway;
-                let gateway = ObjectRef::new(Kind::Gateway, name.namespace.clone(), name.name.clone());
-                let Some(status) = gateways.get_mut(&gateway) else { continue };
-                for listener in &mut status.listeners {
-                    listener.attached_routes += u32::from(parent.listeners.contains(&listener.name));
+        let gateways = &self.inputs.gateways;
+        let routes = self.routes.iter().filter(|(route, _)| route.kind == Kind::HTTPRoute);
+        let ingresses = self.routes.iter().filter_map(|(route, compiled)| Some((route.clone(), compiled.ingress?)));
+        Status {
+            classes: gateways.classes.clone(),
+            gateways: self.gateway_status(),
+            infrastructure: gateways.infrastructure.clone(),
+            routes: routes.map(|(route, c)| (route.clone(), c.status.clone())).collect(),
+            ingresses: ingresses.collect(),
+        }
+    }
+
+    /// What may be another status than when this was asked last ([`Options::follow_status`]).
+    pub fn take_status(&mut self) -> StatusChanges {
+        let gateways = &self.inputs.gateways;
+        let mut changes = StatusChanges {
+            classes: gateways.classes.clone(),
+            gateways: self.gateway_status(),
+            infrastructure: gateways.infrastructure.clone(),
+            ..StatusChanges::default()
+        };
+        for route in std::mem::take(&mut self.status_of) {
+            let compiled = self.routes.get(&route);
+            match route.kind {
+                Kind::HTTPRoute => {
+                    changes.routes.insert(route, compiled.map(|compiled| compiled.status.clone()));
                 }
+                Kind::Ingress => {
+                    changes.ingresses.insert(route, compiled.and_then(|compiled| compiled.ingress));
+                }
+                // What a GatewayConfig adds to the Ingress Gateway.
+                _ => {}
             }
         }
-        let routes = self.routes.iter().filter(|(route, _)| route.kind == Kind::HTTPRoute);
-        Status { gateways, routes: routes.map(|(route, c)| (route.clone(), c.status.clone())).collect() }
+        changes
+    }
+
+    fn gateway_status(&self) -> BTreeMap<ObjectRef, GatewayStatus> {
+        let mut gateways = self.inputs.gateways.status.clone();
+        for (gateway, status) in &mut gateways {
+            let Some(attached) = self.attached.get(&gateway.key()) else { continue };
+            for listener in &mut status.listeners {
+                listener.attached_routes = attached.get(&listener.name).copied().unwrap_or_default();
+            }
+        }
+        gateways
     }
 
     fn set_problems(&mut self, unit: Unit, problems: Vec<Problem>) {

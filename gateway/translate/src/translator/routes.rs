@@ -64,6 +64,9 @@ impl Translator {
         dirty_endpoints: &mut BTreeSet<EndpointsKey>,
         changed: &mut Changed,
     ) -> bool {
+        if self.inputs.options.follow_status {
+            self.status_of.insert(route.clone());
+        }
         let former = self.routes.remove(route);
         let mut compiled = self.compile(route);
         if let Some(former) = &former {
@@ -72,6 +75,12 @@ impl Translator {
             if let Some(compiled) = &mut compiled {
                 compiled.reuse(former);
             }
+        }
+        if let Some(former) = &former {
+            self.attach(former, false);
+        }
+        if let Some(compiled) = &compiled {
+            self.attach(compiled, true);
         }
         let same_rank = match (&former, &compiled) {
             (Some(former), Some(compiled)) => former.rank == compiled.rank,
@@ -111,6 +120,21 @@ impl Translator {
             self.problems.remove(&unit);
         }
         tls_changed
+    }
+
+    /// Counts a route's attachments in, or out.
+    fn attach(&mut self, compiled: &Compiled, comes: bool) {
+        for parent in compiled.status.parents.iter().filter(|parent| parent.rejected.is_none()) {
+            let listeners = self.attached.entry(parent.gateway.clone()).or_default();
+            for listener in &parent.listeners {
+                let count = listeners.entry(listener.clone()).or_default();
+                *count = if comes { *count + 1 } else { count.saturating_sub(1) };
+            }
+            listeners.retain(|_, count| *count > 0);
+            if listeners.is_empty() {
+                self.attached.remove(&parent.gateway);
+            }
+        }
     }
 
     /// A backend's key says all that it is, so the first one under a key stays.

@@ -1,0 +1,161 @@
+//! What is to be written of a status, given what stands there: conditions keep the time at which they last changed,
+//! what other controllers wrote stays, and where nothing differs nothing is written.
+
+use serde_json::{Map, Value, json};
+use sluice_translate::GATEWAY_CONTROLLER;
+
+/// A condition as it should be; when it became so is not known yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Condition {
+    pub(crate) kind: &'static str,
+    pub(crate) status: bool,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// Characters of a condition's message, by the API's schema.
+const MAX_MESSAGE: usize = 32 << 10;
+
+impl Condition {
+    pub(crate) fn good(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Condition {
+        Condition { kind, status: true, reason, message: message.into() }
+    }
+
+    pub(crate) fn bad(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Condition {
+        Condition { kind, status: false, reason, message: message.into() }
+    }
+}
+
+/// The conditions to write over those that stand there. Types that are not ours stay.
+pub(crate) fn merged(wanted: &[Condition], held: &Value, generation: i64, ours: &[&str], now: &str) -> Value {
+    let none = Vec::new();
+    let held = held.as_array().unwrap_or(&none);
+    let kind_of = |condition: &Value| condition.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut result = Vec::new();
+    for condition in wanted {
+        let status = if condition.status { "True" } else { "False" };
+        let former = held.iter().find(|former| kind_of(former) == condition.kind);
+        let since = former
+            .filter(|former| former.get("status").and_then(Value::as_str) == Some(status))
+            .and_then(|former| former.get("lastTransitionTime"))
+            .and_then(Value::as_str)
+            .unwrap_or(now);
+        result.push(json!({
+            "type": condition.kind,
+            "status": status,
+            "reason": condition.reason,
+            "message": condition.message.chars().take(MAX_MESSAGE).collect::<String>(),
+            "observedGeneration": generation,
+            "lastTransitionTime": since,
+        }));
+    }
+    let foreign = held.iter().filter(|condition| {
+        let kind = kind_of(condition);
+        !ours.contains(&kind.as_str()) && wanted.iter().all(|wanted| wanted.kind != kind)
+    });
+    result.extend(foreign.cloned());
+    Value::Array(result)
+}
+
+/// One entry of `parents` of ours.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Parent {
+    pub(crate) reference: Value,
+    pub(crate) conditions: Vec<Condition>,
+}
+
+/// Entries of `parents`, by the API's schema.
+const MAX_PARENTS: usize = 32;
+
+/// The entries to write: those of other controllers as they are, then ours.
+pub(crate) fn merged_parents(wanted: &[Parent], held: &Value, generation: i64, now: &str) -> Value {
+    let none = Vec::new();
+    let held = held.as_array().unwrap_or(&none);
+    let ours = |entry: &&Value| entry.get("controllerName").and_then(Value::as_str) == Some(GATEWAY_CONTROLLER);
+    let mut result: Vec<Value> = held.iter().filter(|entry| !ours(entry)).cloned().collect();
+    for parent in wanted {
+        let former = held.iter().filter(ours).find(|entry| entry.get("parentRef") == Some(&parent.reference));
+        let conditions = former.and_then(|entry| entry.get("conditions")).unwrap_or(&Value::Null);
+        result.push(json!({
+            "parentRef": parent.reference,
+            "controllerName": GATEWAY_CONTROLLER,
+            "conditions": merged(&parent.conditions, conditions, generation, &["PartiallyInvalid"], now),
+        }));
+    }
+    result.truncate(MAX_PARENTS);
+    Value::Array(result)
+}
+
+/// The fields of `wanted` that differ from those that stand there; `None`: nothing does. A field that is not there
+/// counts as an empty list.
+pub(crate) fn difference(wanted: Map<String, Value>, held: &Value) -> Option<Map<String, Value>> {
+    let empty = Value::Array(Vec::new());
+    let differs = |field: &str, value: &Value| match held.get(field) {
+        Some(Value::Null) | None => *value != empty,
+        Some(held) => held != value,
+    };
+    let patch: Map<_, _> = wanted.into_iter().filter(|(field, value)| differs(field, value)).collect();
+    (!patch.is_empty()).then_some(patch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THEN: &str = "2026-01-01T00:00:00Z";
+    const NOW: &str = "2026-02-02T00:00:00Z";
+
+    fn held(kind: &str, status: &str, generation: i64) -> Value {
+        json!({"type": kind, "status": status, "reason": "R", "message": "", "observedGeneration": generation,
+               "lastTransitionTime": THEN})
+    }
+
+    #[test]
+    fn a_condition_keeps_its_time_until_its_status_changes() {
+        let wanted = [Condition::good("Accepted", "Accepted", ""), Condition::bad("Programmed", "Pending", "")];
+        let merged = merged(
+            &wanted,
+            &json!([held("Accepted", "True", 1), held("Programmed", "True", 1)]),
+            2,
+            &["Accepted", "Programmed"],
+            NOW,
+        );
+        assert_eq!(merged[0]["lastTransitionTime"], THEN);
+        assert_eq!(merged[0]["observedGeneration"], 2);
+        assert_eq!(merged[1]["lastTransitionTime"], NOW);
+    }
+
+    #[test]
+    fn conditions_of_others_stay_and_ours_that_do_not_hold_any_more_go() {
+        let there =
+            json!([held("Accepted", "True", 1), held("example.com/Seen", "True", 1), held("ResolvedRefs", "False", 1)]);
+        let merged =
+            merged(&[Condition::good("Accepted", "Accepted", "")], &there, 1, &["Accepted", "ResolvedRefs"], NOW);
+        let kinds: Vec<_> = merged.as_array().unwrap().iter().map(|c| c["type"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["Accepted", "example.com/Seen"]);
+    }
+
+    #[test]
+    fn entries_of_other_controllers_stay_and_ours_of_parents_that_are_gone_go() {
+        let parent = |name: &str| json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": name});
+        let entry = |name: &str, controller: &str| json!({"parentRef": parent(name), "controllerName": controller, "conditions": [held("Accepted", "True", 1)]});
+        let there = json!([
+            entry("old", GATEWAY_CONTROLLER),
+            entry("edge", "example.com/x"),
+            entry("edge", GATEWAY_CONTROLLER)
+        ]);
+        let wanted = [Parent { reference: parent("edge"), conditions: vec![Condition::good("Accepted", "R", "")] }];
+        let merged = merged_parents(&wanted, &there, 1, NOW);
+        assert_eq!(merged, json!([entry("edge", "example.com/x"), entry("edge", GATEWAY_CONTROLLER)]));
+        let fields = Map::from_iter([("parents".to_owned(), merged.clone())]);
+        assert!(difference(fields.clone(), &json!({"parents": merged})).is_none());
+        assert!(difference(fields, &json!({"parents": there})).is_some());
+    }
+
+    #[test]
+    fn what_is_not_there_is_an_empty_list() {
+        let fields = Map::from_iter([("addresses".to_owned(), json!([]))]);
+        assert!(difference(fields.clone(), &Value::Null).is_none());
+        assert!(difference(fields, &json!({"addresses": [{"value": "1.2.3.4"}]})).is_some());
+    }
+}

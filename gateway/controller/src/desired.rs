@@ -1,0 +1,292 @@
+//! The status that each object should have, from what `translate` says of it and what is served.
+
+use crate::conditions::{Condition, Parent};
+use crate::model::Reach;
+use serde_json::{Value, json};
+use sluice_model::ObjectRef;
+use sluice_translate::{ClassStatus, GatewayStatus, ListenerStatus, ParentStatus, RouteStatus};
+use std::collections::BTreeSet;
+
+/// What a GatewayClass of ours says it can do (Gateway API v1.6 names), sorted.
+pub const SUPPORTED_FEATURES: &[&str] = &[
+    "Gateway",
+    "GatewayHTTPListenerIsolation",
+    "GatewayHTTPSListenerDetectMisdirectedRequests",
+    "GatewayInfrastructurePropagation",
+    "GatewayPort8080",
+    "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteBackendProtocolH2C",
+    "HTTPRouteBackendProtocolWebSocket",
+    "HTTPRouteBackendRequestHeaderModification",
+    "HTTPRouteBackendTimeout",
+    "HTTPRouteCORS",
+    "HTTPRouteDestinationPortMatching",
+    "HTTPRouteHostRewrite",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
+    "HTTPRouteParentRefPort",
+    "HTTPRoutePathRedirect",
+    "HTTPRoutePathRewrite",
+    "HTTPRoutePortRedirect",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestMirror",
+    "HTTPRouteRequestMultipleMirrors",
+    "HTTPRouteRequestPercentageMirror",
+    "HTTPRouteRequestTimeout",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteRetry",
+    "HTTPRouteSchemeRedirect",
+    "ReferenceGrant",
+];
+
+/// The versions of the Gateway API whose CRDs are known to fit: by their first two numbers.
+const KNOWN_BUNDLES: &[&str] = &["v1.4.", "v1.5.", "v1.6."];
+
+/// The group of routes and Gateways.
+const GROUP: &str = "gateway.networking.k8s.io";
+
+/// `bundle`: the version of the installed CRDs, where it may be read.
+pub(crate) fn class(status: &ClassStatus, bundle: Option<&str>) -> Vec<Condition> {
+    let mut conditions = vec![match &status.rejected {
+        None => Condition::good("Accepted", "Accepted", "Sluice serves Gateways of this class"),
+        Some(message) => Condition::bad("Accepted", "InvalidParameters", message),
+    }];
+    if let Some(bundle) = bundle {
+        conditions.push(if KNOWN_BUNDLES.iter().any(|known| bundle.starts_with(known)) {
+            Condition::good("SupportedVersion", "SupportedVersion", format!("Gateway API {bundle} is installed"))
+        } else {
+            let message = format!(
+                "Gateway API {bundle} is installed; Sluice was tried with 1.4 to 1.6, and reads what it knows of others"
+            );
+            Condition::bad("SupportedVersion", "UnsupportedVersion", message)
+        });
+    }
+    conditions
+}
+
+/// A Gateway's conditions, given how far it reaches.
+pub(crate) fn gateway(status: &GatewayStatus, reach: &Reach) -> Vec<Condition> {
+    let accepted = match &status.rejected {
+        Some((reason, message)) => Condition::bad("Accepted", reason, message),
+        None => match status.listeners.iter().find(|listener| !listener.accepted()) {
+            Some(listener) => {
+                let message = format!("listener `{}` cannot be served; the others are", listener.name);
+                Condition::good("Accepted", "ListenersNotValid", message)
+            }
+            None => Condition::good("Accepted", "Accepted", "all listeners can be served"),
+        },
+    };
+    let serves = |listener: &&ListenerStatus| listener.serves;
+    let programmed = if !accepted.status {
+        Condition::bad("Programmed", "Invalid", "the Gateway is not accepted")
+    } else if !status.listeners.iter().any(|listener| listener.serves) {
+        Condition::bad("Programmed", "Invalid", "no listener can be served")
+    } else if let Some((reason, message)) = &reach.lacking {
+        Condition::bad("Programmed", reason, message)
+    } else if let Some(listener) =
+        status.listeners.iter().filter(serves).find(|listener| !reach.listeners.contains(&listener.name))
+    {
+        let message = format!("not every proxy serves listener `{}` of this generation yet", listener.name);
+        Condition::bad("Programmed", "Pending", message)
+    } else {
+        Condition::good("Programmed", "Programmed", "every proxy serves this generation")
+    };
+    let mut conditions = vec![accepted, programmed];
+    if let Some((reason, message)) = &status.unresolved {
+        conditions.push(Condition::bad("ResolvedRefs", reason, message));
+    }
+    conditions
+}
+
+pub(crate) fn listener(status: &ListenerStatus, rejected: bool, reach: &Reach) -> Vec<Condition> {
+    let accepted = match (&status.rejected, status.conflicted) {
+        (Some((reason, message)), _) => Condition::bad("Accepted", reason, message),
+        (None, Some(reason)) => Condition::bad("Accepted", reason, "it conflicts with another listener of this port"),
+        (None, None) => Condition::good("Accepted", "Accepted", "the listener can be served"),
+    };
+    let conflicted = match status.conflicted {
+        Some(reason) => Condition::good("Conflicted", reason, "it conflicts with another listener of this port"),
+        None => Condition::bad("Conflicted", "NoConflicts", "no other listener is in its way"),
+    };
+    let resolved = match &status.unresolved {
+        Some((reason, message)) => Condition::bad("ResolvedRefs", reason, message),
+        None => Condition::good("ResolvedRefs", "ResolvedRefs", "all references are resolved"),
+    };
+    let programmed = if !status.serves || rejected {
+        Condition::bad("Programmed", "Invalid", "the listener is not served; see its other conditions")
+    } else if reach.listeners.contains(&status.name) {
+        Condition::good("Programmed", "Programmed", "every proxy serves it")
+    } else {
+        Condition::bad("Programmed", "Pending", "not every proxy serves it yet")
+    };
+    vec![accepted, conflicted, resolved, programmed]
+}
+
+pub(crate) fn supported_kinds(status: &ListenerStatus) -> Value {
+    status.supported_kinds.iter().map(|kind| json!({"group": GROUP, "kind": kind})).collect()
+}
+
+/// The entries of a route: for its parentRefs that name a Gateway of ours.
+pub(crate) fn parents(status: &RouteStatus, ours: impl Fn(&ObjectRef) -> bool) -> Vec<Parent> {
+    let mut parents: Vec<Parent> = Vec::new();
+    for parent in &status.parents {
+        let gateway =
+            ObjectRef::new(sluice_model::Kind::Gateway, parent.gateway.namespace.clone(), parent.gateway.name.clone());
+        let reference = reference(parent);
+        if ours(&gateway) && parents.iter().all(|other| other.reference != reference) {
+            parents.push(Parent { reference, conditions: of_parent(parent, status.invalid.as_deref()) });
+        }
+    }
+    parents
+}
+
+fn reference(parent: &ParentStatus) -> Value {
+    let mut reference = json!({"group": GROUP, "kind": "Gateway", "name": parent.gateway.name.to_string()});
+    let optional = [
+        ("namespace", parent.namespace.as_ref().map(|namespace| json!(namespace))),
+        ("sectionName", parent.section_name.as_ref().map(|name| json!(name))),
+        ("port", parent.port.map(|port| json!(port))),
+    ];
+    if let Value::Object(fields) = &mut reference {
+        fields.extend(optional.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?))));
+    }
+    reference
+}
+
+fn of_parent(parent: &ParentStatus, invalid: Option<&str>) -> Vec<Condition> {
+    let accepted = match &parent.rejected {
+        None => Condition::good("Accepted", "Accepted", "the route is served here"),
+        Some((reason, message)) => Condition::bad("Accepted", reason, message),
+    };
+    let resolved = match &parent.unresolved {
+        None => Condition::good("ResolvedRefs", "ResolvedRefs", "all references are resolved"),
+        Some((reason, message)) => Condition::bad("ResolvedRefs", reason, message),
+    };
+    let is_accepted = accepted.status;
+    let mut conditions = vec![accepted, resolved];
+    if let Some(message) = invalid.filter(|_| is_accepted) {
+        let message = format!("Dropped Rule: {message}");
+        conditions.push(Condition::good("PartiallyInvalid", "UnsupportedValue", message));
+    }
+    conditions
+}
+
+/// `status.loadBalancer.ingress` of an Ingress, from that of the Service in front of us.
+pub(crate) fn load_balancer(addresses: &BTreeSet<String>) -> Value {
+    let entry = |address: &String| match address.parse::<std::net::IpAddr>() {
+        Ok(_) => json!({"ip": address}),
+        Err(_) => json!({"hostname": address}),
+    };
+    addresses.iter().map(entry).collect()
+}
+
+/// `status.addresses` of a Gateway.
+pub(crate) fn addresses(addresses: &BTreeSet<String>) -> Value {
+    let entry = |address: &String| {
+        let kind = if address.parse::<std::net::IpAddr>().is_ok() { "IPAddress" } else { "Hostname" };
+        json!({"type": kind, "value": address})
+    };
+    addresses.iter().take(crate::nodes::MAX_ADDRESSES).map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_model::object::NamespacedName;
+
+    fn listening(name: &str, serves: bool) -> ListenerStatus {
+        ListenerStatus {
+            name: name.to_owned(),
+            port: 80,
+            rejected: (!serves).then(|| ("UnsupportedProtocol", "no".to_owned())),
+            conflicted: None,
+            unresolved: None,
+            serves,
+            supported_kinds: vec!["HTTPRoute"],
+            attached_routes: 0,
+        }
+    }
+
+    fn brief(conditions: &[Condition]) -> Vec<String> {
+        conditions.iter().map(|c| format!("{} {} {}", c.kind, c.status, c.reason)).collect()
+    }
+
+    fn reach(listeners: &[&str], lacking: Option<&'static str>) -> Reach {
+        Reach {
+            listeners: listeners.iter().map(ToString::to_string).collect(),
+            lacking: lacking.map(|reason| (reason, String::new())),
+            ..Reach::default()
+        }
+    }
+
+    #[test]
+    fn a_gateway_is_programmed_when_it_has_an_address_and_every_proxy_serves_what_can_be_served() {
+        let status = GatewayStatus {
+            listeners: vec![listening("web", true), listening("odd", false)],
+            ..GatewayStatus::default()
+        };
+        let of = |reach: &Reach| brief(&gateway(&status, reach));
+        assert_eq!(of(&reach(&["web"], None)), ["Accepted true ListenersNotValid", "Programmed true Programmed"]);
+        assert_eq!(of(&reach(&[], None))[1], "Programmed false Pending");
+        assert_eq!(of(&reach(&["web"], Some("AddressNotAssigned")))[1], "Programmed false AddressNotAssigned");
+    }
+
+    #[test]
+    fn a_gateway_that_is_rejected_is_not_programmed() {
+        let status = GatewayStatus {
+            rejected: Some(("InvalidParameters", "x".into())),
+            listeners: vec![listening("web", true)],
+            ..GatewayStatus::default()
+        };
+        let found = gateway(&status, &reach(&["web"], None));
+        assert_eq!(brief(&found), ["Accepted false InvalidParameters", "Programmed false Invalid"]);
+    }
+
+    #[test]
+    fn a_listener_says_each_thing_that_holds_of_it() {
+        let found = listener(&listening("web", true), false, &reach(&[], None));
+        assert_eq!(
+            brief(&found),
+            [
+                "Accepted true Accepted",
+                "Conflicted false NoConflicts",
+                "ResolvedRefs true ResolvedRefs",
+                "Programmed false Pending"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_parent_is_named_as_the_route_names_it_and_only_where_it_is_ours() {
+        let parent = |name: &str, namespace: Option<&str>| ParentStatus {
+            gateway: NamespacedName::new(namespace.unwrap_or("shop"), name),
+            namespace: namespace.map(str::to_owned),
+            section_name: None,
+            port: Some(80),
+            listeners: vec!["web".into()],
+            rejected: None,
+            unresolved: None,
+        };
+        let status = RouteStatus {
+            parents: vec![parent("edge", None), parent("edge", Some("infra")), parent("other", None)],
+            ..RouteStatus::default()
+        };
+        let found = parents(&status, |gateway| gateway.name.as_ref() == "edge");
+        let references: Vec<_> = found.iter().map(|parent| parent.reference.clone()).collect();
+        assert_eq!(
+            references,
+            [
+                json!({"group": GROUP, "kind": "Gateway", "name": "edge", "port": 80}),
+                json!({"group": GROUP, "kind": "Gateway", "name": "edge", "namespace": "infra", "port": 80}),
+            ]
+        );
+    }
+
+    #[test]
+    fn features_are_sorted_and_each_stands_once() {
+        assert!(SUPPORTED_FEATURES.is_sorted_by(|a, b| a < b));
+    }
+}

@@ -1,0 +1,285 @@
+//! What the controller knows: what `translate` says, what the cluster holds, what the proxies serve; and which objects
+//! are to be looked at for differences.
+
+use crate::controller::{Observed, Settings};
+use serde_json::Value;
+use sluice_model::object::NamespacedName;
+use sluice_model::{Kind, ObjectRef, ServedObject};
+use sluice_resources::Held;
+use sluice_resources::api::Service;
+use sluice_translate::{ClassStatus, GATEWAY_UID, GatewayStatus, Infrastructure, RouteStatus, StatusChanges};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    /// Everything has been read once.
+    pub(crate) started: bool,
+    pub(crate) observed: Observed,
+    pub(crate) classes: BTreeMap<ObjectRef, ClassStatus>,
+    pub(crate) gateways: BTreeMap<ObjectRef, GatewayStatus>,
+    pub(crate) infrastructure: BTreeMap<ObjectRef, Infrastructure>,
+    pub(crate) routes: HashMap<ObjectRef, RouteStatus>,
+    /// With their generation.
+    pub(crate) ingresses: HashMap<ObjectRef, i64>,
+    pub(crate) held: HashMap<ObjectRef, Held>,
+    /// What every ready proxy serves.
+    pub(crate) served: HashMap<ObjectRef, ServedObject>,
+    /// Of Gateways whose Service is not as it should be, by UID: the API's reason and why.
+    pub(crate) troubles: BTreeMap<String, (&'static str, String)>,
+    /// Addresses of nodes, where a Service of type NodePort asks for them.
+    pub(crate) nodes: Vec<String>,
+    /// The version of the Gateway API's CRDs.
+    pub(crate) bundle: Option<String>,
+    /// Counts what Services depend on: Gateways, the Services themselves, what is served.
+    pub(crate) shape: u64,
+    /// Objects whose status may have to be written.
+    pub(crate) dirty: BTreeSet<ObjectRef>,
+}
+
+/// How far a Gateway reaches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// Listeners that every ready proxy serves, in the Gateway's newest form, and that traffic is led to.
+    pub(crate) listeners: BTreeSet<String>,
+    pub(crate) addresses: BTreeSet<String>,
+    /// Why it is not programmed whatever the proxies serve: the API's reason, and a message.
+    pub(crate) lacking: Option<(&'static str, String)>,
+}
+
+impl Model {
+    /// Takes what `translate` says. Says whether proxies may serve something else of what they are asked for.
+    pub(crate) fn translated(&mut self, changes: StatusChanges, observed: Observed) -> bool {
+        let asks = !changes.ingresses.is_empty() || self.observed.proxies != observed.proxies;
+        let shape = self.shape;
+        self.started = true;
+        mark(&mut self.dirty, &self.classes, &changes.classes);
+        mark(&mut self.dirty, &self.gateways, &changes.gateways);
+        mark(&mut self.dirty, &self.infrastructure, &changes.infrastructure);
+        let same_services = self.observed.services == observed.services && self.observed.certain == observed.certain;
+        if self.infrastructure != changes.infrastructure || self.gateways != changes.gateways || !same_services {
+            self.shape += 1;
+        }
+        (self.classes, self.gateways) = (changes.classes, changes.gateways);
+        self.infrastructure = changes.infrastructure;
+        for (route, status) in changes.routes {
+            self.dirty.insert(route.clone());
+            match status {
+                Some(status) => self.routes.insert(route, status),
+                None => self.routes.remove(&route),
+            };
+        }
+        for (ingress, generation) in changes.ingresses {
+            self.dirty.insert(ingress.clone());
+            match generation {
+                Some(generation) => self.ingresses.insert(ingress, generation),
+                None => self.ingresses.remove(&ingress),
+            };
+        }
+        if self.observed.front != observed.front {
+            self.dirty.extend(self.ingresses.keys().cloned());
+            self.dirty.extend(self.gateways.keys().cloned());
+        }
+        if self.observed.services != observed.services {
+            self.dirty.extend(self.gateways.keys().cloned());
+        }
+        self.observed = observed;
+        asks || self.shape != shape
+    }
+
+    /// Takes what the cluster holds.
+    pub(crate) fn holds(&mut self, news: HashMap<ObjectRef, Option<Held>>, settings: &Settings) {
+        for (object, held) in news {
+            if object.kind == Kind::Service && !settings.knows_service(&object) {
+                continue;
+            }
+            match held {
+                Some(held) => self.hold(object, held),
+                None => {
+                    self.held.remove(&object);
+                }
+            }
+        }
+    }
+
+    /// Takes the newer of two forms. Versions are numbers wherever anybody has seen one; others are taken as they come.
+    pub(crate) fn hold(&mut self, object: ObjectRef, held: Held) {
+        let version = |held: &Held| held.resource_version.parse::<u64>().ok();
+        if let Some(former) = self.held.get(&object)
+            && former.uid == held.uid
+            && let (Some(former), Some(new)) = (version(former), version(&held))
+            && new < former
+        {
+            return;
+        }
+        if object.kind == Kind::Service {
+            let same = self.held.get(&object).is_some_and(|former| former.status == held.status);
+            if !same {
+                self.dirty.extend(self.gateways.keys().cloned());
+                self.dirty.extend(self.ingresses.keys().cloned());
+            }
+        } else {
+            self.dirty.insert(object.clone());
+        }
+        self.held.insert(object, held);
+    }
+
+    /// Everything is to be looked at.
+    pub(crate) fn all_dirty(&mut self) {
+        self.dirty.extend(self.classes.keys().cloned());
+        self.dirty.extend(self.gateways.keys().cloned());
+        self.dirty.extend(self.routes.keys().cloned());
+        self.dirty.extend(self.ingresses.keys().cloned());
+    }
+
+    /// What every ready proxy serves of an object, if that is its newest form.
+    fn served(&self, object: &ObjectRef, uid: &str, generation: i64) -> Option<&ServedObject> {
+        self.served.get(object).filter(|served| served.uid == uid && served.generation >= generation)
+    }
+
+    /// The listeners of a Gateway that every ready proxy serves.
+    pub(crate) fn served_listeners(&self, gateway: &ObjectRef, infrastructure: &Infrastructure) -> BTreeSet<String> {
+        let served = self.served(gateway, &infrastructure.uid, infrastructure.generation);
+        served.map(|served| served.listeners.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The ports of a Gateway whose listeners all are served.
+    pub(crate) fn served_ports(&self, gateway: &ObjectRef, infrastructure: &Infrastructure) -> BTreeSet<u16> {
+        let served = self.served_listeners(gateway, infrastructure);
+        let listeners = self.gateways.get(gateway).map(|status| status.listeners.as_slice()).unwrap_or_default();
+        let whole = |port: &&u16| {
+            listeners
+                .iter()
+                .filter(|l| l.port == **port && l.accepted())
+                .all(|listener| served.contains(&listener.name))
+        };
+        infrastructure.ports.iter().filter(whole).copied().collect()
+    }
+
+    /// Whether every ready proxy serves an Ingress in this generation.
+    pub(crate) fn serves_ingress(&self, ingress: &ObjectRef, generation: i64) -> bool {
+        let Some(held) = self.held.get(ingress) else { return false };
+        self.served(ingress, &held.uid, generation).is_some_and(|served| !served.listeners.is_empty())
+    }
+
+    pub(crate) fn reach(&self, gateway: &ObjectRef, settings: &Settings) -> Reach {
+        let Some(infrastructure) = self.infrastructure.get(gateway) else { return Reach::default() };
+        let mut reach = Reach { listeners: self.served_listeners(gateway, infrastructure), ..Reach::default() };
+        if settings.services.is_none() {
+            reach.addresses = infrastructure.addresses.iter().map(ToString::to_string).collect();
+            if reach.addresses.is_empty() {
+                reach.addresses = self.front_addresses();
+            }
+            return reach;
+        }
+        if let Some((reason, message)) = self.troubles.get(&infrastructure.uid) {
+            reach.lacking = Some((reason, message.clone()));
+        }
+        let Some(service) = self.observed.services.get(&infrastructure.uid) else {
+            reach.listeners.clear();
+            reach.lacking.get_or_insert(("Pending", "its Service is not there yet".to_owned()));
+            return reach;
+        };
+        let spec = service.spec.clone().unwrap_or_default();
+        let leads = |port: u16| {
+            spec.selector.as_ref().is_some_and(|selector| !selector.is_empty())
+                && spec.ports.iter().flatten().any(|p| p.port == i32::from(port))
+        };
+        let listeners = self.gateways.get(gateway).map(|status| status.listeners.as_slice()).unwrap_or_default();
+        reach.listeners.retain(|name| listeners.iter().any(|l| l.name == *name && leads(l.port)));
+        reach.addresses = self.addresses(service);
+        if reach.addresses.is_empty() {
+            reach.lacking.get_or_insert(("AddressNotAssigned", "its Service has no address yet".to_owned()));
+        }
+        let missing = infrastructure.addresses.iter().map(ToString::to_string).find(|a| !reach.addresses.contains(a));
+        if let Some(missing) = missing {
+            reach.lacking.get_or_insert(("AddressNotUsable", format!("its Service did not get the address {missing}")));
+        }
+        reach
+    }
+
+    /// Where the Service in front of the Ingress Gateway is reached.
+    pub(crate) fn front_addresses(&self) -> BTreeSet<String> {
+        self.observed.front.as_ref().map(|service| self.addresses(service)).unwrap_or_default()
+    }
+
+    /// Where a Service is reached, by its type.
+    fn addresses(&self, service: &Service) -> BTreeSet<String> {
+        let spec = service.spec.clone().unwrap_or_default();
+        match spec.type_.as_deref() {
+            Some("LoadBalancer") => {
+                let object = service_ref(service);
+                let status = self.held.get(&object).map(Held::status).unwrap_or_default();
+                let entries = status.pointer("/loadBalancer/ingress").and_then(Value::as_array).cloned();
+                let address = |entry: Value| {
+                    let text = |field: &str| entry.get(field).and_then(Value::as_str).map(str::to_owned);
+                    text("ip").or_else(|| text("hostname")).filter(|address| !address.is_empty())
+                };
+                entries.unwrap_or_default().into_iter().filter_map(address).collect()
+            }
+            Some("NodePort") => self.nodes.iter().cloned().collect(),
+            _ => {
+                let all = spec.cluster_ips.or_else(|| spec.cluster_ip.map(|address| vec![address]));
+                all.unwrap_or_default().into_iter().filter(|address| !address.is_empty() && address != "None").collect()
+            }
+        }
+    }
+
+    /// Whether a Service's addresses are those of the nodes.
+    pub(crate) fn wants_nodes(&self) -> bool {
+        let is_node_port = |service: &Arc<Service>| {
+            service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("NodePort"))
+        };
+        self.observed.services.values().chain(&self.observed.front).any(is_node_port)
+    }
+
+    /// What the proxies are asked for: all Gateways, and Ingress objects that are not known to be served, up to `limit`.
+    /// Says whether anything is waited for.
+    pub(crate) fn question(&self, settings: &Settings, limit: usize) -> (Vec<ObjectRef>, bool) {
+        let mut objects: Vec<ObjectRef> = self.gateways.keys().cloned().collect();
+        let waits = |(gateway, infrastructure): (&ObjectRef, &Infrastructure)| {
+            let served = self.served_listeners(gateway, infrastructure);
+            let listeners = self.gateways.get(gateway).map(|status| status.listeners.as_slice()).unwrap_or_default();
+            listeners.iter().any(|listener| listener.serves && !served.contains(&listener.name))
+        };
+        let mut waiting = self.infrastructure.iter().any(waits);
+        if settings.ingress_service.is_some() {
+            let pending = self.ingresses.iter().filter(|(ingress, generation)| {
+                self.held.contains_key(*ingress) && !self.serves_ingress(ingress, **generation)
+            });
+            let room = limit.saturating_sub(objects.len());
+            let before = objects.len();
+            objects.extend(pending.map(|(ingress, _)| ingress.clone()).take(room));
+            waiting |= objects.len() > before;
+        }
+        (objects, waiting)
+    }
+}
+
+/// Marks what is new, gone or another.
+fn mark<T: PartialEq>(dirty: &mut BTreeSet<ObjectRef>, old: &BTreeMap<ObjectRef, T>, new: &BTreeMap<ObjectRef, T>) {
+    dirty
+        .extend(new.iter().filter(|(object, value)| old.get(*object) != Some(value)).map(|(object, _)| object.clone()));
+    dirty.extend(old.keys().filter(|object| !new.contains_key(*object)).cloned());
+}
+
+pub(crate) fn service_ref(service: &Service) -> ObjectRef {
+    let meta = &service.metadata;
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    ObjectRef::new(Kind::Service, text(&meta.namespace), text(&meta.name))
+}
+
+/// Whose Service it is.
+pub(crate) fn gateway_of(service: &Service) -> Option<String> {
+    service.metadata.labels.as_ref()?.get(GATEWAY_UID).cloned()
+}
+
+impl Settings {
+    /// Whether a Service's addresses are of interest.
+    pub(crate) fn knows_service(&self, object: &ObjectRef) -> bool {
+        *object.namespace == *self.namespace
+            || self.ingress_service.as_ref().is_some_and(|front| {
+                *front == NamespacedName { namespace: object.namespace.clone(), name: object.name.clone() }
+            })
+    }
+}

@@ -1,0 +1,336 @@
+//! Writes statuses: what differs, with the version that it was compared with, a few at a time.
+
+use crate::api::{self, Failure};
+use crate::conditions::{difference, merged, merged_parents};
+use crate::controller::{Controller, Settings};
+use crate::desired;
+use crate::model::Model;
+use crate::time::seconds;
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use sluice_model::{Kind, ObjectRef};
+use sluice_resources::Held;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+
+/// Writes that run at a time.
+const CONCURRENCY: usize = 16;
+/// A Gateway's status counts routes: while many of them come, it is written at most so often.
+const GATEWAY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long to wait for proxies and addresses before a Gateway is said to be pending: mostly they are there at once,
+/// and one write says it all.
+const GRACE: Duration = Duration::from_secs(2);
+/// After a failure: doubles from the first to the last of these.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LAST_PAUSE: Duration = Duration::from_secs(60);
+/// Failures of one kind are logged once in so long.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// What is to be done about an object.
+#[derive(Debug, PartialEq)]
+enum Task {
+    /// It is as it should be, or nobody's.
+    Nothing,
+    /// Not yet.
+    Later(Instant),
+    Write {
+        path: String,
+        patch: Value,
+    },
+}
+
+/// What is remembered between looks.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Since when a Gateway has been about to be called pending.
+    pending: HashMap<ObjectRef, Instant>,
+    /// When a Gateway's status was written last.
+    written: HashMap<ObjectRef, Instant>,
+    later: BTreeMap<ObjectRef, Instant>,
+    pauses: HashMap<ObjectRef, Duration>,
+    said: HashMap<Kind, Instant>,
+}
+
+impl Memory {
+    fn task(&mut self, model: &Model, settings: &Settings, object: &ObjectRef, now: Instant, time: &str) -> Task {
+        let Some(held) = model.held.get(object) else { return Task::Nothing };
+        let status = held.status();
+        let fields = match object.kind {
+            Kind::GatewayClass => class(model, object, held, &status, time),
+            Kind::Gateway => match self.gateway(model, settings, object, held, &status, now, time) {
+                Ok(fields) => fields,
+                Err(later) => return Task::Later(later),
+            },
+            Kind::HTTPRoute => route(model, object, held, &status, time),
+            Kind::Ingress => ingress(model, settings, object, &status),
+            _ => None,
+        };
+        let Some(patch) = fields.and_then(|fields| difference(fields, &status)) else { return Task::Nothing };
+        let patch = json!({
+            "apiVersion": held.api_version, "kind": object.kind.name(),
+            "metadata": {"resourceVersion": held.resource_version},
+            "status": patch,
+        });
+        Task::Write { path: format!("{}/status", api::path(object, &held.api_version)), patch }
+    }
+
+    #[allow(clippy::too_many_arguments)] // what there is to know of one Gateway
+    fn gateway(
+        &mut self,
+        model: &Model,
+        settings: &Settings,
+        object: &ObjectRef,
+        held: &Held,
+        status: &Value,
+        now: Instant,
+        time: &str,
+    ) -> Result<Option<Map<String, Value>>, Instant> {
+        let Some(wanted) = model.gateways.get(object).filter(|wanted| wanted.generation == held.generation) else {
+            return Ok(None);
+        };
+        let reach = model.reach(object, settings);
+        let conditions = desired::gateway(wanted, &reach);
+        let waits = conditions
+            .iter()
+            .any(|c| c.kind == "Programmed" && !c.status && matches!(c.reason, "Pending" | "AddressNotAssigned"));
+        if waits {
+            let since = *self.pending.entry(object.clone()).or_insert(now);
+            if now < since + GRACE {
+                return Err(since + GRACE);
+            }
+        } else {
+            self.pending.remove(object);
+        }
+        let part = |field: &str| status.get(field).unwrap_or(&Value::Null);
+        let held_listeners = part("listeners").as_array().cloned().unwrap_or_default();
+        let listeners: Vec<Value> = wanted
+            .listeners
+            .iter()
+            .map(|listener| {
+                let former = held_listeners.iter().find(|held| held.get("name") == Some(&json!(listener.name)));
+                let former = former.and_then(|held| held.get("conditions")).unwrap_or(&Value::Null);
+                let conditions = desired::listener(listener, wanted.rejected.is_some(), &reach);
+                json!({
+                    "name": listener.name,
+                    "supportedKinds": desired::supported_kinds(listener),
+                    "attachedRoutes": listener.attached_routes,
+                    "conditions": merged(&conditions, former, wanted.generation, &[], time),
+                })
+            })
+            .collect();
+        let ours = ["Accepted", "Programmed", "ResolvedRefs"];
+        let fields = Map::from_iter([
+            ("addresses".to_owned(), desired::addresses(&reach.addresses)),
+            ("conditions".to_owned(), merged(&conditions, part("conditions"), wanted.generation, &ours, time)),
+            ("listeners".to_owned(), Value::Array(listeners)),
+        ]);
+        let recently = self.written.get(object).map(|written| *written + GATEWAY_INTERVAL).filter(|until| now < *until);
+        match recently {
+            Some(until) if difference(fields.clone(), status).is_some() => Err(until),
+            _ => Ok(Some(fields)),
+        }
+    }
+
+    /// The next time at which something is to be looked at again.
+    fn next(&self) -> Option<Instant> {
+        self.later.values().min().copied()
+    }
+
+    fn failed(&mut self, object: &ObjectRef, failure: &Failure, now: Instant) {
+        let pause = self.pauses.entry(object.clone()).or_insert(FIRST_PAUSE);
+        self.later.insert(object.clone(), now + *pause);
+        *pause = (*pause * 2).min(LAST_PAUSE);
+        let quiet = self.said.get(&object.kind).is_some_and(|said| now < *said + QUIET);
+        if !quiet {
+            self.said.insert(object.kind, now);
+            tracing::warn!(%object, %failure, "a status cannot be written; it is tried again");
+        }
+    }
+}
+
+fn class(model: &Model, object: &ObjectRef, held: &Held, status: &Value, time: &str) -> Option<Map<String, Value>> {
+    let wanted = model.classes.get(object).filter(|wanted| wanted.generation == held.generation)?;
+    let conditions = desired::class(wanted, model.bundle.as_deref());
+    let former = status.get("conditions").unwrap_or(&Value::Null);
+    let features: Value = desired::SUPPORTED_FEATURES.iter().map(|name| json!({"name": name})).collect();
+    Some(Map::from_iter([
+        ("conditions".to_owned(), merged(&conditions, former, wanted.generation, &["Accepted"], time)),
+        ("supportedFeatures".to_owned(), features),
+    ]))
+}
+
+fn route(model: &Model, object: &ObjectRef, held: &Held, status: &Value, time: &str) -> Option<Map<String, Value>> {
+    let wanted = model.routes.get(object).filter(|wanted| wanted.generation == held.generation)?;
+    let parents = desired::parents(wanted, |gateway| model.gateways.contains_key(gateway));
+    let former = status.get("parents").unwrap_or(&Value::Null);
+    Some(Map::from_iter([("parents".to_owned(), merged_parents(&parents, former, wanted.generation, time))]))
+}
+
+/// What stands there stays until the new generation is served, and where it is not known where we are reached.
+fn ingress(model: &Model, settings: &Settings, object: &ObjectRef, status: &Value) -> Option<Map<String, Value>> {
+    settings.ingress_service.as_ref()?;
+    let generation = *model.ingresses.get(object)?;
+    let addresses = model.front_addresses();
+    if addresses.is_empty() || !model.serves_ingress(object, generation) {
+        return None;
+    }
+    let wanted = desired::load_balancer(&addresses);
+    let field = "loadBalancer".to_owned();
+    let same = status.pointer("/loadBalancer/ingress").is_some_and(|held| *held == wanted);
+    (!same).then(|| Map::from_iter([(field, json!({"ingress": wanted}))]))
+}
+
+enum Outcome {
+    Written(Held),
+    /// The newest form, or that there is none.
+    Conflict(Option<Held>),
+    Failed(Failure),
+}
+
+impl Controller {
+    /// Writes what differs, while this replica is the leader.
+    pub async fn write_statuses(&self) {
+        let mut memory = Memory::default();
+        let mut leads = self.lease.term();
+        let mut news = self.news.subscribe();
+        let mut writes: JoinSet<(ObjectRef, Outcome)> = JoinSet::new();
+        let mut writing: HashSet<ObjectRef> = HashSet::new();
+        loop {
+            let leading = leads.borrow_and_update().is_some();
+            news.mark_unchanged();
+            if leading {
+                self.refresh_nodes().await;
+                let now = Instant::now();
+                for (object, path, patch) in self.due(&mut memory, &writing, now) {
+                    writing.insert(object.clone());
+                    let api = self.api.clone();
+                    writes.spawn(async move {
+                        let outcome = write(&api, &object, &path, &patch).await;
+                        (object, outcome)
+                    });
+                }
+            }
+            let next = memory.next();
+            let later = async {
+                match next {
+                    Some(then) if leading => sleep_until(then.into()).await,
+                    _ => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(done) = writes.join_next() => match done {
+                    Ok((object, outcome)) => {
+                        writing.remove(&object);
+                        self.took(&mut memory, object, outcome);
+                    }
+                    // Whoever runs this counts it, and runs it again.
+                    Err(error) => if let Ok(panic) = error.try_into_panic() { std::panic::resume_unwind(panic) },
+                },
+                changed = news.changed() => if changed.is_err() { return },
+                changed = leads.changed() => if changed.is_err() { return },
+                () = later => {}
+            }
+        }
+    }
+
+    /// Writes to start now, as many as there is room for.
+    fn due(&self, memory: &mut Memory, writing: &HashSet<ObjectRef>, now: Instant) -> Vec<(ObjectRef, String, Value)> {
+        let mut model = self.lock();
+        let due: Vec<ObjectRef> =
+            memory.later.iter().filter(|(_, then)| **then <= now).map(|(object, _)| object.clone()).collect();
+        for object in due {
+            memory.later.remove(&object);
+            model.dirty.insert(object);
+        }
+        let mut starts = Vec::new();
+        let mut kept = std::collections::BTreeSet::new();
+        let time = seconds(Timestamp::now());
+        while writing.len() + starts.len() < CONCURRENCY {
+            let Some(object) = model.dirty.pop_first() else { break };
+            // It is looked at when its write has ended, or its pause.
+            if writing.contains(&object) {
+                kept.insert(object);
+                continue;
+            }
+            if memory.later.contains_key(&object) && memory.pauses.contains_key(&object) {
+                continue;
+            }
+            match memory.task(&model, &self.settings, &object, now, &time) {
+                Task::Nothing => {
+                    memory.later.remove(&object);
+                    memory.pauses.remove(&object);
+                }
+                Task::Later(then) => {
+                    memory.later.insert(object, then);
+                }
+                Task::Write { path, patch } => starts.push((object, path, patch)),
+            }
+        }
+        model.dirty.append(&mut kept);
+        starts
+    }
+
+    fn took(&self, memory: &mut Memory, object: ObjectRef, outcome: Outcome) {
+        let now = Instant::now();
+        let mut model = self.lock();
+        match outcome {
+            Outcome::Written(held) => {
+                self.metrics.wrote(object.kind, "written");
+                memory.pauses.remove(&object);
+                if object.kind == Kind::Gateway {
+                    memory.written.insert(object.clone(), now);
+                    memory.written.retain(|_, written| now < *written + GATEWAY_INTERVAL);
+                }
+                model.hold(object, held);
+            }
+            Outcome::Conflict(Some(held)) => {
+                self.metrics.wrote(object.kind, "conflict");
+                model.hold(object, held);
+            }
+            Outcome::Conflict(None) => {
+                self.metrics.wrote(object.kind, "gone");
+                memory.pauses.remove(&object);
+                memory.pending.remove(&object);
+                model.held.remove(&object);
+            }
+            Outcome::Failed(failure) => {
+                self.metrics.wrote(object.kind, "failed");
+                memory.failed(&object, &failure, now);
+            }
+        }
+    }
+
+    async fn refresh_nodes(&self) {
+        if !self.lock().wants_nodes() {
+            return;
+        }
+        match self.nodes.addresses(&self.api).await {
+            Ok(nodes) => {
+                let mut model = self.lock();
+                if model.nodes != nodes {
+                    model.nodes = nodes;
+                    model.all_dirty();
+                }
+            }
+            Err(failure) => tracing::debug!(%failure, "the addresses of nodes cannot be read"),
+        }
+    }
+}
+
+async fn write(api: &api::Api, object: &ObjectRef, path: &str, patch: &Value) -> Outcome {
+    match api.merge(path, patch).await {
+        Ok(written) => Outcome::Written(Held::of(&written)),
+        Err(Failure::NotFound) => Outcome::Conflict(None),
+        Err(Failure::Conflict) => {
+            let api_version = patch.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+            match api.get(&api::path(object, api_version)).await {
+                Ok(newest) => Outcome::Conflict(Some(Held::of(&newest))),
+                Err(Failure::NotFound) => Outcome::Conflict(None),
+                Err(failure) => Outcome::Failed(failure),
+            }
+        }
+        Err(failure) => Outcome::Failed(failure),
+    }
+}

@@ -1,0 +1,167 @@
+//! `sluice run --kube`: what is read of the cluster, and what is written to it.
+
+use crate::plane::Plane;
+use crate::run::RunArgs;
+use crate::served::ServedForms;
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use prometheus_client::registry::Registry;
+use sluice_controller::{Controller, ServiceSettings, Settings};
+use sluice_model::object::NamespacedName;
+use sluice_sources::kubernetes::{self, Client, ClientOptions, KubernetesSource, Pauses, Scope};
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+/// What a process does in a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// Serve requests, and write nothing to the cluster
+    Proxy,
+    /// Write status and the Services of Gateways, and serve nothing
+    Controller,
+    /// Both
+    All,
+}
+
+impl Role {
+    pub(crate) fn writes(self) -> bool {
+        self != Role::Proxy
+    }
+}
+
+/// Flags that mean something with `--kube` only.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ClusterArgs {
+    /// What this process does; of all that write, the holder of a Lease does
+    #[arg(long, value_enum, default_value = "all", requires = "kube")]
+    pub(crate) role: Role,
+    /// Sluice's own namespace: where the Lease and the Services of Gateways lie
+    #[arg(long, value_name = "NS", env = "POD_NAMESPACE", default_value = "sluice-system", value_parser = namespace)]
+    pub(crate) system_namespace: String,
+    /// Give each Gateway a Service of its own, which selects the proxies' pods by these labels (NAME=VALUE,...); their
+    /// listeners are then bound to target ports that the Service records [default: no Services; listeners bind the
+    /// ports that they name]
+    #[arg(long, value_name = "LABELS", requires = "kube", value_parser = labels)]
+    pub(crate) gateway_services: Option<Labels>,
+    /// Where the target ports of Gateways come from
+    #[arg(long, value_name = "FIRST-LAST", default_value = "10000-19999", value_parser = ports)]
+    target_ports: RangeInclusive<u16>,
+    /// The headless Service of the proxies' metrics ports (NAMESPACE/NAME): a Gateway is programmed when each of its
+    /// ready endpoints serves it [default: this process is the only proxy]
+    #[arg(long, value_name = "SERVICE", requires = "kube", value_parser = object)]
+    proxy_service: Option<NamespacedName>,
+    /// The Service in front of the Gateway of all Ingress objects (NAMESPACE/NAME), whose addresses they get [default:
+    /// Ingress objects get no address]
+    #[arg(long, value_name = "SERVICE", requires = "kube", value_parser = object)]
+    ingress_service: Option<NamespacedName>,
+}
+
+/// Labels by name.
+pub(crate) type Labels = BTreeMap<String, String>;
+
+/// A DNS label (RFC 1123), as namespaces are named.
+pub(crate) fn namespace(text: &str) -> Result<String, String> {
+    let is_label = (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    if is_label { Ok(text.to_owned()) } else { Err("not the name of a namespace".to_owned()) }
+}
+
+fn labels(text: &str) -> Result<Labels, String> {
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=').ok_or_else(|| format!("`{pair}` is not NAME=VALUE"))?;
+        if name.trim().is_empty() {
+            return Err(format!("`{pair}` has no name"));
+        }
+        Ok((name.trim().to_owned(), value.trim().to_owned()))
+    };
+    text.split(',').map(pair).collect()
+}
+
+fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let read = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
+    match text.split_once('-').map(|(first, last)| (read(first), read(last))) {
+        Some((Some(first), Some(last))) if first <= last => Ok(first..=last),
+        _ => Err("not a range of ports: write 10000-19999".to_owned()),
+    }
+}
+
+fn object(text: &str) -> Result<NamespacedName, String> {
+    match text.split_once('/') {
+        Some((namespace_of, name)) if !name.is_empty() && !name.contains('/') => {
+            Ok(NamespacedName::new(namespace(namespace_of)?, name))
+        }
+        _ => Err("not NAMESPACE/NAME".to_owned()),
+    }
+}
+
+/// The cluster that the flags name. It has not been asked for anything yet.
+pub(crate) struct Cluster {
+    pub(crate) source: KubernetesSource,
+    pub(crate) args: ClusterArgs,
+    client: Client,
+}
+
+impl Cluster {
+    pub(crate) async fn open(args: &RunArgs) -> Result<Cluster> {
+        let options = ClientOptions { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
+        let client = kubernetes::connect(&options).await.context("--kube")?;
+        let cluster = args.cluster.clone();
+        let mut services_of = vec![cluster.system_namespace.clone()];
+        let named = cluster.proxy_service.iter().chain(&cluster.ingress_service);
+        services_of.extend(named.map(|service| service.namespace.to_string()));
+        let scope = Scope {
+            namespaces: args.namespace.clone(),
+            services_of,
+            with_status: if cluster.role.writes() { Controller::kinds() } else { Vec::new() },
+        };
+        let source = KubernetesSource::new(client.clone(), &scope, Pauses::default());
+        Ok(Cluster { source, args: cluster, client })
+    }
+
+    /// What writes to the cluster, if this process is to. Registers under the prefix of `registry`.
+    pub(crate) fn controller(
+        &self,
+        registry: &mut Registry,
+        served: &Arc<ServedForms>,
+        plane: &Plane,
+    ) -> Option<Arc<Controller>> {
+        if !self.args.role.writes() {
+            return None;
+        }
+        let args = self.args.clone();
+        let settings = Settings {
+            namespace: args.system_namespace,
+            identity: identity(),
+            services: args.gateway_services.map(|selector| ServiceSettings { selector, ports: args.target_ports }),
+            ingress_service: args.ingress_service,
+            proxies: args.proxy_service,
+        };
+        let (served, plane) = (served.clone(), plane.clone());
+        let own = Arc::new(move |question: &_| served.answer(question, &plane));
+        Some(Arc::new(Controller::new(self.client.clone(), settings, registry, own)))
+    }
+}
+
+/// The pod's name, and what tells this process from the one before in it.
+fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}_{}", host.trim(), uuid::Uuid::new_v4())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_a_cluster_are_read_or_refused() {
+        assert_eq!(labels("app=sluice, tier=edge").unwrap().len(), 2);
+        assert!(labels("app").is_err() && labels("=x").is_err() && labels("").is_err());
+        assert_eq!(ports("10000-10010").unwrap(), 10_000..=10_010);
+        assert!(ports("10").is_err() && ports("0-10").is_err() && ports("10-9").is_err() && ports("1-70000").is_err());
+        assert_eq!(object("a/b").unwrap(), NamespacedName::new("a", "b"));
+        assert!(object("b").is_err() && object("a/").is_err() && object("A/b").is_err() && object("a/b/c").is_err());
+    }
+}

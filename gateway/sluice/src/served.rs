@@ -1,0 +1,99 @@
+//! What this process serves, object by object: what the controller asks for before it calls anything programmed.
+
+use crate::plane::Plane;
+use sluice_model::config::ListenerId;
+use sluice_model::object::NamespacedName;
+use sluice_model::{Kind, ObjectRef, Served, ServedObject, ServedQuestion};
+use sluice_resources::{Change, Object};
+use sluice_translate::{INGRESS_GATEWAY, INGRESS_NAMESPACE};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+/// UID and generation of objects in the form that is served.
+#[derive(Debug, Default)]
+pub(crate) struct ServedForms {
+    forms: Mutex<HashMap<ObjectRef, Form>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Form {
+    uid: String,
+    generation: i64,
+}
+
+/// Changes of forms that are being put to work.
+pub(crate) struct Coming(Vec<(ObjectRef, Option<Form>)>);
+
+impl Coming {
+    /// Of Gateways and Ingress objects; nobody asks for others.
+    pub(crate) fn of(changes: &[Change]) -> Coming {
+        let form = |object: &Object| {
+            let meta = object.metadata();
+            Form { uid: meta.uid.clone().unwrap_or_default(), generation: meta.generation.unwrap_or_default() }
+        };
+        let asked_for = |kind: Kind| matches!(kind, Kind::Gateway | Kind::Ingress);
+        let forms = changes.iter().filter_map(|change| match change {
+            Change::Upsert(object) if asked_for(object.kind()) => Some((object.reference(), Some(form(object)))),
+            Change::Delete(object) if asked_for(object.kind) => Some((object.clone(), None)),
+            _ => None,
+        });
+        Coming(forms.collect())
+    }
+}
+
+impl ServedForms {
+    /// They are served now.
+    pub(crate) fn arrived(&self, coming: Coming) {
+        if coming.0.is_empty() {
+            return;
+        }
+        let mut forms = self.forms.lock().unwrap_or_else(PoisonError::into_inner);
+        for (object, form) in coming.0 {
+            match form {
+                Some(form) => forms.insert(object, form),
+                None => forms.remove(&object),
+            };
+        }
+    }
+
+    pub(crate) fn answer(&self, question: &ServedQuestion, plane: &Plane) -> Served {
+        let listeners = open_listeners(plane);
+        let of = |gateway: &NamespacedName| listeners.get(gateway).cloned().unwrap_or_default();
+        let of_ingress = of(&NamespacedName::new(INGRESS_NAMESPACE, INGRESS_GATEWAY));
+        let forms = self.forms.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = |object: &ObjectRef| {
+            let form = forms.get(object)?.clone();
+            let listeners = if object.kind == Kind::Ingress { of_ingress.clone() } else { of(&object.key()) };
+            Some(ServedObject { object: object.clone(), uid: form.uid, generation: form.generation, listeners })
+        };
+        Served { objects: question.objects.iter().filter_map(answer).collect() }
+    }
+}
+
+/// The listeners of each Gateway whose sockets are open.
+fn open_listeners(plane: &Plane) -> BTreeMap<NamespacedName, Vec<String>> {
+    let mut open: BTreeMap<NamespacedName, Vec<String>> = BTreeMap::new();
+    let Plane::Serving { proxy, .. } = plane else { return open };
+    let config = plane.config();
+    // A listener on several addresses is open when all of them are.
+    let mut shut: Vec<ListenerId> = Vec::new();
+    for (address, port) in &config.ports {
+        let bound = proxy.local_addr(*address).is_some();
+        for id in port.listeners.iter().map(|listener| &listener.id) {
+            if bound {
+                let names = open.entry(id.gateway.clone()).or_default();
+                if names.iter().all(|name| **name != *id.name) {
+                    names.push(id.name.to_string());
+                }
+            } else {
+                shut.push(id.clone());
+            }
+        }
+    }
+    for id in shut {
+        if let Some(names) = open.get_mut(&id.gateway) {
+            names.retain(|name| **name != *id.name);
+        }
+    }
+    open
+}

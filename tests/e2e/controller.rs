@@ -1,0 +1,385 @@
+//! `sluice run --kube --role …`: what is written to the cluster, by whom, and when.
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use sluice_model::Kind;
+use sluice_tests::gateway::Options;
+use sluice_tests::{ApiServer, Backend, Folder, Gateway, ports, raw, wait};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+const HOST: &str = "shop.example";
+const SYSTEM: &str = "sluice-system";
+const GATEWAYS: &str = "gateways";
+const ROUTES: &str = "httproutes";
+
+fn class() -> Value {
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "sluice"},
+        "spec": {"controllerName": "sluice.dev/gateway-controller"}})
+}
+
+fn gateway(name: &str, listeners: &[(&str, u16)]) -> Value {
+    let listeners: Vec<_> =
+        listeners.iter().map(|(name, port)| json!({"name": name, "port": port, "protocol": "HTTP"})).collect();
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"gatewayClassName": "sluice", "listeners": listeners,
+                 "infrastructure": {"labels": {"team": "shop"}, "annotations": {"example.com/a": "b"}}}})
+}
+
+fn route(name: &str, service: &str) -> Value {
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"parentRefs": [{"name": "edge"}], "hostnames": [HOST],
+                 "rules": [{"backendRefs": [{"name": service, "port": 80}]}]}})
+}
+
+fn service(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "main", "port": 80}]}})
+}
+
+fn slice(namespace: &str, service: &str, endpoints: &[SocketAddr]) -> Vec<Value> {
+    // A slice carries one port for all of its endpoints.
+    let slice = |(n, endpoint): (usize, &SocketAddr)| {
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": format!("{service}-{n}"), "namespace": namespace,
+                         "labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv4", "ports": [{"name": "main", "port": endpoint.port()}],
+            "endpoints": [{"addresses": [endpoint.ip().to_string()], "conditions": {"ready": true}}]})
+    };
+    endpoints.iter().enumerate().map(slice).collect()
+}
+
+/// A cluster with a class, a backend and a route to it; Gateways are the tests'.
+struct Cluster {
+    server: ApiServer,
+    folder: Folder,
+    _backend: Backend,
+    /// Where target ports begin.
+    first: u16,
+}
+
+impl Cluster {
+    async fn new() -> Cluster {
+        let server = ApiServer::start().await;
+        let backend = Backend::echo("one").await;
+        server.apply(class());
+        server.apply(service("one"));
+        for slice in slice("shop", "one", &[backend.address]) {
+            server.apply(slice);
+        }
+        server.apply(route("all", "one"));
+        Cluster { server, folder: Folder::new(), _backend: backend, first: ports::free() }
+    }
+
+    fn options(&self, role: &str) -> Options {
+        let options = Options::from_cluster(&self.folder, &self.server);
+        options
+            .argument(format!("--role={role}"))
+            .argument(format!("--system-namespace={SYSTEM}"))
+            .argument("--gateway-services=app=sluice")
+            .argument(format!("--target-ports={}-{}", self.first, self.first + 9))
+    }
+
+    async fn until(&self, what: &str, wanted: impl Fn(&ApiServer) -> bool) {
+        wait::until(what, || async { wanted(&self.server).then_some(()) }).await;
+    }
+
+    /// The Service of a Gateway, once it is there.
+    async fn service_of(&self, gateway: &str) -> Value {
+        wait::until(&format!("a Service of Gateway {gateway}"), || async { service_of(&self.server, gateway) }).await
+    }
+
+    /// Waits for the Gateway's Service to lead to the proxies, and gives it an address, as a cloud does.
+    async fn give_address(&self, gateway: &str, address: &str) {
+        let service = self.service_of(gateway).await;
+        let name = service["metadata"]["name"].as_str().unwrap();
+        let status = json!({"loadBalancer": {"ingress": [{"ip": address, "ipMode": "VIP"}]}});
+        self.server.set_status(Kind::Service, SYSTEM, name, status);
+    }
+
+    async fn programmed(&self, gateway: &str, status: &str) {
+        let what = format!("Gateway {gateway} to have Programmed {status}");
+        self.until(&what, |server| condition(server, gateway, "Programmed").is_some_and(|c| c["status"] == status))
+            .await;
+    }
+}
+
+fn service_of(server: &ApiServer, gateway: &str) -> Option<Value> {
+    let label = "gateway.networking.k8s.io/gateway-name";
+    server.all("services").into_iter().find(|service| service["metadata"]["labels"][label] == gateway)
+}
+
+fn condition(server: &ApiServer, gateway: &str, kind: &str) -> Option<Value> {
+    let gateway = server.get(GATEWAYS, "shop", gateway)?;
+    gateway["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind).cloned()
+}
+
+fn parents(server: &ApiServer, route: &str) -> Vec<Value> {
+    let route = server.get(ROUTES, "shop", route).unwrap();
+    route["status"]["parents"].as_array().cloned().unwrap_or_default()
+}
+
+fn status_writes(server: &ApiServer, plural: &str) -> usize {
+    let of = |(_, path): &&(String, String)| path.contains(plural) && path.ends_with("/status");
+    server.writes().iter().filter(of).count()
+}
+
+#[tokio::test]
+async fn a_gateway_gets_a_service_an_address_and_a_true_status() {
+    let cluster = Cluster::new().await;
+    cluster.server.apply(gateway("edge", &[("http", 80), ("more", 8080)]));
+    let gateway = cluster.options("all").start().await;
+    let service = cluster.service_of("edge").await;
+    let meta = &service["metadata"];
+    let targets = format!("80={},8080={}", cluster.first, cluster.first + 1);
+    assert_eq!(meta["annotations"]["sluice.dev/target-ports"], targets);
+    assert_eq!((&meta["labels"]["team"], &meta["annotations"]["example.com/a"]), (&json!("shop"), &json!("b")));
+    assert_eq!(meta["namespace"], SYSTEM);
+    assert_eq!(service["spec"]["type"], "LoadBalancer");
+    cluster
+        .until("the Service to select the proxies", |server| {
+            service_of(server, "edge").is_some_and(|s| s["spec"]["selector"] == json!({"app": "sluice"}))
+        })
+        .await;
+    let answer = raw::get(cluster.first, HOST, "/").await.unwrap();
+    assert_eq!((answer.status, &answer.json()["backend"]), (200, &json!("one")));
+
+    cluster.programmed("edge", "False").await;
+    assert_eq!(condition(&cluster.server, "edge", "Programmed").unwrap()["reason"], "AddressNotAssigned");
+    cluster.give_address("edge", "192.0.2.7").await;
+    cluster.programmed("edge", "True").await;
+    let status = &cluster.server.get(GATEWAYS, "shop", "edge").unwrap()["status"];
+    assert_eq!(status["addresses"], json!([{"type": "IPAddress", "value": "192.0.2.7"}]));
+    let listener = &status["listeners"][0];
+    assert_eq!((&listener["name"], &listener["attachedRoutes"]), (&json!("http"), &json!(1)));
+    assert_eq!(listener["supportedKinds"], json!([{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute"}]));
+    for conditions in [&status["conditions"], &listener["conditions"]] {
+        for condition in conditions.as_array().unwrap() {
+            assert_eq!(condition["observedGeneration"], 1, "{condition}");
+            let wanted = if condition["type"] == "Conflicted" { "False" } else { "True" };
+            assert_eq!(condition["status"], wanted, "{condition}");
+        }
+    }
+    let parent = &parents(&cluster.server, "all")[0];
+    assert_eq!(parent["controllerName"], "sluice.dev/gateway-controller");
+    assert_eq!(parent["parentRef"], json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"}));
+    let class = cluster.server.get("gatewayclasses", "", "sluice").unwrap();
+    assert_eq!(class["status"]["conditions"][0]["type"], "Accepted");
+    assert!(class["status"]["supportedFeatures"].as_array().unwrap().contains(&json!({"name": "HTTPRoute"})));
+    let account = &cluster.server.all("serviceaccounts")[0];
+    assert_eq!(
+        (&account["metadata"]["namespace"], &account["metadata"]["labels"]["team"]),
+        (&json!("shop"), &json!("shop"))
+    );
+    assert!(gateway.metric("sluice_status_writes_total", &["HTTPRoute", "written"]).await >= 1.0);
+    assert_eq!(gateway.metric("sluice_controller_leader", &[]).await, 1.0);
+    assert!(gateway.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_status_is_written_once_and_again_only_when_it_changes() {
+    let cluster = Cluster::new().await;
+    cluster.server.apply(gateway("edge", &[("http", 80)]));
+    // What another controller wrote of the same route.
+    let others = json!({"parentRef": {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"},
+        "controllerName": "example.com/other", "conditions": []});
+    cluster.server.set_status(Kind::HTTPRoute, "shop", "all", json!({"parents": [others]}));
+    let gateway = cluster.options("all").start().await;
+    cluster.give_address("edge", "192.0.2.7").await;
+    cluster.programmed("edge", "True").await;
+    cluster.until("the route's status", |server| parents(server, "all").len() == 2).await;
+    assert_eq!(parents(&cluster.server, "all")[0], others);
+    assert_eq!(status_writes(&cluster.server, ROUTES), 1);
+
+    // A write of something else, and one of the route that changes its generation and nothing that is said of it.
+    let since = parents(&cluster.server, "all")[1]["conditions"][0]["lastTransitionTime"].clone();
+    cluster.server.apply(service("unused"));
+    let mut changed = route("all", "one");
+    changed["spec"]["hostnames"] = json!([HOST, "other.example"]);
+    cluster.server.apply(changed);
+    cluster
+        .until("the new generation to be seen", |server| {
+            parents(server, "all").get(1).is_some_and(|p| p["conditions"][0]["observedGeneration"] == 2)
+        })
+        .await;
+    assert_eq!(status_writes(&cluster.server, ROUTES), 2);
+    assert_eq!(parents(&cluster.server, "all")[1]["conditions"][0]["lastTransitionTime"], since);
+
+    // Its Gateway is gone: so is our entry, and the other one stays.
+    cluster.server.delete(Kind::Gateway, "shop", "edge");
+    cluster.until("our entry to go", |server| parents(server, "all") == [others.clone()]).await;
+    assert!(gateway.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_broken_route_is_told_so_and_a_foreign_one_is_left_alone() {
+    let cluster = Cluster::new().await;
+    cluster.server.apply(gateway("edge", &[("http", 80)]));
+    cluster.server.apply(route("broken", "missing"));
+    let mut foreign = route("foreign", "one");
+    foreign["spec"]["parentRefs"] = json!([{"name": "somebody-elses"}]);
+    cluster.server.apply(foreign);
+    let gateway = cluster.options("all").start().await;
+    cluster.until("the broken route's status", |server| !parents(server, "broken").is_empty()).await;
+    let conditions = parents(&cluster.server, "broken")[0]["conditions"].clone();
+    let resolved = conditions.as_array().unwrap().iter().find(|c| c["type"] == "ResolvedRefs").unwrap();
+    assert_eq!((&resolved["status"], &resolved["reason"]), (&json!("False"), &json!("BackendNotFound")));
+    cluster.until("the good route's status", |server| !parents(server, "all").is_empty()).await;
+    assert!(parents(&cluster.server, "foreign").is_empty());
+    assert!(gateway.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_gateway_is_not_programmed_while_a_proxy_cannot_open_its_port() {
+    let cluster = Cluster::new().await;
+    cluster.server.apply(gateway("edge", &[("http", 80)]));
+    let taken = TcpListener::bind((Ipv6Addr::UNSPECIFIED, cluster.first)).unwrap();
+    // It would be ready only when it has given up on the port.
+    let mut gateway = cluster.options("all").without_waiting().start().await;
+    cluster.give_address("edge", "192.0.2.7").await;
+    cluster.programmed("edge", "False").await;
+    let programmed = condition(&cluster.server, "edge", "Programmed").unwrap();
+    assert_eq!(programmed["reason"], "Pending", "{programmed}");
+    assert!(service_of(&cluster.server, "edge").unwrap()["spec"].get("selector").is_none());
+    drop(taken);
+    cluster.programmed("edge", "True").await;
+    gateway.ready().await;
+    assert!(gateway.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_controller_asks_every_ready_proxy_and_a_proxy_writes_nothing() {
+    let cluster = Cluster::new().await;
+    cluster.server.apply(gateway("edge", &[("http", 80)]));
+    let proxy = cluster.options("proxy").label("proxy").start().await;
+    assert!(cluster.server.writes().is_empty(), "{:?}", cluster.server.writes());
+    // A second one that does not answer.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let both = slice(SYSTEM, "proxies", &[proxy.public, silent.local_addr().unwrap()]);
+    both.iter().for_each(|slice| cluster.server.apply(slice.clone()));
+    let controller = cluster.options("controller").label("controller");
+    let controller = controller.argument(format!("--proxy-service={SYSTEM}/proxies")).start().await;
+    cluster.give_address("edge", "192.0.2.7").await;
+    cluster.programmed("edge", "False").await;
+    cluster.server.delete(Kind::EndpointSlice, SYSTEM, "proxies-1");
+    cluster.programmed("edge", "True").await;
+    let answer = raw::get(cluster.first, HOST, "/").await.unwrap();
+    assert_eq!(answer.status, 200);
+    // The port is the proxy's alone.
+    assert!(proxy.stop().await.success());
+    assert!(raw::get(cluster.first, HOST, "/").await.is_err());
+    assert!(controller.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_port_that_is_added_is_opened_before_the_service_names_it_and_one_that_goes_rests() {
+    let cluster = Cluster::new().await;
+    cluster.server.apply(gateway("edge", &[("http", 80)]));
+    let running = cluster.options("all").start().await;
+    cluster.give_address("edge", "192.0.2.7").await;
+    cluster.programmed("edge", "True").await;
+    cluster.server.apply(gateway("edge", &[("more", 81)]));
+    let ports = |server: &ApiServer| -> Vec<(u64, u64)> {
+        let service = service_of(server, "edge").unwrap();
+        let ports = service["spec"]["ports"].as_array().unwrap().iter();
+        ports.map(|p| (p["port"].as_u64().unwrap(), p["targetPort"].as_u64().unwrap())).collect()
+    };
+    let target = u64::from(cluster.first);
+    cluster
+        .until("the Service to lead to the new port alone", |server| {
+            let selects = service_of(server, "edge").unwrap()["spec"].get("selector").is_some();
+            selects && ports(server) == [(81, target + 1)]
+        })
+        .await;
+    assert_eq!(raw::get(cluster.first + 1, HOST, "/").await.unwrap().status, 200);
+    let lease = cluster.server.get("leases", SYSTEM, "sluice-controller").unwrap();
+    let resting = lease["metadata"]["annotations"]["sluice.dev/resting-ports"].as_str().unwrap().to_owned();
+    assert!(resting.starts_with(&format!("{target}=")), "{resting}");
+    // Another Gateway does not get it.
+    cluster.server.apply(gateway("other", &[("http", 80)]));
+    let service = cluster.service_of("other").await;
+    assert_eq!(service["spec"]["ports"][0]["targetPort"], target + 2);
+    cluster.server.delete(Kind::Gateway, "shop", "other");
+    cluster.until("its Service to go", |server| service_of(server, "other").is_none()).await;
+    assert!(service_of(&cluster.server, "edge").is_some());
+    assert!(running.stop().await.success());
+}
+
+#[tokio::test]
+async fn an_ingress_has_the_front_services_address_when_it_is_served() {
+    let cluster = Cluster::new().await;
+    cluster.server.apply(json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
+        "metadata": {"name": "sluice"}, "spec": {"controller": "sluice.dev/ingress-controller",
+            "parameters": {"apiGroup": "sluice.dev", "kind": "GatewayConfig", "name": "c", "namespace": SYSTEM,
+                           "scope": "Namespace"}}}));
+    let (http, https) = (ports::free(), ports::free());
+    cluster.server.apply(json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "GatewayConfig",
+        "metadata": {"name": "c", "namespace": SYSTEM}, "spec": {"ingress": {"httpPort": http, "httpsPort": https}}}));
+    cluster.server.apply(json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "front", "namespace": SYSTEM}, "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}}));
+    let status = json!({"loadBalancer": {"ingress": [{"hostname": "lb.example"}, {"ip": "192.0.2.9"}]}});
+    cluster.server.set_status(Kind::Service, SYSTEM, "front", status);
+    let ingress = |class: &str, name: &str| {
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"ingressClassName": class,
+                     "defaultBackend": {"service": {"name": "one", "port": {"number": 80}}}}})
+    };
+    cluster.server.apply(ingress("sluice", "ours"));
+    cluster.server.apply(ingress("other", "foreign"));
+    let gateway = cluster.options("all").argument(format!("--ingress-service={SYSTEM}/front")).start().await;
+    let address = |server: &ApiServer, name: &str| {
+        server.get("ingresses", "shop", name).unwrap()["status"]["loadBalancer"]["ingress"].clone()
+    };
+    cluster.until("the address", |server| !address(server, "ours").is_null()).await;
+    assert_eq!(address(&cluster.server, "ours"), json!([{"ip": "192.0.2.9"}, {"hostname": "lb.example"}]));
+    assert_eq!(raw::get(http, HOST, "/").await.unwrap().status, 200);
+    assert!(address(&cluster.server, "foreign").is_null());
+    assert_eq!(status_writes(&cluster.server, "ingresses"), 1);
+    assert!(gateway.stop().await.success());
+}
+
+async fn leader(replicas: &[(&'static str, &Gateway)]) -> &'static str {
+    wait::until("a leader", || async {
+        for (name, replica) in replicas {
+            if replica.metric("sluice_controller_leader", &[]).await == 1.0 {
+                return Some(*name);
+            }
+        }
+        None
+    })
+    .await
+}
+
+#[tokio::test]
+async fn of_two_replicas_one_writes_and_the_other_goes_on_when_it_is_gone() {
+    let cluster = Cluster::new().await;
+    cluster.server.apply(gateway("edge", &[("http", 80)]));
+    let start = |label| cluster.options("controller").label(label).start();
+    let first = start("first").await;
+    assert_eq!(leader(&[("first", &first)]).await, "first");
+    let second = start("second").await;
+    let written = |server: &ApiServer, route: &str| !parents(server, route).is_empty();
+    cluster.until("a status", |server| written(server, "all")).await;
+    assert_eq!(second.metric("sluice_controller_leader", &[]).await, 0.0);
+
+    // Killed: the Lease runs out.
+    let killed = Instant::now();
+    first.signal(Signal::KILL);
+    cluster.server.apply(route("after-kill", "one"));
+    cluster.until("the successor's status", |server| written(server, "after-kill")).await;
+    assert!(killed.elapsed() < Duration::from_secs(20), "{:?}", killed.elapsed());
+    assert_eq!(leader(&[("second", &second)]).await, "second");
+
+    // Stopped: it gives the Lease up.
+    let third = start("third").await;
+    let stopped = Instant::now();
+    assert!(second.stop().await.success());
+    cluster.server.apply(route("after-stop", "one"));
+    cluster.until("the next one's status", |server| written(server, "after-stop")).await;
+    assert!(stopped.elapsed() < Duration::from_secs(10), "{:?}", stopped.elapsed());
+    assert!(third.stop().await.success());
+    // Who takes over finds what was written, and leaves it.
+    assert_eq!(status_writes(&cluster.server, "httproutes/all"), 1);
+}
