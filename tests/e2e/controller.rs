@@ -70,7 +70,7 @@ impl Cluster {
             server.apply(slice);
         }
         server.apply(route("all", "one"));
-        Cluster { server, folder: Folder::new(), _backend: backend, first: ports::free() }
+        Cluster { server, folder: Folder::new(), _backend: backend, first: ports::range() }
     }
 
     fn options(&self, role: &str) -> Options {

@@ -33,29 +33,38 @@ impl Role {
 /// Flags that mean something with `--kube` only.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ClusterArgs {
-    /// What this process does; of all that write, the holder of a Lease does
-    #[arg(long, value_enum, default_value = "all", requires = "kube")]
-    pub(crate) role: Role,
+    /// What this process does; of all that write, the holder of a Lease does [default: all]
+    #[arg(long, value_enum, conflicts_with = "config", requires = "kube")]
+    role: Option<Role>,
     /// Sluice's own namespace: where the Lease and the Services of Gateways lie
     #[arg(long, value_name = "NS", env = "POD_NAMESPACE", default_value = "sluice-system", value_parser = namespace)]
     pub(crate) system_namespace: String,
     /// Give each Gateway a Service of its own, which selects the proxies' pods by these labels (NAME=VALUE,...); their
     /// listeners are then bound to target ports that the Service records [default: no Services; listeners bind the
     /// ports that they name]
-    #[arg(long, value_name = "LABELS", requires = "kube", value_parser = labels)]
+    #[arg(long, value_name = "LABELS", conflicts_with = "config", requires = "kube", value_parser = labels)]
     pub(crate) gateway_services: Option<Labels>,
-    /// Where the target ports of Gateways come from
-    #[arg(long, value_name = "FIRST-LAST", default_value = "10000-19999", value_parser = ports)]
-    target_ports: RangeInclusive<u16>,
+    /// Where the target ports of Gateways come from [default: 10000-19999]
+    #[arg(long, value_name = "FIRST-LAST", conflicts_with = "config", requires = "gateway_services", value_parser = ports)]
+    target_ports: Option<RangeInclusive<u16>>,
     /// The headless Service of the proxies' metrics ports (NAMESPACE/NAME): a Gateway is programmed when each of its
     /// ready endpoints serves it [default: this process is the only proxy]
-    #[arg(long, value_name = "SERVICE", requires = "kube", value_parser = object)]
+    #[arg(long, value_name = "SERVICE", conflicts_with = "config", requires = "kube", value_parser = object)]
     proxy_service: Option<NamespacedName>,
     /// The Service in front of the Gateway of all Ingress objects (NAMESPACE/NAME), whose addresses they get [default:
     /// Ingress objects get no address]
-    #[arg(long, value_name = "SERVICE", requires = "kube", value_parser = object)]
+    #[arg(long, value_name = "SERVICE", conflicts_with = "config", requires = "kube", value_parser = object)]
     ingress_service: Option<NamespacedName>,
 }
+
+impl ClusterArgs {
+    pub(crate) fn role(&self) -> Role {
+        self.role.unwrap_or(Role::All)
+    }
+}
+
+/// Above what pods usually listen on, below node ports (30000) and ephemeral ports (32768).
+const TARGET_PORTS: RangeInclusive<u16> = 10_000..=19_999;
 
 /// Labels by name.
 pub(crate) type Labels = BTreeMap<String, String>;
@@ -115,7 +124,7 @@ impl Cluster {
         let scope = Scope {
             namespaces: args.namespace.clone(),
             services_of,
-            with_status: if cluster.role.writes() { Controller::kinds() } else { Vec::new() },
+            with_status: if cluster.role().writes() { Controller::kinds() } else { Vec::new() },
         };
         let source = KubernetesSource::new(client.clone(), &scope, Pauses::default());
         Ok(Cluster { source, args: cluster, client })
@@ -128,14 +137,16 @@ impl Cluster {
         served: &Arc<ServedForms>,
         plane: &Plane,
     ) -> Option<Arc<Controller>> {
-        if !self.args.role.writes() {
+        if !self.args.role().writes() {
             return None;
         }
         let args = self.args.clone();
         let settings = Settings {
             namespace: args.system_namespace,
             identity: identity(),
-            services: args.gateway_services.map(|selector| ServiceSettings { selector, ports: args.target_ports }),
+            services: args
+                .gateway_services
+                .map(|selector| ServiceSettings { selector, ports: args.target_ports.unwrap_or(TARGET_PORTS) }),
             ingress_service: args.ingress_service,
             proxies: args.proxy_service,
         };

@@ -47,13 +47,13 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     kube: bool,
     /// The kubeconfig [default: $KUBECONFIG or ~/.kube/config]
-    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    #[arg(long, value_name = "FILE", conflicts_with = "config", requires = "kube")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// A context of the kubeconfig [default: its current one]
-    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    #[arg(long, value_name = "NAME", conflicts_with = "config", requires = "kube")]
     pub(crate) context: Option<String>,
     /// Read the objects of this namespace only, and of kinds that have none; may be repeated [default: all namespaces]
-    #[arg(long, value_name = "NS", conflicts_with = "config", value_parser = crate::cluster::namespace)]
+    #[arg(long, value_name = "NS", conflicts_with = "config", requires = "kube", value_parser = crate::cluster::namespace)]
     pub(crate) namespace: Vec<String>,
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
@@ -138,7 +138,7 @@ enum End {
 }
 
 async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
-    if args.kube && args.cluster.role == Role::Controller {
+    if args.kube && args.cluster.role() == Role::Controller {
         return control::run(&args, log).await;
     }
     let mut signals = Signals::listen()?;
@@ -292,7 +292,7 @@ pub(crate) fn translation(default_certificate: Option<Arc<Certificate>>, cluster
         ingress_http_port,
         ingress_https_port,
         gateway_services: cluster.gateway_services.is_some().then(|| cluster.system_namespace.as_str().into()),
-        follow_status: cluster.role.writes(),
+        follow_status: cluster.role().writes(),
         ..files
     }
 }
