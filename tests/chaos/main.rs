@@ -67,8 +67,8 @@ async fn site(instance: &str, fail_mode: &str) -> Site {
     wait::until("the plugin", || async { raw::get(http, HOST, "/plugged").await.ok().filter(|a| a.status == 200) })
         .await;
     let target = Target {
-        http,
-        https,
+        http: http.into(),
+        https: https.into(),
         host: HOST.to_owned(),
         tls: authority.trust(),
         path: "/healthy".to_owned(),

@@ -77,8 +77,8 @@ impl Site {
 
     fn target(&self) -> Target {
         Target {
-            http: self.http,
-            https: self.https,
+            http: self.http.into(),
+            https: self.https.into(),
             host: HOST.to_owned(),
             tls: self.authority.trust(),
             path: "/load".to_owned(),

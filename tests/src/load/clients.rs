@@ -2,7 +2,7 @@
 
 use super::Target;
 use super::report::{Kind, Records};
-use crate::{certificate, grpc, http2 as h2c};
+use crate::{Address, certificate, grpc, http2 as h2c};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::{Request, header};
@@ -62,15 +62,30 @@ async fn open_http1(stream: impl crate::raw::Wire + 'static) -> Result<Http1Send
     Ok(sender)
 }
 
-async fn plain(port: u16) -> Result<TcpStream, String> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|e| cause("connect", &e))?;
+async fn plain(to: Address) -> Result<TcpStream, String> {
+    let stream = TcpStream::connect(to.0).await.map_err(|e| cause("connect", &e))?;
     stream.set_nodelay(true).map_err(|e| cause("nodelay", &e))?;
     Ok(stream)
 }
 
 /// Whether the connection may be used again.
 async fn exchange_http1(sender: &mut Http1Sender, host: &str, path: &str) -> Result<bool, String> {
-    let request = Request::get(path).header(header::HOST, host).body(Empty::new()).expect("a valid request");
+    send_http1(sender, Request::get(path).header(header::HOST, host)).await
+}
+
+/// One request, after which the server is to close the connection. A client that closed first, without waiting for
+/// TLS's close_notify, would answer that with a reset; netfilter drops such resets as invalid, and the server's half
+/// stays where the client may want to use the same port again.
+async fn exchange_only_http1(sender: &mut Http1Sender, host: &str, path: &str) -> Result<(), String> {
+    let request = Request::get(path).header(header::HOST, host).header(header::CONNECTION, "close");
+    match send_http1(sender, request).await? {
+        true => Err("the server keeps a connection that it was asked to close".to_owned()),
+        false => Ok(()),
+    }
+}
+
+async fn send_http1(sender: &mut Http1Sender, request: http::request::Builder) -> Result<bool, String> {
+    let request = request.body(Empty::new()).expect("a valid request");
     let response = sender.send_request(request).await.map_err(|e| cause("request", &e))?;
     let status = response.status();
     let closes =
@@ -133,7 +148,7 @@ pub(super) async fn new_connections(mut lane: Lane) {
                 } else {
                     open_http1(plain(target.http).await?).await?
                 };
-                exchange_http1(&mut sender, &target.host, &target.path).await.map(|_| ())
+                exchange_only_http1(&mut sender, &target.host, &target.path).await
             })
             .await;
         });

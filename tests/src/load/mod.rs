@@ -12,7 +12,7 @@ mod report;
 
 pub use report::{Failure, Kind, Report};
 
-use crate::certificate;
+use crate::{Address, certificate};
 use report::Records;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 /// Where the load goes.
 #[derive(Clone)]
 pub struct Target {
-    pub http: u16,
-    pub https: u16,
+    pub http: Address,
+    pub https: Address,
     /// Host, :authority and SNI.
     pub host: String,
     pub tls: certificate::Trust,
