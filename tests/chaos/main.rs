@@ -74,6 +74,7 @@ async fn site(instance: &str, fail_mode: &str) -> Site {
         path: "/healthy".to_owned(),
         grpc_path: "/echo.Echo/Chat".to_owned(),
         web_socket_path: "/chat".to_owned(),
+        check: None,
     };
     Site { gateway, _folder: folder, _backends: backends, target, http }
 }

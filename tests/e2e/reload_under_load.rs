@@ -84,6 +84,7 @@ impl Site {
             path: "/load".to_owned(),
             grpc_path: "/echo.Echo/Chat".to_owned(),
             web_socket_path: "/chat".to_owned(),
+            check: None,
         }
     }
 

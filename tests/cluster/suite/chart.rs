@@ -13,7 +13,7 @@ use std::process::Command;
 type Rights = BTreeSet<(String, String, String)>;
 
 /// Values that change what is rendered; each is linted, rendered and shown to an API server.
-const VARIANTS: [&[&str]; 7] = [
+const VARIANTS: [&[&str]; 8] = [
     &[],
     &["proxy.kind=DaemonSet", "proxy.hostPorts=true", "service.type=ClusterIP"],
     &["proxy.hostPorts=true", "proxy.spread=Required", "proxy.shutdownDelay=0", "proxy.drainTimeout=3600"],
@@ -22,6 +22,7 @@ const VARIANTS: [&[&str]; 7] = [
         "networkPolicy.enabled=true",
         "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus",
     ],
+    &["controller.enabled=true", "networkPolicy.enabled=true", "watchNamespaces={shop,staff}"],
     &["watchNamespaces={shop,staff}", "config.ingress.httpPort=8080", "config.ingress.httpsPort=8443"],
     &[
         "service.type=NodePort",
@@ -134,12 +135,59 @@ async fn proxies_may_read_the_kinds_that_are_watched_and_nothing_else() {
     assert!(["--namespace=shop", "--namespace=staff"].iter().all(|flag| flags.iter().any(|f| f == flag)), "{flags:?}");
 }
 
+/// What the controller writes, or asks for besides the kinds that are watched: where (`everywhere`, or in Sluice's own
+/// namespace), group, resource, verbs.
+const CONTROLLER: [(&str, &str, &str, &str); 9] = [
+    ("everywhere", "gateway.networking.k8s.io", "gatewayclasses/status", "patch"),
+    ("everywhere", "gateway.networking.k8s.io", "gateways/status", "patch"),
+    ("everywhere", "gateway.networking.k8s.io", "httproutes/status", "patch"),
+    ("everywhere", "networking.k8s.io", "ingresses/status", "patch"),
+    ("everywhere", "", "serviceaccounts", "create patch"),
+    ("everywhere", "", "nodes", "list"),
+    ("everywhere", "apiextensions.k8s.io", "customresourcedefinitions", "get"),
+    ("own", "", "services", "create delete patch"),
+    ("own", "coordination.k8s.io", "leases", "create get patch"),
+];
+
+fn writing(place: &str) -> Rights {
+    let here = CONTROLLER.iter().filter(|(of, ..)| *of == place);
+    here.flat_map(|(_, group, resource, verbs)| {
+        verbs.split(' ').map(|verb| ((*group).to_owned(), (*resource).to_owned(), verb.to_owned()))
+    })
+    .collect()
+}
+
+#[tokio::test]
+#[ignore = "needs helm: make test-cluster"]
+async fn the_controller_may_write_status_and_what_belongs_to_gateways_and_nothing_else() {
+    let objects = objects(&rendered(&["controller.enabled=true"]).await);
+    let named = |kind: &str, part: &str| {
+        let found =
+            of_kind(&objects, kind).into_iter().find(|role| role["metadata"]["name"].as_str().unwrap().contains(part));
+        found.unwrap_or_else(|| panic!("no {kind} of the {part}"))
+    };
+    let reads = reading(Kind::ALL.into_iter());
+    assert_eq!(rights(named("ClusterRole", "proxy")), reads);
+    assert_eq!(rights(named("ClusterRole", "controller")), &reads | &writing("everywhere"));
+    assert_eq!(rights(named("Role", "controller")), writing("own"));
+    assert_eq!(of_kind(&objects, "Role").len(), 1, "a proxy has no Role: it may write nothing");
+    // Two pods of each kind, of which each knows its part.
+    let flags: Vec<Vec<String>> = of_kind(&objects, "Deployment")
+        .iter()
+        .map(|deployment| texts(&deployment["spec"]["template"]["spec"]["containers"][0]["args"]))
+        .collect();
+    for (role, flags) in ["--role=controller", "--role=proxy"].iter().zip(&flags) {
+        assert!(flags.iter().any(|flag| flag == role), "{flags:?}");
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs helm: make test-cluster"]
 async fn pods_are_told_flags_that_exist_and_have_time_to_drain() {
     let help = Command::new(binary::sluice()).args(["run", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    for values in VARIANTS {
+    // The roles' own flags are those of a program that has roles.
+    for values in VARIANTS.iter().filter(|values| !values.contains(&"controller.enabled=true")) {
         let objects = objects(&rendered(values).await);
         let spec = pod_spec(&objects);
         let mut seconds = 0;

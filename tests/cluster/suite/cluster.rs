@@ -51,8 +51,18 @@ pub(crate) async fn kubectl(line: &str) -> String {
     try_kubectl(line).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// The same, with arguments that hold spaces.
+pub(crate) async fn kubectl_with(arguments: &[&str]) -> String {
+    output("kubectl", arguments, "").await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The test cluster's own driver: stops its components and starts them again.
+pub(crate) async fn driver(arguments: &[&str]) {
+    output("sluice-cluster", arguments, "").await.unwrap_or_else(|error| panic!("{error}"));
+}
+
 pub(crate) async fn try_apply(namespace: &str, objects: &str) -> Result<String, String> {
-    output("kubectl", &["apply", "-n", namespace, "-f", "-"], objects).await
+    output("kubectl", &["apply", "--server-side", "--force-conflicts", "-n", namespace, "-f", "-"], objects).await
 }
 
 pub(crate) async fn apply(namespace: &str, objects: &str) {
@@ -93,6 +103,11 @@ impl Namespace {
         Namespace(name)
     }
 
+    /// Has it deleted; how long that takes is nobody's concern.
+    pub(crate) async fn delete(self) {
+        kubectl(&format!("delete namespace {} --wait=false", self.0)).await;
+    }
+
     pub(crate) async fn apply(&self, objects: &str) {
         apply(self.0, objects).await;
     }
@@ -116,9 +131,14 @@ impl Namespace {
         .await;
     }
 
-    /// The pods of a Deployment that are ready, by name, with their addresses.
+    /// The pods of a Deployment that are ready, and are to stay.
     pub(crate) async fn ready_pods(&self, deployment: &str) -> Vec<Pod> {
-        let pods = self.get(&format!("pods -l app={deployment}")).await;
+        self.pods(&format!("app={deployment}")).await
+    }
+
+    /// The pods with these labels that are ready, and are to stay.
+    pub(crate) async fn pods(&self, labels: &str) -> Vec<Pod> {
+        let pods = self.get(&format!("pods -l {labels}")).await;
         let pods = pods["items"].as_array().expect("a list").iter();
         pods.filter(|pod| is_ready(pod) && pod["metadata"]["deletionTimestamp"].is_null())
             .map(|pod| Pod {
@@ -157,31 +177,39 @@ pub(crate) struct Sluice {
 }
 
 impl Sluice {
-    /// Installed once for all tests of this process.
+    /// Installed once for all tests of this process; what it serves, and the nodes' kube-proxies, may be a moment behind.
     pub(crate) async fn installed() -> Sluice {
         static SLUICE: OnceCell<Sluice> = OnceCell::const_new();
-        *SLUICE.get_or_init(|| Sluice::install(&[])).await
+        let install = || async {
+            // Pods of Sluice pass the strictest of Kubernetes' standards, or they would not start.
+            apply(
+                "default",
+                &format!(
+                    "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n  labels: {{pod-security.kubernetes.io/enforce: restricted}}\n"
+                ),
+            )
+            .await;
+            Sluice::upgrade(&[]).await;
+            Sluice { ip: load_balancer(NAMESPACE, RELEASE).await }
+        };
+        *SLUICE.get_or_init(install).await
     }
 
-    /// `helm upgrade --install` with further values; waits until it is rolled out and has its address. What it
-    /// serves, and the nodes' kube-proxies, may be a moment behind that.
-    pub(crate) async fn install(values: &[&str]) -> Sluice {
+    /// `helm upgrade --install` with these values beside those that all tests want; waits until it is rolled out.
+    pub(crate) async fn upgrade(values: &[&str]) {
         let (chart, image) = (chart(), image());
-        // Pods of Sluice pass the strictest of Kubernetes' standards, or they would not start.
-        apply(
-            "default",
-            &format!(
-                "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n  labels: {{pod-security.kubernetes.io/enforce: restricted}}\n"
-            ),
-        )
-        .await;
         let (repository, tag) = image.rsplit_once(':').expect("the image has a tag");
         let (repository, tag) = (format!("image.repository={repository}"), format!("image.tag={tag}"));
         let mut arguments = vec!["upgrade", "--install", RELEASE, &chart, "--namespace", NAMESPACE];
         arguments.extend(["--set", &repository, "--set-string", &tag, "--wait", "--timeout", "180s"]);
+        arguments.extend(["--set", "config.externalNames.allow={svc.cluster.local}"]);
         arguments.extend(values.iter().flat_map(|value| ["--set", value]));
         helm(&arguments).await.unwrap_or_else(|error| panic!("{error}"));
-        Sluice { ip: load_balancer(NAMESPACE, RELEASE).await }
+    }
+
+    /// The HTTP and HTTPS addresses of a Gateway: its listeners on 80 and 443 are the proxies' own.
+    pub(crate) async fn gateway(self, _namespace: &Namespace, _name: &str) -> (Address, Address) {
+        (self.http(), self.https())
     }
 
     pub(crate) fn http(self) -> Address {

@@ -9,8 +9,11 @@
 //! to that. Elsewhere they are ignored.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bad_input;
 mod chart;
 mod cluster;
+mod rolling;
 mod seed_story;
+mod services;
 mod spread;
 mod workload;

@@ -108,6 +108,7 @@ async fn seed_story() {
     let report = load.stop().await;
     println!("{report}");
     report.assert_flawless(&KINDS);
+    shop.delete().await;
 }
 
 const KINDS: [Kind; 4] = [Kind::Http1, Kind::Http2, Kind::New, Kind::NewTls];
@@ -133,6 +134,7 @@ fn target(sluice: Sluice, authority: &Authority) -> Target {
         path: "/web/load".to_owned(),
         grpc_path: String::new(),
         web_socket_path: String::new(),
+        check: None,
     }
 }
 

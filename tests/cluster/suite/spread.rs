@@ -1,6 +1,7 @@
 //! Who answers: requests one after another, counted by the pod that they reached.
 
 use crate::cluster::Pod;
+use futures::stream::{self, StreamExt};
 use sluice_tests::{Address, raw};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,13 +10,20 @@ use std::fmt;
 #[derive(Debug, Default)]
 pub(crate) struct Spread(pub(crate) BTreeMap<String, usize>);
 
+/// Requests under way at a time.
+const LANES: usize = 4;
+
 /// Sends `count` requests, each on a connection of its own, since kube-proxy chooses once for each. All must be good.
 pub(crate) async fn ask(to: Address, host: &str, path: &str, count: usize) -> Spread {
-    let mut spread = Spread::default();
-    for n in 0..count {
+    let one = |n: usize| async move {
         let answer = raw::get(to, host, path).await.unwrap_or_else(|error| panic!("request {n} to {path}: {error}"));
         assert_eq!(answer.status, 200, "request {n} to {path}: {}", answer.text());
-        *spread.0.entry(pod_of(&answer)).or_default() += 1;
+        pod_of(&answer)
+    };
+    let mut spread = Spread::default();
+    let mut answers = stream::iter(0..count).map(one).buffer_unordered(LANES);
+    while let Some(pod) = answers.next().await {
+        *spread.0.entry(pod).or_default() += 1;
     }
     spread
 }

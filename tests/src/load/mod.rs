@@ -31,7 +31,12 @@ pub struct Target {
     /// Where gRPC goes; the path of the call.
     pub grpc_path: String,
     pub web_socket_path: String,
+    /// What an answer of 200 must be besides.
+    pub check: Option<Check>,
 }
+
+/// Judges the fields and the body of an answer.
+pub type Check = Arc<dyn Fn(&http::HeaderMap, &[u8]) -> Result<(), String> + Send + Sync>;
 
 /// Connections, and requests a second on each of them.
 #[derive(Clone, Copy, Debug)]

@@ -34,6 +34,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: proxy
 {{- end -}}
 
+{{- define "sluice.controller.selector" -}}
+{{ include "sluice.instance" . }}
+app.kubernetes.io/component: controller
+{{- end -}}
+
 {{- define "sluice.image" -}}
 {{- with .Values.image -}}
 {{- if .digest -}}
@@ -59,6 +64,28 @@ app.kubernetes.io/component: proxy
 
 {{- define "sluice.ports.https" -}}
 {{- dig "ingress" "httpsPort" 443 .Values.config -}}
+{{- end -}}
+
+{{/* What tells the roles apart, of a list of the chart's context and the role. Without a controller nobody writes to the
+cluster, and listeners of Gateways bind the ports that they name. */}}
+{{- define "sluice.roleArgs" -}}
+{{- $role := index . 1 -}}
+{{- with index . 0 -}}
+{{- if .Values.controller.enabled -}}
+- --role={{ $role }}
+- --system-namespace={{ .Release.Namespace }}
+{{- $labels := list -}}
+{{- range $name, $value := include "sluice.proxy.selector" . | fromYaml -}}
+{{- $labels = append $labels (printf "%s=%s" $name $value) -}}
+{{- end }}
+- --gateway-services={{ join "," $labels }}
+- --target-ports={{ int .Values.gateways.ports.first }}-{{ int .Values.gateways.ports.last }}
+{{- if eq $role "controller" }}
+- --proxy-service={{ .Release.Namespace }}/{{ include "sluice.fullname" . }}-proxies
+- --ingress-service={{ .Release.Namespace }}/{{ include "sluice.fullname" . }}
+{{- end }}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The flags of `sluice run` that all roles have. */}}
@@ -133,6 +160,59 @@ readinessProbe:
 - apiGroups: [sluice.dev]
   resources: [gatewayconfigs, plugins, trafficpolicies]
   verbs: [list, watch]
+{{- end -}}
+
+{{/* What is read of Sluice's own namespace where it is not among those that are served: the Services of Gateways, the front,
+and where the proxies are. */}}
+{{- define "sluice.rbac.services" -}}
+- apiGroups: [""]
+  resources: [services]
+  verbs: [list, watch]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list, watch]
+{{- end -}}
+
+{{/* What the controller writes: status of kinds that have no namespace. It also asks for the nodes' addresses, for Gateways
+behind a Service of type NodePort, and for the version of the Gateway API. */}}
+{{- define "sluice.rbac.controller.cluster" -}}
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [gatewayclasses/status]
+  verbs: [patch]
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list]
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  resourceNames: [gatewayclasses.gateway.networking.k8s.io]
+  verbs: [get]
+{{- end -}}
+
+{{/* In each namespace: status, and the ServiceAccounts that carry the metadata of a Gateway's infrastructure. */}}
+{{- define "sluice.rbac.controller.namespaced" -}}
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [gateways/status, httproutes/status]
+  verbs: [patch]
+- apiGroups: [networking.k8s.io]
+  resources: [ingresses/status]
+  verbs: [patch]
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  verbs: [create, patch]
+{{- end -}}
+
+{{/* In Sluice's own namespace: the Services of Gateways, and the Lease. */}}
+{{- define "sluice.rbac.controller.own" -}}
+- apiGroups: [""]
+  resources: [services]
+  verbs: [create, patch, delete]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [sluice-controller]
+  verbs: [get, patch]
 {{- end -}}
 
 {{- define "sluice.hasGatewayClass" -}}
