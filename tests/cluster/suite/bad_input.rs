@@ -6,7 +6,7 @@ use crate::cluster::{NAMESPACE, Namespace, Pod, Sluice, get, kubectl, kubectl_wi
 use crate::workload::Backend;
 use sluice_tests::certificate::{self, Authority};
 use sluice_tests::load::{Kind, Plan, Rate, Running, Target};
-use sluice_tests::{binary, objects, raw};
+use sluice_tests::{Address, binary, objects, raw};
 use std::net::SocketAddr;
 
 const HOST: &str = "healthy.example";
@@ -50,7 +50,7 @@ impl Healthy {
         let sluice = Sluice::installed().await;
         let authority = Authority::default();
         let namespace = site(namespace, HOST, &authority).await;
-        answers(sluice, HOST, 200).await;
+        answers(sluice.http(), HOST, 200).await;
         let target = Target {
             http: sluice.http(),
             https: sluice.https(),
@@ -84,9 +84,9 @@ impl Healthy {
 }
 
 /// Waits until requests for a host are answered with this status.
-async fn answers(sluice: Sluice, host: &str, status: u16) {
+async fn answers(to: Address, host: &str, status: u16) {
     until(&format!("{host} to be answered {status}"), || async {
-        (raw::get(sluice.http(), host, "/").await.ok()?.status == status).then_some(())
+        (raw::get(to, host, "/").await.ok()?.status == status).then_some(())
     })
     .await;
 }
@@ -121,7 +121,7 @@ kind: HTTPRoute
 metadata: {{name: {name}}}
 spec:
   parentRefs: [{{name: broken}}]
-  hostnames: [{name}.example]
+  hostnames: [{name}.broken.example]
   rules:
   - {rule}
 "
@@ -156,7 +156,7 @@ kind: Gateway
 metadata: {name: broken}
 spec:
   gatewayClassName: sluice
-  listeners: [{name: http, port: 80, protocol: HTTP}]
+  listeners: [{name: http, port: 80, protocol: HTTP, hostname: '*.broken.example'}]
 ---
 apiVersion: sluice.dev/v1alpha1
 kind: Plugin
@@ -180,15 +180,16 @@ spec:
 
     // Ingress: a resource and a Service that is not there; HTTPRoute: a backend that is not there, or not granted.
     for host in ["resource.example", "service.example", "port.example"] {
-        answers(healthy.sluice, host, 503).await;
+        answers(healthy.sluice.http(), host, 503).await;
     }
-    for host in ["nowhere.example", "foreign.example"] {
-        answers(healthy.sluice, host, 500).await;
+    let (gateway, _) = healthy.sluice.gateway(&broken, "broken").await;
+    for host in ["nowhere.broken.example", "foreign.broken.example"] {
+        answers(gateway, host, 500).await;
     }
     // A guard that is not there lets nobody through.
-    answers(healthy.sluice, "guarded.example", 503).await;
+    answers(healthy.sluice.http(), "guarded.example", 503).await;
     // A certificate that is none takes nothing from plain HTTP.
-    answers(healthy.sluice, "garbage.example", 200).await;
+    answers(healthy.sluice.http(), "garbage.example", 200).await;
     for code in ["SLUICE-P504", "SLUICE-P201", "SLUICE-P401"] {
         problem(code).await;
     }
@@ -202,7 +203,7 @@ async fn what_vanishes_is_missed_by_nobody_else() {
     let healthy = Healthy::start("healthy2").await;
     let authority = Authority::default();
     let doomed = site("doomed", "doomed.example", &authority).await;
-    answers(healthy.sluice, "doomed.example", 200).await;
+    answers(healthy.sluice.http(), "doomed.example", 200).await;
 
     // A Secret: another certificate is shown, and requests are answered as before.
     doomed.kubectl("delete secret site").await;
@@ -211,22 +212,22 @@ async fn what_vanishes_is_missed_by_nobody_else() {
         certificate::connect(healthy.sluice.https(), "doomed.example", client).await.err()
     })
     .await;
-    answers(healthy.sluice, "doomed.example", 200).await;
+    answers(healthy.sluice.http(), "doomed.example", 200).await;
 
     // All endpoints: 503, and the access log says why.
     doomed.kubectl("scale deployment/web --replicas=0").await;
-    answers(healthy.sluice, "doomed.example", 503).await;
+    answers(healthy.sluice.http(), "doomed.example", 503).await;
     until("the reason in the access log", || async {
         let log = kubectl(&format!("-n {NAMESPACE} logs -l app.kubernetes.io/component=proxy --tail=2000")).await;
         log.lines().any(|line| line.contains("doomed.example") && line.contains("\"no_endpoints\"")).then_some(())
     })
     .await;
     doomed.kubectl("scale deployment/web --replicas=2").await;
-    answers(healthy.sluice, "doomed.example", 200).await;
+    answers(healthy.sluice.http(), "doomed.example", 200).await;
 
     // The whole namespace.
     doomed.delete().await;
-    answers(healthy.sluice, "doomed.example", 404).await;
+    answers(healthy.sluice.http(), "doomed.example", 404).await;
     healthy.was_not_disturbed().await;
 }
 
@@ -253,7 +254,7 @@ async fn a_kind_that_may_not_be_read_is_named_and_the_rest_goes_on() {
         let log = namespace.kubectl(&format!("logs {}", pod.name)).await;
         assert!(log.contains("SLUICE-P601"), "{log}");
     }
-    answers(healthy.sluice, HOST, 200).await;
+    answers(healthy.sluice.http(), HOST, 200).await;
 
     replace(role, "/rules", &rules).await;
     for pod in namespace.pods("app.kubernetes.io/component=proxy").await {
@@ -270,7 +271,7 @@ async fn kinds_that_are_not_installed_leave_ingress_alone() {
     let kinds = ["plugins.sluice.dev", "trafficpolicies.sluice.dev"];
     kubectl(&format!("delete crd {}", kinds.join(" "))).await;
     problem("SLUICE-P602").await;
-    answers(healthy.sluice, HOST, 200).await;
+    answers(healthy.sluice.http(), HOST, 200).await;
 
     let folder = binary::root().join("deploy/crds");
     kubectl(&format!("apply --server-side -f {}", folder.display())).await;
@@ -307,7 +308,7 @@ spec:
     })
     .await;
     problem("SLUICE-P004").await;
-    answers(healthy.sluice, HOST, 200).await;
+    answers(healthy.sluice.http(), HOST, 200).await;
     kubectl(&format!("apply --server-side --force-conflicts -f {}", binary::root().join("deploy/crds").display()))
         .await;
     healthy.was_not_disturbed().await;

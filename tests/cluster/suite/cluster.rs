@@ -207,9 +207,19 @@ impl Sluice {
         helm(&arguments).await.unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// The HTTP and HTTPS addresses of a Gateway: its listeners on 80 and 443 are the proxies' own.
-    pub(crate) async fn gateway(self, _namespace: &Namespace, _name: &str) -> (Address, Address) {
-        (self.http(), self.https())
+    /// The HTTP and HTTPS addresses of a Gateway: those of its own Service where a controller makes one, or else the
+    /// listeners are the proxies' own.
+    pub(crate) async fn gateway(self, namespace: &Namespace, name: &str) -> (Address, Address) {
+        let controllers = format!("-n {NAMESPACE} deployments -l app.kubernetes.io/component=controller");
+        if get(&controllers).await["items"].as_array().is_none_or(Vec::is_empty) {
+            return (self.http(), self.https());
+        }
+        let ip: IpAddr = until(&format!("an address of Gateway {name}"), || async {
+            let gateway = namespace.get(&format!("gateway {name}")).await;
+            gateway["status"]["addresses"][0]["value"].as_str()?.parse().ok()
+        })
+        .await;
+        (SocketAddr::new(ip, 80).into(), SocketAddr::new(ip, 443).into())
     }
 
     pub(crate) fn http(self) -> Address {

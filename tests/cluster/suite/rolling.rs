@@ -148,8 +148,8 @@ metadata: {name: flips}
 spec:
   gatewayClassName: sluice
   listeners:
-  - {name: http, port: 80, protocol: HTTP}
-  - {name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: flips}]}}
+  - {name: http, port: 80, protocol: HTTP, hostname: flips.example}
+  - {name: https, port: 443, protocol: HTTPS, hostname: flips.example, tls: {certificateRefs: [{name: flips}]}}
 ";
     let leaf = site.authority.leaf(&["flips.example"]);
     site.namespace.apply(&objects::secret_in("flips", "flips", &leaf)).await;
