@@ -2,14 +2,15 @@
 //!
 //! Each test keeps a healthy site under load beside it.
 
-use crate::cluster::{NAMESPACE, Namespace, Pod, Sluice, get, kubectl, kubectl_with, try_apply, try_kubectl, until};
+use crate::cluster::{
+    NAMESPACE, Namespace, Pod, Sluice, get, kubectl, kubectl_with, try_apply, try_kubectl, until, until_everywhere,
+};
 use crate::workload::Backend;
 use sluice_tests::certificate::{self, Authority};
 use sluice_tests::load::{Kind, Plan, Rate, Running, Target};
 use sluice_tests::{Address, binary, objects, raw};
 use std::net::SocketAddr;
 
-const HOST: &str = "healthy.example";
 const KINDS: [Kind; 4] = [Kind::Http1, Kind::Http2, Kind::New, Kind::NewTls];
 
 /// A namespace with a backend `web`, an Ingress for its own host, and a certificate.
@@ -41,20 +42,22 @@ spec:
 /// A healthy site under steady load.
 struct Healthy {
     sluice: Sluice,
+    host: String,
     namespace: Namespace,
     load: Running,
 }
 
 impl Healthy {
     async fn start(namespace: &'static str) -> Healthy {
+        let host = format!("{namespace}.example");
         let sluice = Sluice::installed().await;
         let authority = Authority::default();
-        let namespace = site(namespace, HOST, &authority).await;
-        answers(sluice.http(), HOST, 200).await;
+        let namespace = site(namespace, &host, &authority).await;
+        answers(sluice.http(), &host, 200).await;
         let target = Target {
             http: sluice.http(),
             https: sluice.https(),
-            host: HOST.to_owned(),
+            host: host.clone(),
             tls: authority.trust(),
             path: "/load".to_owned(),
             grpc_path: String::new(),
@@ -71,7 +74,7 @@ impl Healthy {
         };
         let load = plan.start(&target);
         load.settled(&KINDS, 5).await;
-        Healthy { sluice, namespace, load }
+        Healthy { sluice, host, namespace, load }
     }
 
     async fn was_not_disturbed(self) {
@@ -85,7 +88,7 @@ impl Healthy {
 
 /// Waits until requests for a host are answered with this status.
 async fn answers(to: Address, host: &str, status: u16) {
-    until(&format!("{host} to be answered {status}"), || async {
+    until_everywhere(&format!("{host} to be answered {status}"), || async {
         (raw::get(to, host, "/").await.ok()?.status == status).then_some(())
     })
     .await;
@@ -254,7 +257,7 @@ async fn a_kind_that_may_not_be_read_is_named_and_the_rest_goes_on() {
         let log = namespace.kubectl(&format!("logs {}", pod.name)).await;
         assert!(log.contains("SLUICE-P601"), "{log}");
     }
-    answers(healthy.sluice.http(), HOST, 200).await;
+    answers(healthy.sluice.http(), &healthy.host, 200).await;
 
     replace(role, "/rules", &rules).await;
     for pod in namespace.pods("app.kubernetes.io/component=proxy").await {
@@ -271,7 +274,7 @@ async fn kinds_that_are_not_installed_leave_ingress_alone() {
     let kinds = ["plugins.sluice.dev", "trafficpolicies.sluice.dev"];
     kubectl(&format!("delete crd {}", kinds.join(" "))).await;
     problem("SLUICE-P602").await;
-    answers(healthy.sluice.http(), HOST, 200).await;
+    answers(healthy.sluice.http(), &healthy.host, 200).await;
 
     let folder = binary::root().join("deploy/crds");
     kubectl(&format!("apply --server-side -f {}", folder.display())).await;
@@ -308,7 +311,7 @@ spec:
     })
     .await;
     problem("SLUICE-P004").await;
-    answers(healthy.sluice.http(), HOST, 200).await;
+    answers(healthy.sluice.http(), &healthy.host, 200).await;
     kubectl(&format!("apply --server-side --force-conflicts -f {}", binary::root().join("deploy/crds").display()))
         .await;
     healthy.was_not_disturbed().await;

@@ -93,6 +93,23 @@ where
     }
 }
 
+/// The same, for what several proxies answer: they may be a moment apart. A connection reaches any of them, so twenty in
+/// a row leave out one of two once in a million times.
+pub(crate) async fn until_everywhere<F>(what: &str, mut probe: impl FnMut() -> F)
+where
+    F: Future<Output = Option<()>>,
+{
+    let start = Instant::now();
+    let mut row = 0;
+    while row < 20 {
+        row = if probe().await.is_some() { row + 1 } else { 0 };
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for: {what}");
+        if row == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
 /// A namespace that goes when the test is over, and did not outlive a test before.
 pub(crate) struct Namespace(pub(crate) &'static str);
 

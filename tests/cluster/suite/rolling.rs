@@ -4,7 +4,7 @@
 //! WebSockets, by clients that never send anything twice. Streams go to pods of their own, which stay: a stream ends
 //! with its pod, whoever stands in front.
 
-use crate::cluster::{Namespace, Sluice, driver, kubectl, until};
+use crate::cluster::{Namespace, Sluice, driver, kubectl, until, until_everywhere};
 use crate::workload::{Backend, End};
 use sluice_tests::certificate::{self, Authority, Leaf};
 use sluice_tests::load::{Check, Kind, Plan, Rate, Running, Target};
@@ -13,17 +13,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-const HOST: &str = "rolling.example";
-
 const INGRESS: &str = "
 apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata: {name: site}
 spec:
   ingressClassName: sluice
-  tls: [{hosts: [rolling.example], secretName: site}]
+  tls: [{hosts: [HOST], secretName: site}]
   rules:
-  - host: rolling.example
+  - host: HOST
     http:
       paths:
       - {path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}
@@ -33,6 +31,7 @@ spec:
 
 struct Site {
     sluice: Sluice,
+    host: String,
     namespace: Namespace,
     authority: Authority,
 }
@@ -40,19 +39,25 @@ struct Site {
 impl Site {
     async fn new(namespace: &'static str, web: Backend) -> Site {
         let sluice = Sluice::installed().await;
-        let site = Site { sluice, namespace: Namespace::create(namespace).await, authority: Authority::default() };
+        let site = Site {
+            sluice,
+            // A namespace that ends may hold its Ingress for a while.
+            host: format!("{namespace}.example"),
+            namespace: Namespace::create(namespace).await,
+            authority: Authority::default(),
+        };
         let grpc = Backend { protocol: "kubernetes.io/h2c", ..Backend::new("grpc", 1) };
         let backends = [web, Backend::new("chat", 1), grpc];
         for backend in backends {
             site.namespace.apply(&backend.objects()).await;
         }
         site.certificate().await;
-        site.namespace.apply(INGRESS).await;
+        site.namespace.apply(&INGRESS.replace("HOST", &site.host)).await;
         for backend in backends {
             site.namespace.rolled_out(backend.name).await;
         }
-        until("the site to answer", || async {
-            let answer = raw::get(sluice.http(), HOST, "/").await.ok()?;
+        until_everywhere("the site to answer", || async {
+            let answer = raw::get(sluice.http(), &site.host, "/").await.ok()?;
             (answer.status == 200).then_some(())
         })
         .await;
@@ -61,21 +66,21 @@ impl Site {
 
     /// Replaces the certificate.
     async fn certificate(&self) -> Leaf {
-        let leaf = self.authority.leaf(&[HOST]);
+        let leaf = self.authority.leaf(&[&self.host]);
         self.namespace.apply(&objects::secret_in(self.namespace.0, "site", &leaf)).await;
         leaf
     }
 
-    async fn load(&self, check: Option<Check>) -> Load {
+    async fn load(&self, path: &str) -> Load {
         let target = Target {
             http: self.sluice.http(),
             https: self.sluice.https(),
-            host: HOST.to_owned(),
+            host: self.host.clone(),
             tls: self.authority.trust(),
-            path: "/load".to_owned(),
+            path: path.to_owned(),
             grpc_path: "/echo.Echo/Chat".to_owned(),
             web_socket_path: "/chat".to_owned(),
-            check,
+            check: None,
         };
         let plan = Plan {
             http1: Rate { connections: 5, per_second: 20 },
@@ -90,7 +95,7 @@ impl Site {
     }
 
     async fn header(&self, name: &str) -> Option<String> {
-        raw::get(self.sluice.http(), HOST, "/probe").await.ok()?.header(name)
+        raw::get(self.sluice.http(), &self.host, "/probe").await.ok()?.header(name)
     }
 
     async fn restart_web(&self) {
@@ -132,7 +137,7 @@ kind: HTTPRoute
 metadata: {{name: flips}}
 spec:
   parentRefs: [{{name: flips}}]
-  hostnames: [flips.example]
+  hostnames: [flipping.example]
   rules:
   - filters:
     - type: ResponseHeaderModifier
@@ -148,10 +153,10 @@ metadata: {name: flips}
 spec:
   gatewayClassName: sluice
   listeners:
-  - {name: http, port: 80, protocol: HTTP, hostname: flips.example}
-  - {name: https, port: 443, protocol: HTTPS, hostname: flips.example, tls: {certificateRefs: [{name: flips}]}}
+  - {name: http, port: 80, protocol: HTTP, hostname: flipping.example}
+  - {name: https, port: 443, protocol: HTTPS, hostname: flipping.example, tls: {certificateRefs: [{name: flips}]}}
 ";
-    let leaf = site.authority.leaf(&["flips.example"]);
+    let leaf = site.authority.leaf(&["flipping.example"]);
     site.namespace.apply(&objects::secret_in("flips", "flips", &leaf)).await;
     site.namespace.apply(gateway).await;
     site.namespace.apply(&route("blue", 0)).await;
@@ -160,11 +165,11 @@ spec:
     }
     let (http, https) = site.sluice.gateway(&site.namespace, "flips").await;
     let seen = |name: &'static str, flip: usize| async move {
-        let answer = raw::get(http, "flips.example", "/").await.ok()?;
+        let answer = raw::get(http, "flipping.example", "/").await.ok()?;
         let pod = (answer.status == 200).then(|| crate::spread::pod_of(&answer))?;
         (answer.header("x-flip") == Some(flip.to_string()) && pod.starts_with(name)).then_some(())
     };
-    until("the route", || seen("blue", 0)).await;
+    until_everywhere("the route", || seen("blue", 0)).await;
 
     let check: Check = Arc::new(|headers, body| {
         let route = headers.get("x-route").and_then(|value| value.to_str().ok()).ok_or("no header of a route")?;
@@ -184,7 +189,7 @@ spec:
     let load = plan.start(&Target {
         http,
         https,
-        host: "flips.example".to_owned(),
+        host: "flipping.example".to_owned(),
         tls: site.authority.trust(),
         path: "/load".to_owned(),
         grpc_path: String::new(),
@@ -208,7 +213,7 @@ spec:
 #[ignore = "needs a cluster: make test-cluster"]
 async fn a_rolling_restart_of_ten_pods_that_serve_on_for_a_while_fails_nothing() {
     let site = Site::new("late", Backend { end: End::Late, ..Backend::new("web", 10) }).await;
-    let load = site.load(None).await;
+    let load = site.load("/load").await;
     site.restart_web().await;
     load.flawless().await;
     site.namespace.delete().await;
@@ -218,8 +223,9 @@ async fn a_rolling_restart_of_ten_pods_that_serve_on_for_a_while_fails_nothing()
 #[ignore = "needs a cluster: make test-cluster"]
 async fn a_rolling_restart_of_ten_pods_that_end_at_once_fails_nothing_that_may_be_repeated() {
     let site = Site::new("atonce", Backend { end: End::AtOnce, ..Backend::new("web", 10) }).await;
-    let load = site.load(None).await;
-    let posts = Posts::start(site.sluice);
+    // Each request takes long enough to be under way when its pod ends.
+    let load = site.load("/load?delay=30").await;
+    let posts = Posts::start(&site);
     site.restart_web().await;
     load.flawless().await;
     // Whoever sends a POST must be told when nobody knows what became of it: those are counted, and not judged.
@@ -236,15 +242,17 @@ struct Posts {
 }
 
 impl Posts {
-    fn start(sluice: Sluice) -> Posts {
+    fn start(site: &Site) -> Posts {
+        let (to, host) = (site.sluice.http(), site.host.clone());
         let (stop, sent, failed) =
             (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let (stopped, count, failures) = (stop.clone(), sent.clone(), failed.clone());
         let task = tokio::spawn(async move {
             while !stopped.load(Ordering::Relaxed) {
-                let request =
-                    format!("POST /post HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi");
-                let good = raw::exchange(sluice.http(), request).await.is_ok_and(|answer| answer.status == 200);
+                let request = format!(
+                    "POST /post?delay=30 HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
+                );
+                let good = raw::exchange(to, request).await.is_ok_and(|answer| answer.status == 200);
                 count.fetch_add(1, Ordering::Relaxed);
                 failures.fetch_add(usize::from(!good), Ordering::Relaxed);
             }
@@ -263,7 +271,7 @@ impl Posts {
 #[ignore = "needs a cluster: make test-cluster"]
 async fn scaling_from_ten_pods_to_two_and_back_fails_nothing() {
     let site = Site::new("scaling", Backend::new("web", 10)).await;
-    let load = site.load(None).await;
+    let load = site.load("/load").await;
     for replicas in [2, 10] {
         site.namespace.kubectl(&format!("scale deployment/web --replicas={replicas}")).await;
         site.namespace.rolled_out("web").await;
@@ -277,12 +285,12 @@ async fn scaling_from_ten_pods_to_two_and_back_fails_nothing() {
 #[ignore = "needs a cluster: make test-cluster"]
 async fn fifty_new_certificates_fail_nothing() {
     let site = Site::new("certificates", Backend::new("web", 2)).await;
-    let load = site.load(None).await;
+    let load = site.load("/load").await;
     for _ in 0..50 {
         let leaf = site.certificate().await;
         until("the new certificate", || async {
             let client = site.authority.client(&["http/1.1"]);
-            let stream = certificate::connect(site.sluice.https(), HOST, client).await.ok()?;
+            let stream = certificate::connect(site.sluice.https(), &site.host, client).await.ok()?;
             (certificate::shown(&stream) == leaf.der).then_some(())
         })
         .await;
@@ -305,7 +313,7 @@ async fn a_plugins_new_code_fails_nothing() {
     };
     let seen = async |version: usize| {
         let wanted = Some(guests::Versioned::name(version));
-        until("the version of the plugin", || async {
+        until_everywhere("the version of the plugin", || async {
             (site.header("x-plugin-version").await == wanted).then_some(())
         })
         .await;
@@ -329,7 +337,7 @@ spec:
         )
         .await;
     seen(0).await;
-    let load = site.load(None).await;
+    let load = site.load("/load").await;
     for version in 1..=3 {
         code(version).await;
         seen(version).await;
@@ -343,7 +351,7 @@ spec:
 #[ignore = "needs a cluster: make test-cluster"]
 async fn a_rolling_update_of_sluice_itself_fails_nothing() {
     let site = Site::new("update", Backend::new("web", 2)).await;
-    let load = site.load(None).await;
+    let load = site.load("/load").await;
     let proxies = Namespace(crate::cluster::NAMESPACE);
     proxies.kubectl("rollout restart deployment/sluice-proxy").await;
     proxies.kubectl("rollout status deployment/sluice-proxy --timeout=180s").await;
@@ -360,7 +368,7 @@ async fn a_rolling_update_of_sluice_itself_fails_nothing() {
 #[ignore = "needs a cluster: make test-cluster"]
 async fn an_api_server_that_is_away_for_a_minute_fails_nothing() {
     let site = Site::new("survival", Backend::new("web", 2)).await;
-    let load = site.load(None).await;
+    let load = site.load("/load").await;
     driver(&["stop", "kube-apiserver"]).await;
     let away = Instant::now();
     while away.elapsed() < Duration::from_secs(60) {
