@@ -43,10 +43,6 @@ impl Spread {
         }
         assert_eq!(self.0.len(), pods.len(), "others answered than {pods:?}\n{self}");
     }
-
-    pub(crate) fn of(&self, pod: &Pod) -> usize {
-        self.0.get(&pod.name).copied().unwrap_or(0)
-    }
 }
 
 impl fmt::Display for Spread {
