@@ -1,6 +1,7 @@
 //! The controller as others see it: what it is told, its tasks, its settings.
 
 use crate::api::Api;
+use crate::desired::Bundle;
 use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::model::{Model, gateway_of};
@@ -8,7 +9,6 @@ use crate::nodes::Nodes;
 use crate::served::Asker;
 use kube::Client;
 use prometheus_client::registry::Registry;
-use serde_json::Value;
 use sluice_model::object::NamespacedName;
 use sluice_model::{Kind, ObjectRef, Served, ServedQuestion};
 use sluice_resources::api::{EndpointSlice, Service};
@@ -188,14 +188,17 @@ impl Controller {
         self.lease.release().await;
     }
 
-    /// The version of the Gateway API's CRDs, where it may be read.
+    /// The Gateway API's CRDs, where they may be looked at.
     async fn read_bundle(&self) {
         let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/gatewayclasses.gateway.networking.k8s.io";
         let bundle = match self.api.get(path).await {
             Ok(crd) => {
-                let annotations = crd.pointer("/metadata/annotations");
-                let version = annotations.and_then(|all| all.get("gateway.networking.k8s.io/bundle-version"));
-                version.and_then(Value::as_str).map(str::to_owned)
+                let annotation = |name: &str| {
+                    let all = crd.pointer("/metadata/annotations")?;
+                    all.get(format!("gateway.networking.k8s.io/{name}"))?.as_str().map(str::to_owned)
+                };
+                let channel = annotation("channel").unwrap_or_default();
+                annotation("bundle-version").map(|version| Bundle { version, channel })
             }
             Err(failure) => {
                 tracing::debug!(%failure, "the version of the Gateway API's CRDs cannot be read");

@@ -42,19 +42,37 @@ pub const SUPPORTED_FEATURES: &[&str] = &[
     "ReferenceGrant",
 ];
 
+/// Features whose fields are there in the experimental channel's CRDs only: in the other an API server drops them.
+const EXPERIMENTAL_FEATURES: &[&str] = &["HTTPRouteRetry"];
+
+/// The installed CRDs of the Gateway API, as their annotations have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bundle {
+    pub(crate) version: String,
+    /// `standard` or `experimental`.
+    pub(crate) channel: String,
+}
+
+/// What is supported with the CRDs that are installed.
+pub(crate) fn features(bundle: Option<&Bundle>) -> Value {
+    let experimental = bundle.is_some_and(|bundle| bundle.channel == "experimental");
+    let there = SUPPORTED_FEATURES.iter().filter(|name| experimental || !EXPERIMENTAL_FEATURES.contains(name));
+    there.map(|name| json!({"name": name})).collect()
+}
+
 /// The versions of the Gateway API whose CRDs are known to fit: by their first two numbers.
 const KNOWN_BUNDLES: &[&str] = &["v1.4.", "v1.5.", "v1.6."];
 
 /// The group of routes and Gateways.
 const GROUP: &str = "gateway.networking.k8s.io";
 
-/// `bundle`: the version of the installed CRDs, where it may be read.
-pub(crate) fn class(status: &ClassStatus, bundle: Option<&str>) -> Vec<Condition> {
+/// `bundle`: the installed CRDs, where they may be looked at.
+pub(crate) fn class(status: &ClassStatus, bundle: Option<&Bundle>) -> Vec<Condition> {
     let mut conditions = vec![match &status.rejected {
         None => Condition::good("Accepted", "Accepted", "Sluice serves Gateways of this class"),
         Some(message) => Condition::bad("Accepted", "InvalidParameters", message),
     }];
-    if let Some(bundle) = bundle {
+    if let Some(Bundle { version: bundle, .. }) = bundle {
         conditions.push(if KNOWN_BUNDLES.iter().any(|known| bundle.starts_with(known)) {
             Condition::good("SupportedVersion", "SupportedVersion", format!("Gateway API {bundle} is installed"))
         } else {
@@ -283,6 +301,16 @@ mod tests {
                 json!({"group": GROUP, "kind": "Gateway", "name": "edge", "namespace": "infra", "port": 80}),
             ]
         );
+    }
+
+    #[test]
+    fn what_the_standard_channel_lacks_is_claimed_with_the_experimental_one_only() {
+        let has =
+            |bundle: Option<&Bundle>| features(bundle).as_array().unwrap().contains(&json!({"name": "HTTPRouteRetry"}));
+        let of = |channel: &str| Bundle { version: "v1.6.3".into(), channel: channel.into() };
+        assert!(has(Some(&of("experimental"))));
+        assert!(!has(Some(&of("standard"))) && !has(None));
+        assert!(EXPERIMENTAL_FEATURES.iter().all(|name| SUPPORTED_FEATURES.contains(name)));
     }
 
     #[test]

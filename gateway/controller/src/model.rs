@@ -2,6 +2,7 @@
 //! are to be looked at for differences.
 
 use crate::controller::{Observed, Settings};
+use crate::desired::Bundle;
 use serde_json::Value;
 use sluice_model::object::NamespacedName;
 use sluice_model::{Kind, ObjectRef, ServedObject};
@@ -29,8 +30,8 @@ pub(crate) struct Model {
     pub(crate) troubles: BTreeMap<String, (&'static str, String)>,
     /// Addresses of nodes, where a Service of type NodePort asks for them.
     pub(crate) nodes: Vec<String>,
-    /// The version of the Gateway API's CRDs.
-    pub(crate) bundle: Option<String>,
+    /// The Gateway API's CRDs.
+    pub(crate) bundle: Option<Bundle>,
     /// Counts what Services depend on: Gateways, the Services themselves, what is served.
     pub(crate) shape: u64,
     /// Objects whose status may have to be written.

@@ -152,9 +152,9 @@ impl Memory {
 
 fn class(model: &Model, object: &ObjectRef, held: &Held, status: &Value, time: &str) -> Option<Map<String, Value>> {
     let wanted = model.classes.get(object).filter(|wanted| wanted.generation == held.generation)?;
-    let conditions = desired::class(wanted, model.bundle.as_deref());
+    let conditions = desired::class(wanted, model.bundle.as_ref());
     let former = status.get("conditions").unwrap_or(&Value::Null);
-    let features: Value = desired::SUPPORTED_FEATURES.iter().map(|name| json!({"name": name})).collect();
+    let features = desired::features(model.bundle.as_ref());
     Some(Map::from_iter([
         ("conditions".to_owned(), merged(&conditions, former, wanted.generation, &["Accepted"], time)),
         ("supportedFeatures".to_owned(), features),
