@@ -10,7 +10,7 @@ GUESTS = plugins sdk/rust tests/guests
 SLUICE = $(CARGO_TARGET_DIR)/$(PROFILE)/sluice
 
 .DEFAULT_GOAL := help
-.PHONY: help run build plugins test lint check bench judge generate deny cluster-up cluster-down
+.PHONY: help run build plugins test test-cluster lint check bench judge generate image deny cluster-up cluster-down
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,7 +39,10 @@ test: lint plugins ## Everything but the cluster
 	$(CARGO) test --locked --manifest-path plugins/Cargo.toml
 	$(CARGO) test --locked --manifest-path sdk/rust/Cargo.toml
 	$(MAKE) --no-print-directory check
-	@echo "make test: all passed. Not included: a Kubernetes cluster (there is none in this release), and make bench."
+	@echo "make test: all passed. Not included: make test-cluster, and make bench."
+
+test-cluster: ## On a real Kubernetes cluster, which it brings up and takes down (Linux, root, Go)
+	@tests/cluster/test
 
 check: plugins ## Every example, by sluice check
 	$(CARGO) build --locked --workspace --bin sluice
@@ -53,9 +56,14 @@ judge: build ## Reloads and misbehaving plugins under load, by their figures; ne
 	SLUICE_JUDGED=1 SLUICE_BIN=$(SLUICE) $(CARGO) test --locked -p sluice-tests --test e2e -- reload_under_load --nocapture --test-threads 1
 	SLUICE_JUDGED=1 SLUICE_BIN=$(SLUICE) $(CARGO) test --locked -p sluice-tests --test chaos -- --nocapture --test-threads 1
 
-generate: ## Writes the files that are generated: CRDs, docs/problems.md, docs/reasons.md
+generate: ## Writes the files that are generated: CRDs, docs/problems.md, docs/reasons.md, deploy/manifests
 	UPDATE=1 $(CARGO) test --locked -p sluice-resources crds
 	UPDATE=1 $(CARGO) test --locked -p sluice-tests --test docs
+	tests/cluster/cluster build helm
+	PATH="$${XDG_CACHE_HOME:-$$HOME/.cache}/sluice/cluster/bin:$$PATH" UPDATE=1 $(CARGO) test --locked -p sluice-tests --test cluster -- --ignored the_plain_manifests
+
+image: ## The container image sluice:VERSION, with docker buildx
+	docker buildx build -f deploy/docker/Dockerfile -t sluice:$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml) --load .
 
 deny: ## Licences and advisories of all dependencies
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny

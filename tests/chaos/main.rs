@@ -67,13 +67,14 @@ async fn site(instance: &str, fail_mode: &str) -> Site {
     wait::until("the plugin", || async { raw::get(http, HOST, "/plugged").await.ok().filter(|a| a.status == 200) })
         .await;
     let target = Target {
-        http,
-        https,
+        http: http.into(),
+        https: https.into(),
         host: HOST.to_owned(),
         tls: authority.trust(),
         path: "/healthy".to_owned(),
         grpc_path: "/echo.Echo/Chat".to_owned(),
         web_socket_path: "/chat".to_owned(),
+        check: None,
     };
     Site { gateway, _folder: folder, _backends: backends, target, http }
 }

@@ -3,5 +3,6 @@
 //! `UPDATE=1 cargo test -p sluice-tests --test docs` writes the generated ones again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod deploy;
 mod examples;
 mod generated;

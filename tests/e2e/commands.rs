@@ -76,7 +76,7 @@ fn run_takes_folders_or_a_cluster_and_says_so_where_it_gets_neither_or_both() {
     for (arguments, said) in [
         (&["run"][..], "<--config <DIR>...|--kube>"),
         (&["run", "--config", ".", "--kube"], "cannot be used with"),
-        (&["run", "--config", ".", "--namespace", "shop"], "--kube"),
+        (&["run", "--config", ".", "--namespace", "shop"], "cannot be used with"),
         (&["run", "--kube", "--poll", "3"], "cannot be used with"),
         (&["run", "--kube", "--namespace", "Shop/x"], "not the name of a namespace"),
     ] {

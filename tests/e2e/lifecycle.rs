@@ -203,3 +203,28 @@ async fn sighup_opens_the_access_log_anew() {
     shop.gateway.logged(|line| line["path"] == "/after").await;
     assert!(shop.gateway.access_log().iter().all(|line| line["path"] != "/before"));
 }
+
+#[tokio::test]
+async fn an_upgrade_to_a_broken_configuration_is_refused_and_the_former_process_goes_on() {
+    let mut shop = shop().await;
+    // What the running process has read before goes on in it. A new one has never seen it.
+    let whole = std::fs::read_to_string(shop.folder.path().join("more.yaml")).unwrap();
+    shop.folder.write("more.yaml", format!("{whole}\n---\nkind: [\n"));
+    wait::until("the running process to see it", || async {
+        shop.gateway.log().iter().any(|line| line.contains("SLUICE-P001")).then_some(())
+    })
+    .await;
+    let mut refused = Options::successor_of(&shop.folder, &shop.gateway).without_waiting().start().await;
+    assert!(!refused.exited().await.success());
+    let log = refused.log().join("\n");
+    assert!(log.contains("more.yaml:"), "{log}");
+    assert!(log.contains("without --upgrade"), "{log}");
+    assert_eq!(backend_of(&shop.get("/").await), "one");
+    assert_eq!(shop.gateway.public_get("/readyz").await.unwrap().0, 200);
+
+    shop.folder.write("more.yaml", &whole);
+    let new = Options::successor_of(&shop.folder, &shop.gateway).without_waiting().start().await;
+    new.says_ready().await;
+    assert!(shop.gateway.exited().await.success());
+    assert_eq!(backend_of(&shop.get("/").await), "one");
+}

@@ -332,8 +332,12 @@ async fn calls_above_a_plugins_concurrency_answer_as_overloaded() {
     // Its instance waits for the body.
     let mut slow = raw::Client::connect(shop.http).await.unwrap();
     slow.send(format!("POST /slow HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\n\r\n")).await.unwrap();
-    shop.until("the only instance to be taken", "/", |answer| answer.status == 503).await;
-    assert_eq!(shop.gateway.logged(|l| l["status"] == 503).await["reason"], "plugin_overloaded");
+    wait::until("the only instance to be taken", || async {
+        (shop.gateway.metric("sluice_plugin_instances", &["steps"]).await > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(shop.get("/second").await.status, 503);
+    assert_eq!(shop.gateway.logged(|l| l["path"] == "/second").await["reason"], "plugin_overloaded");
     slow.send("hello").await.unwrap();
     assert_eq!(slow.response().await.unwrap().status, 200);
     shop.until("the instance to be free", "/", |answer| answer.status == 200).await;

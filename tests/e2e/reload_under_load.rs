@@ -77,13 +77,14 @@ impl Site {
 
     fn target(&self) -> Target {
         Target {
-            http: self.http,
-            https: self.https,
+            http: self.http.into(),
+            https: self.https.into(),
             host: HOST.to_owned(),
             tls: self.authority.trust(),
             path: "/load".to_owned(),
             grpc_path: "/echo.Echo/Chat".to_owned(),
             web_socket_path: "/chat".to_owned(),
+            check: None,
         }
     }
 

@@ -249,6 +249,38 @@ async fn cors_is_answered_by_the_rule() {
 }
 
 #[tokio::test]
+async fn a_preflight_goes_to_the_rule_of_the_method_that_it_asks_about() {
+    let cors =
+        |origin: &str| format!("  - type: CORS\n      cors: {{allowOrigins: [\"{origin}\"], allowMethods: [PUT]}}\n");
+    let rules = format!(
+        "  - matches: [{{method: PUT}}]\n    filters:\n  {}    backendRefs: [{{name: one, port: 80}}]\n  - matches: [{{method: GET}}]\n    backendRefs: [{{name: one, port: 80}}]\n",
+        cors("https://app.example")
+    );
+    let shop = Shop::with_rules(&["one"], &rules).await;
+    let asking = |method| format!("Origin: https://app.example\r\nAccess-Control-Request-Method: {method}\r\n");
+    let answer = shop.send("OPTIONS", "/", HOST, &asking("PUT")).await;
+    assert_eq!(answer.header("access-control-allow-origin").as_deref(), Some("https://app.example"), "{answer:?}");
+    // No rule with CORS has it, and none is for OPTIONS.
+    assert_eq!(shop.send("OPTIONS", "/", HOST, &asking("GET")).await.status, 404);
+    assert_eq!(shop.send("OPTIONS", "/", HOST, "").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_backends_prefix_rewrite_replaces_what_the_rules_has_put_there() {
+    let rewrite = |to: &str| {
+        format!("[{{type: URLRewrite, urlRewrite: {{path: {{type: ReplacePrefixMatch, replacePrefixMatch: {to}}}}}}}]")
+    };
+    let rules = format!(
+        "  - matches: [{{path: {{value: /a}}}}]\n    filters: {}\n    backendRefs: [{{name: one, port: 80, filters: {}}}]\n",
+        rewrite("/longer/"),
+        rewrite("/c")
+    );
+    let shop = Shop::with_rules(&["one"], &rules).await;
+    let answer = shop.get("/a/x?q=1").await;
+    assert_eq!(answer.json()["target"], "/c/x?q=1", "{answer:?}");
+}
+
+#[tokio::test]
 async fn retries_go_by_the_rules_codes() {
     use sluice_tests::Backend;
     use std::sync::Arc;

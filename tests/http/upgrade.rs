@@ -36,6 +36,22 @@ async fn rfc9110_7_8_other_upgrades_are_not_passed_on() {
     }
 }
 
+#[tokio::test]
+async fn rfc9110_15_2_2_a_101_that_nobody_asked_for_is_a_bad_gateway() {
+    let edge = Edge::with_backend(std::sync::Arc::new(|_| {
+        Box::pin(async move {
+            let mut answer = sluice_tests::backend::text(http::StatusCode::SWITCHING_PROTOCOLS, "");
+            answer.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("upgrade"));
+            answer.headers_mut().insert(http::header::UPGRADE, http::HeaderValue::from_static("websocket"));
+            answer
+        })
+    }))
+    .await;
+    let answer = raw::exchange(edge.http, get("/", "")).await.unwrap();
+    assert_eq!(answer.status, 502);
+    assert_eq!(edge.gateway.logged(|l| l["status"] == 502).await["reason"], "upstream_protocol_error");
+}
+
 /// CVE-2026-2833: what follows an upgrade that the backend refused is HTTP, not a tunnel.
 #[tokio::test]
 async fn rfc9110_7_8_a_refused_upgrade_is_no_tunnel() {

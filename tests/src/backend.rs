@@ -139,7 +139,7 @@ pub fn echo_as(name: &'static str) -> Handler {
             if grpc {
                 return grpc_echo(name, request);
             }
-            if request.headers().contains_key(header::SEC_WEBSOCKET_KEY) {
+            if [header::UPGRADE, header::SEC_WEBSOCKET_KEY].iter().all(|name| request.headers().contains_key(name)) {
                 return web_socket_echo(name, request);
             }
             json_echo(name, request).await

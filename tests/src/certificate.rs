@@ -1,5 +1,6 @@
 //! Certificates of a private authority, and the TLS settings of a client that trusts just that one.
 
+use crate::Address;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -105,9 +106,13 @@ impl Leaf {
     }
 }
 
-/// A TLS connection to `port` on this host, with `name` as SNI.
-pub async fn connect(port: u16, name: &str, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
-    let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
+/// A TLS connection, with `name` as SNI.
+pub async fn connect(
+    to: impl Into<Address>,
+    name: &str,
+    config: Arc<ClientConfig>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(to.into().0).await?;
     tcp.set_nodelay(true)?;
     let name = ServerName::try_from(name.to_owned()).expect("a DNS name");
     TlsConnector::from(config).connect(name, tcp).await

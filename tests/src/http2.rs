@@ -1,7 +1,7 @@
 //! An HTTP/2 client over TLS or in clear text by prior knowledge. One connection a value; a stream that is reset stays
 //! reset, a connection that is going away is reported, not replaced.
 
-use crate::certificate;
+use crate::{Address, certificate};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
@@ -35,15 +35,19 @@ impl Response {
 }
 
 impl Connection {
-    pub async fn tls(port: u16, name: &str, config: Arc<rustls::ClientConfig>) -> anyhow::Result<Connection> {
-        let stream = certificate::connect(port, name, config).await?;
+    pub async fn tls(
+        to: impl Into<Address>,
+        name: &str,
+        config: Arc<rustls::ClientConfig>,
+    ) -> anyhow::Result<Connection> {
+        let stream = certificate::connect(to, name, config).await?;
         anyhow::ensure!(stream.get_ref().1.alpn_protocol() == Some(b"h2"), "the server did not choose h2");
         let (sender, driver) = h2::client::handshake(stream).await?;
         Ok(Connection { sender, driver: tokio::spawn(driver), scheme: "https" })
     }
 
-    pub async fn clear(port: u16) -> anyhow::Result<Connection> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    pub async fn clear(to: impl Into<Address>) -> anyhow::Result<Connection> {
+        let stream = TcpStream::connect(to.into().0).await?;
         stream.set_nodelay(true)?;
         let (sender, driver) = h2::client::handshake(stream).await?;
         Ok(Connection { sender, driver: tokio::spawn(driver), scheme: "http" })

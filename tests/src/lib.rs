@@ -10,6 +10,7 @@
 //! No client here sends a request twice: a request that fails has failed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod address;
 pub mod api_server;
 pub mod backend;
 pub mod binary;
@@ -27,6 +28,7 @@ pub mod raw;
 pub mod raw_backend;
 pub mod wait;
 
+pub use address::Address;
 pub use api_server::ApiServer;
 pub use backend::Backend;
 pub use folder::Folder;

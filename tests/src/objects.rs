@@ -126,11 +126,20 @@ pub fn secret(name: &str, leaf: &Leaf) -> String {
 }
 
 pub fn secret_of(name: &str, certificate: &str, key: &str) -> String {
+    tls_secret(NAMESPACE, name, certificate, key)
+}
+
+/// As [`secret`], in another namespace.
+pub fn secret_in(namespace: &str, name: &str, leaf: &Leaf) -> String {
+    tls_secret(namespace, name, &leaf.certificate_pem, &leaf.key_pem)
+}
+
+fn tls_secret(namespace: &str, name: &str, certificate: &str, key: &str) -> String {
     format!(
         "\
 apiVersion: v1
 kind: Secret
-metadata: {{name: {name}, namespace: {NAMESPACE}}}
+metadata: {{name: {name}, namespace: {namespace}}}
 type: kubernetes.io/tls
 stringData:
   tls.crt: |

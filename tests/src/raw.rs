@@ -1,8 +1,9 @@
 //! An HTTP/1.1 client that sends the bytes it is told to send, and reads answers strictly.
 
+use crate::Address;
 use bytes::{Buf, BytesMut};
 use std::io::{Error, ErrorKind, Result};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -47,9 +48,9 @@ impl Response {
 }
 
 impl Client {
-    /// To a port of this host, in clear text.
-    pub async fn connect(port: u16) -> Result<Client> {
-        Client::connect_to(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
+    /// In clear text.
+    pub async fn connect(to: impl Into<Address>) -> Result<Client> {
+        Client::connect_to(to.into().0).await
     }
 
     pub async fn connect_to(address: SocketAddr) -> Result<Client> {
@@ -58,8 +59,8 @@ impl Client {
         Ok(Client::over(stream))
     }
 
-    pub async fn connect_tls(port: u16, name: &str, config: Arc<rustls::ClientConfig>) -> Result<Client> {
-        Ok(Client::over(crate::certificate::connect(port, name, config).await?))
+    pub async fn connect_tls(to: impl Into<Address>, name: &str, config: Arc<rustls::ClientConfig>) -> Result<Client> {
+        Ok(Client::over(crate::certificate::connect(to, name, config).await?))
     }
 
     pub fn over(stream: impl Wire + 'static) -> Client {
@@ -193,13 +194,13 @@ impl Client {
 }
 
 /// Sends `bytes` on a connection of their own and gives the first answer.
-pub async fn exchange(port: u16, bytes: impl AsRef<[u8]>) -> Result<Response> {
-    let mut client = Client::connect(port).await?;
+pub async fn exchange(to: impl Into<Address>, bytes: impl AsRef<[u8]>) -> Result<Response> {
+    let mut client = Client::connect(to).await?;
     client.send(bytes).await?;
     client.response().await
 }
 
 /// `GET path` for `host` on a connection of its own.
-pub async fn get(port: u16, host: &str, path: &str) -> Result<Response> {
-    exchange(port, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await
+pub async fn get(to: impl Into<Address>, host: &str, path: &str) -> Result<Response> {
+    exchange(to, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await
 }

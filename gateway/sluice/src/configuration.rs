@@ -19,14 +19,21 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::MissedTickBehavior;
 
 /// How often to ask whether ports that could not be bound are bound now.
 const PORTS: Duration = Duration::from_secs(1);
 
+/// How often certificates are judged anew: their time comes and passes without any change.
+const CLOCK: Duration = Duration::from_secs(10 * 60);
+
 /// How long readiness waits for the plugins and ports of the first configuration. A pod that never became ready because
 /// of one broken plugin would take all other routes with it.
 const READINESS: Duration = Duration::from_secs(15);
+
+/// How long the plugins of an upgrade may take. The process before goes on meanwhile, and waits for longer than that.
+const UPGRADE: Duration = Duration::from_secs(100);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -112,13 +119,20 @@ pub(crate) struct Configuration {
     pub(crate) controller: Option<Arc<Controller>>,
     pub(crate) state: Arc<State>,
     pub(crate) metrics: Metrics,
-    /// Another process serves on the sockets that were taken over: nothing is accepted before the plugins are ready, or
-    /// that process would have answered better.
+    /// Another process serves on the sockets that were taken over: nothing is accepted before this one can do all that it
+    /// is asked to, or that process would have answered better.
     pub(crate) upgrading: bool,
     /// SIGHUP.
     pub(crate) reload: Arc<Notify>,
-    /// Told once, when the first configuration is served.
-    pub(crate) serving: Arc<Notify>,
+    /// Told what became of the first configuration. Has room for one; what comes later is of no interest.
+    pub(crate) started: mpsc::Sender<Start>,
+}
+
+/// What became of the first configuration.
+pub(crate) enum Start {
+    Served,
+    /// An upgrade would have made things worse. Why, a line each.
+    Refused(Vec<String>),
 }
 
 enum Cause {
@@ -130,16 +144,21 @@ enum Cause {
     Plugins,
     /// The data plane tries again to bind what could not be bound.
     Ports,
+    /// Time has passed.
+    Clock,
 }
 
 impl Configuration {
     /// Runs for as long as the process does.
     pub(crate) async fn run(self) {
         let mut versions = self.plane.plugins_changed();
-        let (reload, plane, serving) = (self.reload.clone(), self.plane.clone(), self.serving.clone());
+        let (reload, plane, started) = (self.reload.clone(), self.plane.clone(), self.started.clone());
         let mut path = step(Path::new(self), Cause::Source(Instant::now())).await;
         // From a cluster nothing is there before all of it is.
         while !path.started {
+            if path.refused {
+                return std::future::pending().await;
+            }
             let Some(mut feed) = path.feed.take() else { return };
             let cause = tokio::select! {
                 seen = feed.changed() => Cause::Source(seen),
@@ -150,15 +169,18 @@ impl Configuration {
         }
         let settled = tokio::time::timeout(READINESS, async move { plane.plugins_settled().await });
         tokio::pin!(settled);
-        let (mut waits_for_plugins, mut waits_for_ports) = (true, true);
+        let (mut waits_for_plugins, mut waits_for_ports, mut told) = (true, true, false);
         let give_up = tokio::time::sleep(READINESS);
         tokio::pin!(give_up);
+        let mut clock = tokio::time::interval(CLOCK);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if waits_for_ports && (give_up.is_elapsed() || !path.has_unbound_port()) {
                 waits_for_ports = false;
             }
-            if !waits_for_plugins && !waits_for_ports {
-                serving.notify_one();
+            if !told && !waits_for_plugins && !waits_for_ports {
+                told = true;
+                let _ = started.try_send(Start::Served);
             }
             let Some(mut feed) = path.feed.take() else { return };
             let cause = tokio::select! {
@@ -166,6 +188,7 @@ impl Configuration {
                 () = reload.notified() => Some(Cause::Forced),
                 Ok(()) = versions.changed() => Some(Cause::Plugins),
                 () = tokio::time::sleep(PORTS), if path.has_unbound_port() => Some(Cause::Ports),
+                _ = clock.tick() => Some(Cause::Clock),
                 // What became ready has been announced before, or is announced now.
                 _ = &mut settled, if waits_for_plugins => {
                     waits_for_plugins = false;
@@ -205,6 +228,8 @@ struct Path {
     translator: Translator,
     /// The first configuration was applied.
     started: bool,
+    /// It was not, and will not be.
+    refused: bool,
     read: Vec<Problem>,
     translated: Vec<Problem>,
     applied: Vec<Problem>,
@@ -218,6 +243,7 @@ impl Path {
             translator: Translator::new(configuration.options.clone()),
             configuration,
             started: false,
+            refused: false,
             read: Vec::new(),
             translated: Vec::new(),
             applied: Vec::new(),
@@ -226,7 +252,7 @@ impl Path {
     }
 
     fn step(&mut self, cause: Cause) {
-        if self.configuration.state.draining.load(Ordering::Relaxed) {
+        if self.refused || self.configuration.state.draining.load(Ordering::Relaxed) {
             return;
         }
         match cause {
@@ -240,6 +266,10 @@ impl Path {
                 self.take(update);
             }
             Cause::Plugins => self.applied = self.configuration.plane.refresh(),
+            Cause::Clock => {
+                self.translator.set_now(SystemTime::now());
+                self.translated = self.translator.apply(Vec::new()).problems;
+            }
             Cause::Ports => {
                 self.applied = self.configuration.plane.problems();
                 if let Some(controller) = &self.configuration.controller {
@@ -257,7 +287,7 @@ impl Path {
         if !update.complete {
             return;
         }
-        let first = !std::mem::replace(&mut self.started, true);
+        let first = !self.started;
         if update.changes.is_empty() && !first {
             return;
         }
@@ -266,10 +296,13 @@ impl Path {
         let output = self.translator.apply(update.changes);
         self.translated = output.problems.clone();
         if output.changed || first {
-            self.apply(output, first, update.seen);
+            self.apply(output, update.seen);
         } else {
             // Most of what happens in a cluster is about Services that no route leads to.
             tracing::debug!("nothing of what changed is served");
+        }
+        if self.refused {
+            return;
         }
         self.configuration.served.arrived(coming);
         if let Some(controller) = &self.configuration.controller {
@@ -279,21 +312,39 @@ impl Path {
         }
     }
 
-    fn apply(&mut self, output: Output, first: bool, seen: Instant) {
+    fn apply(&mut self, output: Output, seen: Instant) {
         self.configuration.metrics.set_certificates(&output.config, &mut self.certificates);
-        if self.configuration.upgrading
-            && first
-            && let Plane::Serving { plugins, .. } = &self.configuration.plane
-        {
-            plugins.ensure(crate::plugins::desired(&output.config));
-            let settled = tokio::time::timeout(READINESS, plugins.settled());
-            if tokio::runtime::Handle::current().block_on(settled).is_err() {
-                tracing::warn!("not all plugins are ready in time; serving without them");
+        if self.configuration.upgrading && !self.configuration.state.serving.load(Ordering::Relaxed) {
+            let reasons = self.against_upgrade(&output.config);
+            if !reasons.is_empty() {
+                self.refused = true;
+                let _ = self.configuration.started.try_send(Start::Refused(reasons));
+                return;
             }
         }
+        self.started = true;
         let applied = self.configuration.plane.apply(output.config);
         self.applied = applied.problems;
         self.say(&output.summary, seen, applied.generation);
+    }
+
+    /// Why the process before is to go on. Where a file is broken or a plugin fails, it may still serve what was there
+    /// before that, which this one has never seen.
+    fn against_upgrade(&self, config: &Config) -> Vec<String> {
+        let plane = &self.configuration.plane;
+        if let Plane::Serving { plugins, .. } = plane {
+            plugins.ensure(crate::plugins::desired(config));
+        }
+        let settled = tokio::time::timeout(UPGRADE, plane.plugins_settled());
+        if tokio::runtime::Handle::current().block_on(settled).is_err() {
+            return vec![format!("not all plugins are ready after {} s", UPGRADE.as_secs())];
+        }
+        let mut problems: Vec<Problem> = self.read.iter().cloned().chain(plane.plugin_problems()).collect();
+        problems.retain(|problem| problem.severity == Severity::Error);
+        if let Some(feed) = &self.feed {
+            feed.locate_all(&mut problems);
+        }
+        problems.iter().map(ToString::to_string).collect()
     }
 
     /// One line a change.

@@ -2,7 +2,7 @@
 //! and compiles no plugin.
 
 use crate::cluster::Cluster;
-use crate::configuration::{Configuration, Metrics};
+use crate::configuration::{Configuration, Metrics, Start};
 use crate::feed::Origin;
 use crate::lifecycle::{Request, Signals, notify_systemd};
 use crate::logging::Log;
@@ -25,7 +25,7 @@ use sluice_sources::kubernetes::KubernetesSource;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -90,7 +90,8 @@ pub(crate) async fn run(args: &RunArgs, log: &Log) -> Result<ExitCode> {
         cluster: Some(source.clone()),
     });
     let registry = Arc::new(registry);
-    let (reload, serving) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let reload = Arc::new(Notify::new());
+    let (start, mut started) = mpsc::channel(1);
     let configuration = Configuration {
         origin: Origin::Cluster(source.clone()),
         // A certificate of our own would not be the proxies'.
@@ -102,7 +103,7 @@ pub(crate) async fn run(args: &RunArgs, log: &Log) -> Result<ExitCode> {
         metrics,
         upgrading: false,
         reload: reload.clone(),
-        serving: serving.clone(),
+        started: start,
     };
     watches::spawn(&supervisor, &source);
     spawn(&supervisor, &controller, &source);
@@ -110,11 +111,9 @@ pub(crate) async fn run(args: &RunArgs, log: &Log) -> Result<ExitCode> {
     serve_admin(&supervisor, "metrics", metrics_socket, sluice_admin::probes(registry, view.clone()), &stop);
     serve_admin(&supervisor, "admin", admin_socket, sluice_admin::local(view, log.filter.clone()), &stop);
 
-    let mut ready = false;
     loop {
         tokio::select! {
-            () = serving.notified(), if !ready => {
-                ready = true;
+            Some(Start::Served) = started.recv() => {
                 state.serving.store(true, Ordering::Relaxed);
                 notify_systemd("READY=1");
                 tracing::info!(metrics = %args.metrics_address, admin = %args.admin_address, "ready");

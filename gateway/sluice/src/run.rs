@@ -2,7 +2,7 @@
 
 use crate::certificate;
 use crate::cluster::{Cluster, ClusterArgs, Role};
-use crate::configuration::{Configuration, Metrics};
+use crate::configuration::{Configuration, Metrics, Start};
 use crate::control;
 use crate::feed::Origin;
 use crate::lifecycle::{Request, Signals, notify_systemd};
@@ -13,7 +13,7 @@ use crate::served::ServedForms;
 use crate::supervise::Supervisor;
 use crate::view::{GatewayView, State};
 use crate::watches::{self, Staleness};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{ArgGroup, Args};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// Threads of everything that is not the data plane.
@@ -198,7 +198,8 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
     });
     let registry = Arc::new(registry);
 
-    let (reload, serving) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let reload = Arc::new(Notify::new());
+    let (start, mut started) = mpsc::channel(1);
     let configuration = Configuration {
         origin: match &source {
             Some(source) => Origin::Cluster(source.clone()),
@@ -212,7 +213,7 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
         metrics,
         upgrading: former.is_some(),
         reload: reload.clone(),
-        serving: serving.clone(),
+        started: start,
     };
     if let Some(source) = &source {
         watches::spawn(&supervisor, source);
@@ -221,17 +222,33 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
         control::spawn(&supervisor, controller, source);
     }
     supervisor.spawn("configuration", move || configuration.clone().run());
-    serve_admin(&supervisor, "metrics", metrics_socket, sluice_admin::probes(registry, view.clone()), &stop);
-    serve_admin(&supervisor, "admin", admin_socket, sluice_admin::local(view, log.filter.clone()), &stop);
+    let serve_admin = || {
+        let (probes, local) =
+            (sluice_admin::probes(registry, view.clone()), sluice_admin::local(view, log.filter.clone()));
+        serve_admin(&supervisor, "metrics", metrics_socket, probes, &stop);
+        serve_admin(&supervisor, "admin", admin_socket, local, &stop);
+    };
+    // In an upgrade the process before answers on these sockets until it is told to stop.
+    let mut serve_admin = Some(serve_admin);
+    if former.is_none() {
+        serve_admin.take().into_iter().for_each(|serve| serve());
+    }
 
     let end = tokio::select! {
-        () = serving.notified() => None,
+        start = started.recv() => match start {
+            Some(Start::Refused(reasons)) => bail!(
+                "--upgrade: this process would serve less than the one that runs, which goes on; put this right, or start without --upgrade:\n  {}",
+                reasons.join("\n  ")
+            ),
+            Some(Start::Served) | None => None,
+        },
         end = first_signal(&mut signals, &reload, &proxy) => Some(end),
     };
     let end = match end {
         Some(end) => end,
         None => {
             state.serving.store(true, Ordering::Relaxed);
+            serve_admin.take().into_iter().for_each(|serve| serve());
             let successor = successor(&upgrade_socket, proxy.clone(), own);
             if let Some(former) = former {
                 former.serving().context("the former process cannot be told that it may stop")?;

@@ -50,14 +50,16 @@ impl Share {
     pub(crate) fn take(&self, amount: u64) -> bool {
         // Counted first, so that two can't both see the last of it.
         let used = self.used.fetch_add(amount, AcqRel) + amount;
-        if used <= self.shares.own.load(Acquire) {
+        // The part of it that is more than its own.
+        let beyond = used.saturating_sub(self.shares.own.load(Acquire)).min(amount);
+        if beyond == 0 {
             return true;
         }
-        if self.shares.borrowed.fetch_add(amount, AcqRel) + amount <= self.shares.common() {
-            self.borrowed.fetch_add(amount, AcqRel);
+        if self.shares.borrowed.fetch_add(beyond, AcqRel) + beyond <= self.shares.common() {
+            self.borrowed.fetch_add(beyond, AcqRel);
             return true;
         }
-        self.shares.borrowed.fetch_sub(amount, AcqRel);
+        self.shares.borrowed.fetch_sub(beyond, AcqRel);
         self.used.fetch_sub(amount, AcqRel);
         false
     }

@@ -46,6 +46,28 @@ def table(result):
     return "\n".join(lines)
 
 
+def goals(result):
+    """What Sluice aims at, and whether it is there: by the upper bounds, not the medians."""
+    rows = []
+
+    def row(what, most, figure, unit=""):
+        rows.append(f"| {what} | at most {most:g}{unit} | {figure:.2f}{unit} | {'yes' if figure <= most else 'not yet'} |")
+
+    for scenario, ratios in result["ratios"].items():
+        if "bare-pingora" in ratios:
+            row(f"{scenario}, of bare Pingora", 1.15, ratios["bare-pingora"]["upper"], "x")
+        if "envoy" in ratios:
+            row(f"{scenario}, of Envoy", 0.95 if scenario.startswith("new TLS") else 0.7, ratios["envoy"]["upper"], "x")
+    for name, most in (("fresh", 9), ("pooled", 1.5)):
+        if name in result["plugin"]:
+            row(f"a header plugin, {name}, added to a request", most, result["plugin"][name]["upper"], " us")
+    ours = result["idle"].get("sluice", {})
+    for kind, most in (("plain", 12), ("tls", 24)):
+        if kind in ours:
+            row(f"an idle connection, {kind}", most, ours[kind] / 1024, " KiB")
+    return "\n".join(["### Goals", "", "| what | goal | upper bound | met |", "|---|---|---|---|", *rows, ""])
+
+
 def document(result):
     """docs/benchmarks.md, whole."""
     return f"""# Benchmarks
@@ -59,7 +81,8 @@ is the median of the rounds' paired ratios; its upper bound is one-sided, 95 %, 
 Sluice has 1,000 HTTPRoutes on 100 hosts, with the load spread over all of them, metrics and access log on (a file in memory); the peers
 have one route and no log. Their configurations: `tests/bench/peers/`. The matcher has a page of its own: [benchmarks-matcher.md](benchmarks-matcher.md).
 
-{table(result)}"""
+{table(result)}
+{goals(result)}"""
 
 
 def machine():

@@ -2,7 +2,7 @@
 
 use super::Target;
 use super::report::{Kind, Records};
-use crate::{certificate, grpc, http2 as h2c};
+use crate::{Address, certificate, grpc, http2 as h2c};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::{Request, header};
@@ -62,24 +62,46 @@ async fn open_http1(stream: impl crate::raw::Wire + 'static) -> Result<Http1Send
     Ok(sender)
 }
 
-async fn plain(port: u16) -> Result<TcpStream, String> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|e| cause("connect", &e))?;
+async fn plain(to: Address) -> Result<TcpStream, String> {
+    let stream = TcpStream::connect(to.0).await.map_err(|e| cause("connect", &e))?;
     stream.set_nodelay(true).map_err(|e| cause("nodelay", &e))?;
     Ok(stream)
 }
 
 /// Whether the connection may be used again.
-async fn exchange_http1(sender: &mut Http1Sender, host: &str, path: &str) -> Result<bool, String> {
-    let request = Request::get(path).header(header::HOST, host).body(Empty::new()).expect("a valid request");
-    let response = sender.send_request(request).await.map_err(|e| cause("request", &e))?;
-    let status = response.status();
-    let closes =
-        response.headers().get(header::CONNECTION).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close"));
-    let body = response.into_body().collect().await.map_err(|e| cause("body", &e))?.to_bytes();
-    if status != 200 {
-        return Err(format!("status {status}: {}", String::from_utf8_lossy(&body)));
+async fn exchange_http1(sender: &mut Http1Sender, target: &Target) -> Result<bool, String> {
+    send_http1(sender, target, Request::get(&target.path)).await
+}
+
+/// One request, after which the server is to close the connection. A client that closed first, without waiting for
+/// TLS's close_notify, would answer that with a reset; netfilter drops such resets as invalid, and the server's half
+/// stays where the client may want to use the same port again.
+async fn exchange_only_http1(sender: &mut Http1Sender, target: &Target) -> Result<(), String> {
+    match send_http1(sender, target, Request::get(&target.path).header(header::CONNECTION, "close")).await? {
+        true => Err("the server keeps a connection that it was asked to close".to_owned()),
+        false => Ok(()),
     }
+}
+
+async fn send_http1(
+    sender: &mut Http1Sender,
+    target: &Target,
+    request: http::request::Builder,
+) -> Result<bool, String> {
+    let request = request.header(header::HOST, &target.host).body(Empty::new()).expect("a valid request");
+    let response = sender.send_request(request).await.map_err(|e| cause("request", &e))?;
+    let (head, body) = response.into_parts();
+    let closes = head.headers.get(header::CONNECTION).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close"));
+    let body = body.collect().await.map_err(|e| cause("body", &e))?.to_bytes();
+    judge(target, head.status.as_u16(), &head.headers, &body)?;
     Ok(!closes)
+}
+
+fn judge(target: &Target, status: u16, headers: &http::HeaderMap, body: &[u8]) -> Result<(), String> {
+    if status != 200 {
+        return Err(format!("status {status}: {}", String::from_utf8_lossy(body)));
+    }
+    target.check.as_ref().map_or(Ok(()), |check| check(headers, body))
 }
 
 pub(super) async fn http1(mut lane: Lane) {
@@ -99,7 +121,7 @@ pub(super) async fn http1(mut lane: Lane) {
                 Some(sender) => sender,
                 None => open_http1(plain(target.http).await?).await?,
             };
-            let usable = exchange_http1(&mut sender, &target.host, &target.path).await?;
+            let usable = exchange_http1(&mut sender, &target).await?;
             keep = Some((sender, usable));
             Ok(())
         })
@@ -133,7 +155,7 @@ pub(super) async fn new_connections(mut lane: Lane) {
                 } else {
                     open_http1(plain(target.http).await?).await?
                 };
-                exchange_http1(&mut sender, &target.host, &target.path).await.map(|_| ())
+                exchange_only_http1(&mut sender, &target).await
             })
             .await;
         });
@@ -179,8 +201,7 @@ async fn exchange_http2(connection: &h2c::Connection, target: &Target) -> Result
     let request = connection.request("GET", &target.host, &target.path).body(()).expect("a valid request");
     match connection.exchange_unless_closing(request).await.map_err(|e| cause("request", &e))? {
         None => Ok(false),
-        Some(response) if response.status == 200 => Ok(true),
-        Some(response) => Err(format!("status {}: {}", response.status, String::from_utf8_lossy(&response.body))),
+        Some(response) => judge(target, response.status, &response.headers, &response.body).map(|()| true),
     }
 }
 

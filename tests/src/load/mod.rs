@@ -12,7 +12,7 @@ mod report;
 
 pub use report::{Failure, Kind, Report};
 
-use crate::certificate;
+use crate::{Address, certificate};
 use report::Records;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 /// Where the load goes.
 #[derive(Clone)]
 pub struct Target {
-    pub http: u16,
-    pub https: u16,
+    pub http: Address,
+    pub https: Address,
     /// Host, :authority and SNI.
     pub host: String,
     pub tls: certificate::Trust,
@@ -31,7 +31,12 @@ pub struct Target {
     /// Where gRPC goes; the path of the call.
     pub grpc_path: String,
     pub web_socket_path: String,
+    /// What an answer of 200 must be besides.
+    pub check: Option<Check>,
 }
+
+/// Judges the fields and the body of an answer.
+pub type Check = Arc<dyn Fn(&http::HeaderMap, &[u8]) -> Result<(), String> + Send + Sync>;
 
 /// Connections, and requests a second on each of them.
 #[derive(Clone, Copy, Debug)]

@@ -133,7 +133,7 @@ pub enum HashKey {
 }
 
 /// Active checks. An endpoint is taken out after `unhealthy` failures in a row and put back after `healthy` successes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct HealthCheck {
     /// `None`: a TCP (and, where the backend has it, TLS) handshake is enough.
     pub path: Option<Arc<str>>,

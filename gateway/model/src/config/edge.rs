@@ -179,6 +179,31 @@ pub enum UnderscorePolicy {
     Keep,
 }
 
+/// Names under this prefix are the gateway's own: taken out of what comes from outside.
+const OWN_PREFIX: &str = "x-sluice-";
+
+/// What becomes of a request's field at the entrance, by its name alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldFate {
+    Kept,
+    Dropped,
+    /// 400 for the whole request.
+    Refused,
+}
+
+impl UnderscorePolicy {
+    /// `name` is in lower case.
+    pub fn fate_of(self, name: &str) -> FieldFate {
+        match self {
+            _ if name.starts_with(OWN_PREFIX) => FieldFate::Dropped,
+            UnderscorePolicy::Keep => FieldFate::Kept,
+            _ if !name.as_bytes().contains(&b'_') => FieldFate::Kept,
+            UnderscorePolicy::Drop => FieldFate::Dropped,
+            UnderscorePolicy::Reject => FieldFate::Refused,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum ServerHeader {
     /// The backend's stays; answers of the gateway say `sluice`.

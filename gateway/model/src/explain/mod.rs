@@ -19,7 +19,7 @@ pub use listener::{ListenerStep, OtherListener};
 pub use nearest::{Nearest, WhyNot};
 pub use question::{Question, QuestionError};
 
-use crate::config::{Config, EscapedSlashes, Listener, PathPolicy, RouteMatch, RuleId, VirtualHost};
+use crate::config::{Config, EscapedSlashes, FieldFate, Listener, PathPolicy, RouteMatch, RuleId, VirtualHost};
 use crate::matcher::{HostMatcher, MatchIndex, RequestParts};
 use crate::path::{self, Normalized};
 use crate::print::display;
@@ -33,6 +33,8 @@ pub struct Explanation {
     pub listener: ListenerStep,
     /// The path in normal form.
     pub path: Option<String>,
+    /// Names of fields that are taken out at the entrance, before any match.
+    pub dropped: Vec<String>,
     /// The listener's virtual hosts that mean the request's host, in the order they are tried.
     pub hosts: Vec<HostStep>,
     pub rule: Option<RuleStep>,
@@ -91,6 +93,7 @@ pub fn explain(config: &Config, question: &Question) -> Explanation {
         request: question.clone(),
         listener: choice.step,
         path: None,
+        dropped: Vec::new(),
         hosts: Vec::new(),
         rule: None,
         nearest: Vec::new(),
@@ -109,8 +112,21 @@ fn follow(config: &Config, question: &Question, listener: &Listener, explanation
         Err(verdict) => return explanation.verdict = verdict,
     };
     explanation.path = Some(path.to_string());
-    let request =
-        RequestParts { path: &path, method: &question.method, headers: &question.headers, query: &question.query };
+    let mut headers = question.headers.clone();
+    for name in question.headers.keys() {
+        match listener.edge.underscores.fate_of(name.as_str()) {
+            FieldFate::Kept => {}
+            FieldFate::Dropped => {
+                headers.remove(name);
+                explanation.dropped.push(name.to_string());
+            }
+            FieldFate::Refused => {
+                let text = format!("this listener rejects names with an underscore, as `{name}`");
+                return explanation.verdict = Verdict::reply(Reason::UnderscoreInHeader, text);
+            }
+        }
+    }
+    let request = RequestParts { path: &path, method: &question.method, headers: &headers, query: &question.query };
     let no_hosts = Default::default();
     let hosts = config.virtual_hosts.get(&listener.id).unwrap_or(&no_hosts);
     let mut taken: Option<(&VirtualHost, MatchIndex)> = None;

@@ -23,6 +23,9 @@ impl fmt::Display for Explanation {
         {
             writeln!(f, "path      {path} (normal form of {})", self.request.path)?;
         }
+        for name in &self.dropped {
+            writeln!(f, "dropped   {name}: this listener lets no field of this name in")?;
+        }
         for host in &self.hosts {
             let found = if host.matched { "one of them matches" } else { "none matches" };
             writeln!(f, "host      {}: {} matches, {found}", host.hostname, host.matches)?;

@@ -302,6 +302,14 @@ fn the_path_is_matched_in_its_normal_form() {
 }
 
 #[test]
+fn a_field_that_is_dropped_at_the_entrance_matches_nothing_and_is_named() {
+    let asked = ask("GET", "http://shop.example.com/web", &["x_canary: yes", "x-sluice-canary: yes", "x-canary: yes"]);
+    assert_eq!(asked.dropped, ["x_canary", "x-sluice-canary"]);
+    assert!(asked.to_string().contains("dropped   x_canary: "), "{asked}");
+    assert_eq!(asked.verdict.to_string(), "upstream: forwarded to shop/old:80", "the third one counts");
+}
+
+#[test]
 fn a_rule_that_rejects_encoded_slashes_says_so() {
     let asked = ask("GET", "http://shop.example.com/admin/x/a%2Fb", &[]);
     assert_eq!(asked.verdict.reason, Some(Reason::EscapedSlash));

@@ -26,6 +26,9 @@ const FRAME_HEADER: usize = 9;
 /// Bytes of a header block that are looked at where it has no more.
 const SHORT_BLOCK: u32 = 5;
 
+/// GOAWAY that takes all streams, with NO_ERROR: a warning (RFC 9113, section 6.8).
+pub(super) const WARNING: &[u8; 17] = b"\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\0";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameHeader {
     pub(super) kind: u8,
@@ -69,6 +72,11 @@ impl FrameReader {
     /// A reader of what follows `skip` bytes.
     pub(super) fn after(skip: usize) -> Self {
         FrameReader { skip, ..FrameReader::default() }
+    }
+
+    /// Whether the last frame has passed whole, and none has begun.
+    pub(super) fn between_frames(&self) -> bool {
+        self.current.is_none() && self.seen == 0 && self.skip == 0
     }
 
     pub(super) fn pass(&mut self, mut bytes: &[u8], mut on: impl FnMut(Event)) {

@@ -12,7 +12,7 @@
 
 use super::h2_frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Event, FrameHeader, FrameReader, GOAWAY, HEADERS, PREFACE,
-    RST_STREAM, SETTINGS, WINDOW_UPDATE,
+    RST_STREAM, SETTINGS, WARNING, WINDOW_UPDATE,
 };
 use super::held::Holder;
 use super::metrics::DownstreamMetrics;
@@ -20,6 +20,7 @@ use sluice_model::config::Edge;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Context;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -116,6 +117,10 @@ struct StreamWatch {
 pub(super) struct Tap {
     inbound: FrameReader,
     outbound: FrameReader,
+    /// Asks for [`WARNING`].
+    warning: Arc<AtomicBool>,
+    /// The part of it that has yet to go out.
+    unsaid: &'static [u8],
     watch: Watch,
     header_timer: Option<Pin<Box<Sleep>>>,
     check_timer: Option<Pin<Box<Sleep>>>,
@@ -154,8 +159,14 @@ struct Watch {
 }
 
 impl Tap {
-    /// `alarm` is notified at a breach.
-    pub(super) fn new(edge: &Edge, metrics: &DownstreamMetrics, alarm: Arc<Notify>, waiting: Arc<Holder>) -> Self {
+    /// `alarm` is notified at a breach; `warning`, once set, is said to the client with the next flush.
+    pub(super) fn new(
+        edge: &Edge,
+        metrics: &DownstreamMetrics,
+        alarm: Arc<Notify>,
+        waiting: Arc<Holder>,
+        warning: Arc<AtomicBool>,
+    ) -> Self {
         let now = Instant::now();
         let http2 = &edge.http2;
         let round = ROUND.min(edge.timeouts.body_idle);
@@ -163,6 +174,8 @@ impl Tap {
         Tap {
             inbound: FrameReader::after(PREFACE.len()),
             outbound: FrameReader::after(0),
+            warning,
+            unsaid: &[],
             watch: Watch {
                 streams: HashMap::default(),
                 resets: Bucket::new(http2.resets, now),
@@ -195,6 +208,19 @@ impl Tap {
 
     pub(super) fn breach(&self) -> Option<Breach> {
         self.watch.breach
+    }
+
+    /// What is to go out before the next frame of h2: the rest of the warning, once it was asked for.
+    pub(super) fn interjection(&mut self) -> &'static [u8] {
+        if self.outbound.between_frames() && self.warning.swap(false, Relaxed) {
+            self.unsaid = WARNING;
+        }
+        self.unsaid
+    }
+
+    /// So many bytes of it went out.
+    pub(super) fn interjected(&mut self, bytes: usize) {
+        self.unsaid = self.unsaid.get(bytes..).unwrap_or_default();
     }
 
     /// Bytes from the client.

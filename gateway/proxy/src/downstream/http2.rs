@@ -14,6 +14,7 @@ use pingora_core::protocols::http::v2::server::{H2Accept, H2Options, HttpSession
 use pingora_core::protocols::{Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Ssl, Stream};
 use sluice_model::config::Edge;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -22,6 +23,9 @@ use tokio::task::JoinSet;
 const MALFORMED_MAX: u32 = 32;
 /// How long a client has to take the GOAWAY that tells it why.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How long after the warning (GOAWAY that takes all streams) a client may still begin requests: those that it had on
+/// their way when the warning came. h2's own last word follows a PING, which clients answer before what they have queued.
+const WARNING_TIME: Duration = Duration::from_secs(1);
 /// How long requests may take to notice that their connection is gone.
 const AFTERMATH: Duration = Duration::from_secs(5);
 
@@ -55,7 +59,8 @@ where
     let edge = &connection.edge;
     let alarm = Arc::new(Notify::new());
     let waiting = Arc::new(Holder::new(&connection.port.shared.waiting, &alarm));
-    stream.begin_http2(Tap::new(edge, &connection.port.metrics.all, alarm.clone(), waiting.clone()));
+    let warning = Arc::new(AtomicBool::new(false));
+    stream.begin_http2(Tap::new(edge, &connection.port.metrics.all, alarm.clone(), waiting.clone(), warning.clone()));
     let digest = Arc::new(Digest {
         ssl_digest: stream.get_ssl_digest(),
         timing_digest: stream.get_timing_digest(),
@@ -80,7 +85,8 @@ where
         () = alarm.notified() => return,
     };
     let mut requests = JoinSet::new();
-    accept(h2, digest, connection, app, &alarm, &waiting, &mut requests).await;
+    let signals = Signals { alarm: &alarm, waiting: &waiting, warning: &warning };
+    accept(h2, digest, connection, app, signals, &mut requests).await;
     // Whatever still runs has lost its streams. It ends by itself, and writes its log line.
     let rest = async {
         while let Some(ended) = requests.join_next().await {
@@ -126,17 +132,25 @@ async fn end_with(h2: &mut h2::server::Connection<Stream, bytes::Bytes>, reason:
     let _ = tokio::time::timeout(GOODBYE, std::future::poll_fn(|cx| h2.poll_closed(cx))).await;
 }
 
+/// Between the connection's task and its stream.
+#[derive(Clone, Copy)]
+struct Signals<'c> {
+    alarm: &'c Arc<Notify>,
+    waiting: &'c Holder,
+    warning: &'c AtomicBool,
+}
+
 async fn accept<A>(
     mut h2: h2::server::Connection<Stream, bytes::Bytes>,
     digest: Arc<Digest>,
     connection: &Connection,
     app: &Arc<A>,
-    alarm: &Arc<Notify>,
-    waiting: &Holder,
+    signals: Signals<'_>,
     requests: &mut JoinSet<()>,
 ) where
     A: HttpServerApp + Send + Sync + 'static,
 {
+    let Signals { alarm, waiting, warning } = signals;
     let edge = &connection.edge;
     let limits = &edge.limits;
     let metrics = &connection.port.metrics.all;
@@ -145,7 +159,7 @@ async fn accept<A>(
     let closing = connection.port.reaches(Phase::Closing);
     let shutdown = connection.port.draining();
     let (mut told, mut closes) = (false, false);
-    let mut leaving = false;
+    let (mut leaving, mut warned) = (false, false);
     let mut malformed = 0;
     let mut served = 0_u32;
     let mut quiet_since = Instant::now();
@@ -155,7 +169,8 @@ async fn accept<A>(
     // The end of the connection's life; once it is leaving by itself, the end of its patience. While the port drains, it
     // is the port that has patience: its workers cut what is left, and count it.
     let end = tokio::time::sleep(edge.timeouts.connection_max.unwrap_or(Duration::MAX));
-    tokio::pin!(draining, closing, quiet, end);
+    let last_word = tokio::time::sleep(Duration::ZERO);
+    tokio::pin!(draining, closing, quiet, end, last_word);
     loop {
         let leave = tokio::select! {
             biased;
@@ -230,6 +245,11 @@ async fn accept<A>(
                 }
                 idle
             }
+            () = &mut last_word, if warned => {
+                warned = false;
+                h2.graceful_shutdown();
+                false
+            }
             () = &mut end => {
                 if leaving {
                     // Its streams are cut: whoever holds one for longer than draining takes is told by the reset.
@@ -243,7 +263,9 @@ async fn accept<A>(
         };
         if leave && !leaving {
             leaving = true;
-            h2.graceful_shutdown();
+            warned = true;
+            warning.store(true, Ordering::Relaxed);
+            last_word.as_mut().reset(tokio::time::Instant::now() + WARNING_TIME.min(edge.timeouts.drain / 2));
             end.as_mut().reset(tokio::time::Instant::now() + edge.timeouts.drain);
             quiet_since = Instant::now();
         }

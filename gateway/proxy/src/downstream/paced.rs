@@ -126,9 +126,9 @@ impl Paced {
         };
         let Ok(read) = read else {
             self.slow.note();
-            return Error::e_explain(ErrorType::ReadTimedout, "the request body has paused for too long");
+            return Err(Error::explain(ErrorType::ReadTimedout, "the request body has paused for too long").into_down());
         };
-        let read = read?;
+        let read = read.map_err(Error::into_down)?;
         let came = read.as_ref().map_or(0, Bytes::len);
         if came > 0 {
             self.pace.waited = Duration::ZERO;
@@ -137,7 +137,7 @@ impl Paced {
             self.slow.metrics.timeout("body_min_rate");
             self.slow.note();
             let slow = io::Error::new(io::ErrorKind::TimedOut, "below the minimum rate");
-            return Err(Error::because(ErrorType::ReadError, "the request body arrives too slowly", slow));
+            return Err(Error::because(ErrorType::ReadError, "the request body arrives too slowly", slow).into_down());
         }
         Ok(read)
     }
@@ -165,7 +165,9 @@ impl ForeignSession for Paced {
         };
         match tokio::time::timeout(limit, drain).await {
             Ok(drained) => drained,
-            Err(_) => Error::e_explain(ErrorType::ReadTimedout, "the rest of the request body takes too long"),
+            Err(_) => {
+                Err(Error::explain(ErrorType::ReadTimedout, "the rest of the request body takes too long").into_down())
+            }
         }
     }
 

@@ -454,12 +454,30 @@ impl AsyncRead for DownstreamStream {
     }
 }
 
+/// Writes what the tap has to say itself.
+fn poll_interject(tap: &mut Tap, transport: &mut Transport, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    loop {
+        let unsaid = tap.interjection();
+        if unsaid.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let polled = Pin::new(&mut *transport).poll_write(cx, unsaid);
+        tap.socket_full(polled.is_pending(), cx);
+        let written = ready!(polled)?;
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        tap.interjected(written);
+    }
+}
+
 impl AsyncWrite for DownstreamStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if let Mode::Http2(tap) = &mut this.mode {
             // h2 gathers by itself.
             let Some(transport) = this.transport.as_mut() else { return Poll::Ready(Ok(bytes.len())) };
+            ready!(poll_interject(tap, transport, cx))?;
             let polled = transport.poll_write(cx, bytes);
             tap.socket_full(polled.is_pending(), cx);
             let written = ready!(polled)?;
@@ -509,6 +527,9 @@ impl AsyncWrite for DownstreamStream {
             this.out = BytesMut::new();
         }
         let Some(transport) = this.transport.as_mut() else { return Poll::Ready(Ok(())) };
+        if let Mode::Http2(tap) = &mut this.mode {
+            ready!(poll_interject(tap, transport, cx))?;
+        }
         // TLS takes what it is given, and waits here.
         let polled = transport.poll_flush(cx).map_ok(|()| 0);
         if let Mode::Http2(tap) = &mut this.mode {

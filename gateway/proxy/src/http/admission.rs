@@ -3,11 +3,10 @@
 //! HTTP/1 was read strictly before it came here (see `downstream`), HTTP/2 by its codec. These checks hold for both,
 //! and stand also where an earlier one has already looked: a refused request must never reach a backend.
 
-use super::names;
 use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ::http::{Method, Version, request};
 use sluice_model::Reason;
-use sluice_model::config::{Edge, Limits, UnderscorePolicy};
+use sluice_model::config::{Edge, FieldFate, Limits};
 use smallvec::SmallVec;
 
 /// Bytes that one field adds to the section besides its name and value: `: ` and the line's end.
@@ -145,14 +144,11 @@ pub(super) fn fields(headers: &mut HeaderMap, version: Version, edge: &Edge) -> 
             | "proxy-authorization"
             | "trailer"
             | "http2-settings" => unwanted.push(name.clone()),
-            _ if text.starts_with(names::OWN_PREFIX) => unwanted.push(name.clone()),
-            _ if edge.underscores != UnderscorePolicy::Keep && text.as_bytes().contains(&b'_') => {
-                if edge.underscores == UnderscorePolicy::Reject {
-                    return Err(Reason::UnderscoreInHeader.into());
-                }
-                unwanted.push(name.clone());
-            }
-            _ => {}
+            _ => match edge.underscores.fate_of(text) {
+                FieldFate::Kept => {}
+                FieldFate::Dropped => unwanted.push(name.clone()),
+                FieldFate::Refused => return Err(Reason::UnderscoreInHeader.into()),
+            },
         }
     }
     if bytes > edge.limits.header_bytes {
@@ -240,6 +236,7 @@ pub(super) fn max_forwards(parts: &request::Parts) -> MaxForwards {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluice_model::config::UnderscorePolicy;
 
     fn parts(method: &str, fields: &[(&str, &str)]) -> request::Parts {
         let mut builder = ::http::Request::builder().method(method).uri("/").version(Version::HTTP_11);

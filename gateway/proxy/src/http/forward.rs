@@ -146,9 +146,9 @@ pub(super) fn request(
     mirrors: &Mirrors,
 ) -> Result<()> {
     if let Some(rule) = &ctx.rule {
-        filter(&rule.config.filters, ctx.prefix, request)?;
+        let prefix = filter(&rule.config.filters, ctx.prefix, request)?;
         if let Some(filters) = ctx.backend_filters() {
-            filter(filters, ctx.prefix, request)?;
+            filter(filters, prefix, request)?;
         }
     }
     if let Some(length) = ctx.held.as_ref().and_then(|held| held.replaced_length()) {
@@ -173,29 +173,32 @@ pub(super) fn request(
     Ok(())
 }
 
-fn filter(filters: &Filters, prefix: Option<usize>, request: &mut RequestHeader) -> Result<()> {
+/// What is left of the rule's prefix after it: the length of what replaced it.
+fn filter(filters: &Filters, prefix: Option<usize>, request: &mut RequestHeader) -> Result<Option<usize>> {
     if !filters.request_headers.is_empty() {
         headers::apply(&filters.request_headers, request);
     }
     match &filters.rewrite {
         Some(rewrite) => rewrite_target(rewrite, prefix, request),
-        None => Ok(()),
+        None => Ok(prefix),
     }
 }
 
-fn rewrite_target(rewrite: &Rewrite, prefix: Option<usize>, request: &mut RequestHeader) -> Result<()> {
+fn rewrite_target(rewrite: &Rewrite, prefix: Option<usize>, request: &mut RequestHeader) -> Result<Option<usize>> {
     if let Some(hostname) = &rewrite.hostname {
         // The engine takes an authority of the target from here.
         request.insert_header(header::HOST, hostname.as_str())?;
     }
-    let Some(path) = &rewrite.path else { return Ok(()) };
+    let Some(path) = &rewrite.path else { return Ok(prefix) };
     // `translate` has checked the replacement; where it cannot be a target even so, the path stays.
-    let Some(target) = target::rewritten(path, request.uri.path(), prefix, request.uri.query()) else { return Ok(()) };
+    let Some(target) = target::rewritten(path, request.uri.path(), prefix, request.uri.query()) else {
+        return Ok(prefix);
+    };
     let mut uri = request.uri.clone().into_parts();
     uri.path_and_query = Some(target);
     let uri = Uri::from_parts(uri).map_err(|_| Error::explain(ErrorType::InternalError, "rewritten target"))?;
     request.set_uri(uri);
-    Ok(())
+    Ok(target::prefix_after(path, prefix))
 }
 
 fn report(ctx: &mut RequestContext, outcome: Outcome) {
@@ -288,6 +291,12 @@ pub(super) fn answered(session: &Session, ctx: &mut RequestContext, response: &R
     let now = Instant::now();
     ctx.upstream.headers_at = Some(now);
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        if !ctx.websocket {
+            // RFC 9110, section 15.2.2: it switches to what was asked for. What follows is nobody's protocol.
+            report(ctx, Outcome::Failed(Failure::Protocol));
+            ctx.refused = Some(Reason::UpstreamProtocolError.into());
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 that was not asked for").into_up());
+        }
         // Nothing of the exchange binds what follows it.
         ctx.deadline = None;
         ctx.upstream.deadline = None;

@@ -4,7 +4,7 @@ use super::admission::{self, MaxForwards, Refused};
 use super::authority::{self, Authority};
 use super::context::{Reply, RequestContext};
 use super::forwarding::{self, Arrival};
-use super::{names, parts};
+use super::{cors, names, parts};
 use crate::downstream::{ConnectionInfo, DownstreamMetrics};
 use crate::metrics::InFlight;
 use crate::snapshot::{HostRuntime, ListenerRuntime, Snapshot};
@@ -240,13 +240,25 @@ fn with_query(path: &str, query: Option<&str>) -> String {
 /// From the most specific host pattern to the least: a request that no rule of the one matches falls to the next, but
 /// never out of its listener (Gateway API, listener isolation).
 fn find<'l>(listener: &'l ListenerRuntime, host: &str, head: &request::Parts) -> Option<(&'l HostRuntime, u32)> {
-    let request = RequestParts {
-        path: head.uri.path(),
-        method: &head.method,
-        headers: &head.headers,
-        query: head.uri.query().unwrap_or_default(),
+    let of_method = |method: &Method| {
+        let request = RequestParts {
+            path: head.uri.path(),
+            method,
+            headers: &head.headers,
+            query: head.uri.query().unwrap_or_default(),
+        };
+        listener.hosts.candidates(host).find_map(|candidate| Some((&**candidate, candidate.matcher.find(&request)?)))
     };
-    listener.hosts.candidates(host).find_map(|candidate| Some((&**candidate, candidate.matcher.find(&request)?)))
+    // A preflight asks for the rule of the request that is to follow it, whose method a match may name.
+    let asked = cors::preflight(head).and_then(|method| Method::from_bytes(method.as_bytes()).ok());
+    let asked = asked.and_then(|method| of_method(&method)).filter(|(host, index)| has_cors(host, *index));
+    asked.or_else(|| of_method(&head.method))
+}
+
+fn has_cors(host: &HostRuntime, index: u32) -> bool {
+    let matched = host.config.matches.get(index as usize);
+    let rule = matched.and_then(|matched| host.rules.get(matched.rule as usize));
+    rule.is_some_and(|rule| rule.config.filters.cors.is_some())
 }
 
 fn is_grpc(head: &request::Parts) -> bool {

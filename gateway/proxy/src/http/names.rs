@@ -2,9 +2,6 @@
 
 use ::http::HeaderName;
 
-/// Names under this prefix are the gateway's own: taken out of what comes from outside.
-pub(super) const OWN_PREFIX: &str = "x-sluice-";
-
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

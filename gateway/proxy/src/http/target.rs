@@ -22,6 +22,16 @@ pub(super) fn rewritten(
     PathAndQuery::from_maybe_shared(target.freeze()).ok()
 }
 
+/// How much of the path a second rewrite of its prefix would replace: what the first one put in its place.
+pub(super) fn prefix_after(rewrite: &PathRewrite, prefix: Option<usize>) -> Option<usize> {
+    match rewrite {
+        PathRewrite::Full(_) => None,
+        PathRewrite::PrefixMatch(replacement) => {
+            prefix.map(|_| replacement.strip_suffix('/').unwrap_or(replacement).len())
+        }
+    }
+}
+
 /// Replaces whole elements only: what follows the prefix is empty or begins with a slash. Leading slashes are one, as
 /// `//host` would name a host.
 fn write_path(to: &mut BytesMut, rewrite: &PathRewrite, path: &str, prefix: Option<usize>) {

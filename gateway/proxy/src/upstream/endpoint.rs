@@ -4,20 +4,21 @@
 //! good as one that came a moment earlier.
 
 use super::clock::{Clock, millis};
-use sluice_model::config::EndpointId;
+use sluice_model::config::{EndpointId, HealthCheck};
 use sluice_model::object::NamespacedName;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Identity of an endpoint's state over snapshots and over changes of policy.
+/// Identity of an endpoint's state over snapshots and over changes of policy. What one check finds is nothing to another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct EndpointKey {
     pub(super) service: NamespacedName,
     pub(super) uid: Arc<str>,
     pub(super) port: u16,
     pub(super) id: EndpointId,
+    pub(super) check: Option<HealthCheck>,
 }
 
 /// The least share of its full load that a warming endpoint gets: with less it would hardly be tried at all.

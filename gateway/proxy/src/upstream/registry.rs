@@ -190,6 +190,7 @@ impl Registry {
             tasks.push(self.task("health", label.clone(), move || health::run(weak.clone())));
         }
         if let EndpointSource::Dns { host, port } = &backend.source {
+            self.take_addresses(&state);
             let (weak, host, port) = (Arc::downgrade(&state), host.clone(), *port);
             let (resolver, guard) = (self.resolver.clone(), self.guard.clone());
             tasks.push(self.task("resolve", label, move || {
@@ -199,6 +200,21 @@ impl Registry {
         // The state is new: nothing is set yet.
         let _ = state.tasks.set(tasks);
         state
+    }
+
+    /// Another policy for the same name: it begins with the addresses that are known, and what is known of them.
+    fn take_addresses(&self, state: &BackendState) {
+        let mut known = self.backends.values().filter_map(|slot| slot.state.upgrade());
+        let Some(known) = known.find(|known| known.backend.source == state.backend.source) else { return };
+        let same_check = known.backend.policy.health_check == state.backend.policy.health_check;
+        let known = known.current.load();
+        let fresh = |known: &Arc<EndpointState>| Arc::new(EndpointState::new(known.address));
+        let take = |known: &Arc<EndpointState>| if same_check { known.clone() } else { fresh(known) };
+        let endpoints: Vec<_> = known.endpoints().iter().map(take).collect();
+        if !endpoints.is_empty() {
+            state.set_current(Arc::new(Candidates::new(endpoints, &state.backend.policy.load_balancer)));
+            state.settle();
+        }
     }
 
     fn task<F: Future<Output = ()> + Send + 'static>(
@@ -245,7 +261,7 @@ impl Registry {
                 return BackendRuntime { state, candidates: None, members: Box::default() };
             }
         };
-        let members: Box<[Arc<EndpointState>]> = set.iter().map(|e| self.endpoint(&state.backend.key, &e.id)).collect();
+        let members: Box<[Arc<EndpointState>]> = set.iter().map(|e| self.endpoint(&state.backend, &e.id)).collect();
         let takes_requests = candidates(set);
         let chosen: Vec<Arc<EndpointState>> = set
             .iter()
@@ -264,12 +280,13 @@ impl Registry {
         BackendRuntime { state, candidates: Some(candidates), members }
     }
 
-    fn endpoint(&mut self, backend: &BackendKey, id: &EndpointId) -> Arc<EndpointState> {
+    fn endpoint(&mut self, backend: &Backend, id: &EndpointId) -> Arc<EndpointState> {
         let key = EndpointKey {
-            service: backend.service.clone(),
-            uid: backend.uid.clone(),
-            port: backend.port,
+            service: backend.key.service.clone(),
+            uid: backend.key.uid.clone(),
+            port: backend.key.port,
             id: id.clone(),
+            check: backend.policy.health_check.clone(),
         };
         let slot = self.endpoints.entry(key).or_default();
         slot.upgrade().unwrap_or_else(|| {

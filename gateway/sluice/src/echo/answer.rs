@@ -6,7 +6,7 @@ use futures::{SinkExt, TryStreamExt};
 use http::header::{
     CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body, Frame, Incoming};
@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -33,6 +34,8 @@ pub(super) struct Echo {
     name: String,
     name_value: HeaderValue,
     tls: bool,
+    /// What `/health` answers.
+    health: AtomicU16,
 }
 
 /// The request, as it arrived.
@@ -60,6 +63,7 @@ struct Wishes {
     chunks: Option<u64>,
     interval: Duration,
     bytes: Option<u64>,
+    status: Option<StatusCode>,
 }
 
 impl Wishes {
@@ -72,6 +76,7 @@ impl Wishes {
                 "interval" => wishes.interval = Duration::from_millis(number),
                 "chunks" => wishes.chunks = Some(number),
                 "bytes" => wishes.bytes = Some(number),
+                "status" => wishes.status = u16::try_from(number).ok().and_then(final_status),
                 _ => {}
             }
         }
@@ -82,7 +87,7 @@ impl Wishes {
 impl Echo {
     pub(super) fn new(name: String, tls: bool) -> Echo {
         let name_value = HeaderValue::from_str(&name).unwrap_or_else(|_| HeaderValue::from_static("echo"));
-        Echo { name, name_value, tls }
+        Echo { name, name_value, tls, health: AtomicU16::new(StatusCode::OK.as_u16()) }
     }
 
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
@@ -97,12 +102,27 @@ impl Echo {
         } else if let Some(count) = wishes.bytes {
             filler(count)
         } else if request.uri().path().ends_with("/health") {
-            text(StatusCode::OK, "text/plain", "ok\n")
+            self.health(request.method(), wishes.status)
         } else {
             self.describe(request).await
         };
         response.headers_mut().insert(NAME, self.name_value.clone());
         response
+    }
+
+    /// What a readiness probe asks. PUT changes it, for this process.
+    fn health(&self, method: &Method, wish: Option<StatusCode>) -> Answer {
+        if method == Method::PUT {
+            let Some(status) = wish else {
+                return text(StatusCode::BAD_REQUEST, "text/plain", "?status=NNN is to say what /health answers\n");
+            };
+            self.health.store(status.as_u16(), Ordering::Relaxed);
+            return text(StatusCode::OK, "text/plain", format!("from now on: {status}\n"));
+        }
+        match final_status(self.health.load(Ordering::Relaxed)) {
+            None | Some(StatusCode::OK) => text(StatusCode::OK, "text/plain", "ok\n"),
+            Some(status) => text(status, "text/plain", format!("{status}\n")),
+        }
     }
 
     async fn describe(&self, request: Request<Incoming>) -> Answer {
@@ -152,15 +172,14 @@ fn protocol(version: Version) -> String {
 fn asked_status(path: &str) -> StatusCode {
     let mut ends = path.rsplit('/');
     match (ends.next(), ends.next()) {
-        (Some(number), Some("status")) => number
-            .parse()
-            .ok()
-            .and_then(|number: u16| StatusCode::from_u16(number).ok())
-            // An informational status is no final answer.
-            .filter(|status| !status.is_informational())
-            .unwrap_or(StatusCode::BAD_REQUEST),
+        (Some(number), Some("status")) => number.parse().ok().and_then(final_status).unwrap_or(StatusCode::BAD_REQUEST),
         _ => StatusCode::OK,
     }
+}
+
+/// An informational status is no final answer.
+fn final_status(number: u16) -> Option<StatusCode> {
+    StatusCode::from_u16(number).ok().filter(|status| !status.is_informational())
 }
 
 fn fields(headers: &HeaderMap) -> Map<String, Value> {
@@ -285,8 +304,20 @@ mod tests {
             chunks: Some(3),
             interval: Duration::from_millis(5),
             bytes: Some(7),
+            status: None,
         };
         assert_eq!(wishes, expected);
+    }
+
+    #[test]
+    fn health_answers_what_a_put_says() {
+        let echo = Echo::new("web".to_owned(), false);
+        assert_eq!(echo.health(&Method::GET, None).status(), StatusCode::OK);
+        let wish = Wishes::of("status=503").status;
+        assert_eq!(echo.health(&Method::PUT, wish).status(), StatusCode::OK);
+        assert_eq!(echo.health(&Method::GET, None).status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(echo.health(&Method::PUT, Wishes::of("status=100").status).status(), StatusCode::BAD_REQUEST);
+        assert_eq!(echo.health(&Method::GET, None).status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 
     #[test]

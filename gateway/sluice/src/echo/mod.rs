@@ -4,7 +4,8 @@
 //! | request | answer |
 //! |---|---|
 //! | any path | 200, the request as JSON |
-//! | path ends in `/health` | 200 `ok` |
+//! | path ends in `/health` | 200 `ok`, or what was put there |
+//! | `PUT /health?status=NNN` | `/health` answers that from now on: breaks a readiness probe, and mends it |
 //! | path ends in `/status/NNN` | that status, with the JSON |
 //! | `?delay=MS` | waits before it answers |
 //! | `?chunks=N&interval=MS` | N lines, one at a time |

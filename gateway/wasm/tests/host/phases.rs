@@ -96,6 +96,8 @@ async fn the_plugins_body_buffer_bounds_what_is_read_and_what_replaces_it() {
     let host = Host::new();
     let mut spec = probe();
     spec.limits.body_buffer = 1_000;
+    // The probe makes 2 MiB to have them refused.
+    spec.limits.run_time = Duration::from_secs(1);
     let version = host.ready(&spec, PROBE).await;
     let (mut exchange, mut invocation) = (told("read-or-pass"), version.begin());
     match invocation.on_request(&mut exchange).await.unwrap() {

@@ -7,7 +7,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::rdata::A;
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
-use sluice_model::config::{BackendProtocol, EndpointSource};
+use sluice_model::config::{BackendProtocol, EndpointSource, LoadBalancer};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -109,7 +109,13 @@ impl NameServer {
 }
 
 fn external(registry: &mut Registry) -> Arc<BackendRuntime> {
+    external_with(registry, LoadBalancer::default())
+}
+
+fn external_with(registry: &mut Registry, load_balancer: LoadBalancer) -> Arc<BackendRuntime> {
     let mut backend = backend("external", BackendProtocol::Http1, None);
+    backend.key.policy = u64::from(load_balancer != LoadBalancer::default());
+    backend.policy.load_balancer = load_balancer;
     backend.source = EndpointSource::Dns { host: Hostname::parse("api.example.com").unwrap(), port: 443 };
     registry.backend(&Arc::new(backend), None, &BTreeMap::new())
 }
@@ -163,6 +169,23 @@ async fn the_last_good_answer_is_kept_while_resolution_fails() {
     server.say(None);
     eventually("failed", || runtime.state.metrics.resolve_failed.get() > 0).await;
     assert_eq!(addresses(&runtime), ["192.0.2.1:443"]);
+}
+
+#[tokio::test]
+async fn another_policy_begins_with_the_addresses_that_are_known() {
+    let server = NameServer::default();
+    server.say(Some(&[[192, 0, 2, 1]]));
+    let mut registry = Registry::new(options());
+    registry.set_resolver(server.start().await);
+    let before = external(&mut registry);
+    eventually("resolved", || addresses(&before) == ["192.0.2.1:443"]).await;
+    server.say(None);
+    let after = external_with(&mut registry, LoadBalancer::LeastRequest);
+    assert!(!Arc::ptr_eq(&before.state, &after.state));
+    let first = |runtime: &BackendRuntime| runtime.state.current.load().endpoints()[0].clone();
+    assert!(Arc::ptr_eq(&first(&before), &first(&after)), "with what is known of them");
+    eventually("failed", || after.state.metrics.resolve_failed.get() > 0).await;
+    assert_eq!(addresses(&after), ["192.0.2.1:443"]);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use super::support::*;
 use crate::upstream::clock::Clock;
 use crate::upstream::{BackendRuntime, Failure, Outcome, Pick, PickError, PickRequest, Registry};
 use http::HeaderMap;
-use sluice_model::config::{Backend, BackendProtocol, EndpointSet, EndpointSource, LoadBalancer};
+use sluice_model::config::{Backend, BackendProtocol, EndpointSet, EndpointSource, HealthCheck, LoadBalancer};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -92,6 +92,21 @@ async fn a_changed_policy_keeps_ejections_and_takes_no_pooled_connection_over() 
     assert!(!shares(&after, 100).contains_key(&address(2)));
     let ids = [&before, &after].map(|runtime| runtime.state.transport.as_ref().unwrap().id);
     assert_ne!(ids[0], ids[1]);
+}
+
+#[tokio::test]
+async fn what_one_check_finds_of_an_endpoint_is_nothing_to_another() {
+    let (mut registry, _) = registry();
+    let mut runtime = |hash, path: Option<&str>| {
+        let mut backend = backend("web", BackendProtocol::Http1, None);
+        backend.key.policy = hash;
+        backend.policy.health_check = Some(HealthCheck { path: path.map(Into::into), ..HealthCheck::default() });
+        registry.backend(&Arc::new(backend), Some(&set(1..=1)), &BTreeMap::new())
+    };
+    let (deep, shallow, again) = (runtime(1, Some("/deep")), runtime(2, None), runtime(3, Some("/deep")));
+    let health = |runtime: &BackendRuntime| runtime.members[0].healthy();
+    deep.members[0].set_healthy(false, &deep.state.clock);
+    assert_eq!((health(&deep), health(&shallow), health(&again)), (false, true, false));
 }
 
 #[tokio::test]
