@@ -78,6 +78,8 @@ pub(super) fn write_preflight(
     } else if !cors.allow_headers.is_empty() {
         set(header::ACCESS_CONTROL_ALLOW_HEADERS, list(&cors.allow_headers));
     }
+    // Browsers look for it in the answer proper; the Gateway API has it here too (its conformance suite, HTTPRouteCORS).
+    write_exposed(cors, &mut set);
     set(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(cors.max_age.as_secs()));
 }
 
@@ -85,6 +87,10 @@ pub(super) fn write_preflight(
 pub(super) fn write_actual(cors: &Cors, verdict: &Verdict, mut set: impl FnMut(HeaderName, HeaderValue)) {
     let Verdict::Allowed(origin) = verdict else { return };
     write_origin(cors, origin, &mut set);
+    write_exposed(cors, &mut set);
+}
+
+fn write_exposed(cors: &Cors, set: &mut impl FnMut(HeaderName, HeaderValue)) {
     if cors.expose_any_header && !cors.allow_credentials {
         set(header::ACCESS_CONTROL_EXPOSE_HEADERS, ANY);
     } else if !cors.expose_headers.is_empty() {
@@ -181,6 +187,7 @@ mod tests {
         assert_eq!(told["access-control-allow-credentials"], "true");
         assert_eq!(told["access-control-allow-methods"], "GET, PUT");
         assert_eq!(told["access-control-allow-headers"], "x-a, x-b");
+        assert_eq!(told["access-control-expose-headers"], "x-c");
         assert_eq!(told["access-control-max-age"], "600");
         assert!(preflight_fields(&cors(exact, true), "https://b.com").is_empty());
     }
