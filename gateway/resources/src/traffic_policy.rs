@@ -217,7 +217,7 @@ pub struct OutlierConfig {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RetryConfig {
-    /// Further tries after the first. Default 1.
+    /// Further tries after the first. Default 1; at least 4 where connections are refused, unless it is 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 10))]
     pub attempts: Option<u32>,

@@ -293,7 +293,7 @@ pub enum OriginPattern {
 /// the client, and never where the body is no longer held.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Retry {
-    /// Further tries after the first. Default 1.
+    /// Further tries after the first. Default 1; at least 4 where connections are refused, unless it is 0.
     pub attempts: u32,
     /// Connections that could not be made: nothing was sent, so any method may be tried again. Default: yes.
     pub connect_failure: bool,

@@ -13,6 +13,9 @@ use std::time::Duration;
 const BACKOFF: Duration = Duration::from_millis(25);
 /// No pause is longer.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+/// Least further tries where connections are refused, unless the rule wants none at all: a scale-down ends most pods of a
+/// backend at once, moments before their endpoints go. Their pauses add up to 175 ms.
+const REFUSED_CONNECTS: u32 = 4;
 /// Pooled connections that were found closed do not count as tries; this many of them in a row do.
 const STALE_CONNECTIONS: u8 = 3;
 
@@ -76,7 +79,11 @@ impl Tries {
             }
             _ => false,
         };
-        if !wanted || self.retries >= policy.attempts {
+        let attempts = match failed.failure {
+            Failure::Connect if policy.attempts > 0 => policy.attempts.max(REFUSED_CONNECTS),
+            _ => policy.attempts,
+        };
+        if !wanted || self.retries >= attempts {
             return Next::GiveUp;
         }
         Next::Retry(self.pause_before_next(policy, failed.failure.nothing_sent()))
@@ -117,6 +124,18 @@ mod tests {
         }
         let off = Retry { connect_failure: false, ..policy };
         assert_eq!(Tries::default().after_failure(&off, failed(Failure::Connect, &Method::GET)), Next::GiveUp);
+    }
+
+    #[test]
+    fn refused_connections_are_tried_until_the_endpoints_of_ended_pods_have_gone() {
+        let (policy, method) = (Retry::default(), Method::POST);
+        let next =
+            |retries, failure| Tries { retries, ..Tries::default() }.after_failure(&policy, failed(failure, &method));
+        assert!(matches!(next(3, Failure::Connect), Next::Retry(pause) if pause >= BACKOFF));
+        assert_eq!(next(4, Failure::Connect), Next::GiveUp);
+        assert_eq!(next(1, Failure::ConnectTimeout), Next::GiveUp);
+        let none = Retry { attempts: 0, ..Retry::default() };
+        assert_eq!(Tries::default().after_failure(&none, failed(Failure::Connect, &method)), Next::GiveUp);
     }
 
     #[test]
