@@ -204,7 +204,11 @@ impl Job {
                     live
                 })
             }
-            None => configured.instance(|store| limit_cpu_time(store, bounds, began)),
+            // Making it is the host's time and not the guest's: the first instance of a version takes some.
+            None => configured.instance(|store| limit_cpu_time(store, bounds, began)).map(|mut live| {
+                limit_cpu_time(&mut live.store, bounds, thread_time());
+                live
+            }),
         };
         let (live, called) = match made {
             Ok(mut live) => {
