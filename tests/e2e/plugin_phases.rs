@@ -325,17 +325,23 @@ async fn the_rules_timeout_ends_a_plugins_call() {
     assert_eq!(shop.gateway.logged(|l| l["path"] == "/in").await["reason"], "request_timeout");
 }
 
+/// Waits until so many instances of the plugin are in use: one is given back a moment after its answer is sent.
+async fn instances(shop: &Shop, count: f64) {
+    wait::until(&format!("{count} instances to be in use"), || async {
+        (shop.gateway.metric("sluice_plugin_instances", &["steps"]).await == count).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn calls_above_a_plugins_concurrency_answer_as_overloaded() {
     let route = route_to("shop", &[HOST], "one");
     let shop = shop_of(&route, "  limits: {concurrency: 1}\n", ON_ROUTE, &[("a", ", read: {limit: 100}")]).await;
+    instances(&shop, 0.0).await;
     // Its instance waits for the body.
     let mut slow = raw::Client::connect(shop.http).await.unwrap();
     slow.send(format!("POST /slow HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\n\r\n")).await.unwrap();
-    wait::until("the only instance to be taken", || async {
-        (shop.gateway.metric("sluice_plugin_instances", &["steps"]).await > 0.0).then_some(())
-    })
-    .await;
+    instances(&shop, 1.0).await;
     assert_eq!(shop.get("/second").await.status, 503);
     assert_eq!(shop.gateway.logged(|l| l["path"] == "/second").await["reason"], "plugin_overloaded");
     slow.send("hello").await.unwrap();
@@ -347,6 +353,7 @@ async fn calls_above_a_plugins_concurrency_answer_as_overloaded() {
 async fn a_tunnel_holds_no_instance() {
     let route = route_to("shop", &[HOST], "one");
     let shop = shop_of(&route, "  limits: {concurrency: 1}\n", ON_ROUTE, &[("a", "")]).await;
+    instances(&shop, 0.0).await;
     let mut tunnel = raw::Client::connect(shop.http).await.unwrap();
     tunnel
         .send(format!(
@@ -355,9 +362,9 @@ async fn a_tunnel_holds_no_instance() {
         .await
         .unwrap();
     let answer = tunnel.response().await.unwrap();
-    assert_eq!((answer.status, marks(&answer).as_deref()), (101, Some("a")));
+    assert_eq!((answer.status, marks(&answer).as_deref()), (101, Some("a")), "{}", answer.text());
+    instances(&shop, 0.0).await;
     assert_eq!(shop.get("/").await.status, 200);
-    assert_eq!(shop.gateway.metric("sluice_plugin_instances", &["steps"]).await, 0.0);
 }
 
 #[tokio::test]

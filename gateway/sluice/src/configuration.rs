@@ -172,7 +172,7 @@ impl Configuration {
         let (mut waits_for_plugins, mut waits_for_ports, mut told) = (true, true, false);
         let give_up = tokio::time::sleep(READINESS);
         tokio::pin!(give_up);
-        let mut clock = tokio::time::interval(CLOCK);
+        let mut clock = tokio::time::interval_at(tokio::time::Instant::now() + CLOCK, CLOCK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if waits_for_ports && (give_up.is_elapsed() || !path.has_unbound_port()) {
@@ -293,8 +293,8 @@ impl Path {
         }
         self.translator.set_now(SystemTime::now());
         let coming = Coming::of(&update.changes);
-        let output = self.translator.apply(update.changes);
-        self.translated = output.problems.clone();
+        let mut output = self.translator.apply(update.changes);
+        self.translated = std::mem::take(&mut output.problems);
         if output.changed || first {
             self.apply(output, update.seen);
         } else {

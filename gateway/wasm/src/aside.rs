@@ -3,6 +3,7 @@
 use crate::engine::{TICK, tick_faster};
 use crate::instance::State;
 use rustix::time::{ClockId, Timespec, clock_gettime};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -129,18 +130,40 @@ impl Bounds {
     }
 }
 
-/// Interrupts the guest after its run time by this thread's CPU time, of which `began` had passed before: on a thread
-/// that gives way to others, wall time says nothing about the guest. Looks at each tick, and at the clock too: nobody
-/// waits for longer than the deadline.
-pub(crate) fn limit_cpu_time(store: &mut Store<State>, bounds: Bounds, began: Duration) {
-    let ends = began.saturating_add(bounds.run_time.max(TICK));
+/// Interrupts the guest after its run time by this thread's CPU time: on a thread that gives way to others, wall time
+/// says nothing about the guest. Looks at each tick, and at the clock too: nobody waits for longer than the deadline.
+pub(crate) fn limit_cpu_time(store: &mut Store<State>, bounds: Bounds) {
+    let ends = thread_time().saturating_add(bounds.run_time.max(TICK));
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |_| bounds.check(ends));
 }
 
-/// How long a call has run that began at `started`, when `began` of this thread's CPU time had passed: time on the clock
-/// while that is short, CPU time where the thread may have been taken off its core.
-pub(crate) fn ran_in_place(started: Instant, began: Duration) -> Duration {
+thread_local! {
+    /// This thread's CPU time at the first tick within the call that it runs; none in a call of ordinary length.
+    static FIRST_TICK: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
+/// Interrupts the guest after about its run time of CPU time on a thread that serves requests. Looks for the first time at the
+/// first tick, which a call of ordinary length never meets: until then it costs nothing, and from then on the time
+/// counts. A guest whose thread was not running (the machine is busy) has done nothing wrong.
+pub(crate) fn limit_from_first_tick(store: &mut Store<State>, bounds: Bounds) {
+    FIRST_TICK.set(None);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(move |_| {
+        let began = FIRST_TICK.get().unwrap_or_else(thread_time);
+        FIRST_TICK.set(Some(began));
+        bounds.check(began.saturating_add(bounds.run_time))
+    });
+}
+
+/// How long the call that began at `started` on this thread has run, about: time on the clock while that is short, CPU
+/// time from its first tick on where the thread may have been taken off its core. What passed before that tick counts as one
+/// short tick, so that a call that met none is not taken for a slow one.
+pub(crate) fn ran_in_place(started: Instant) -> Duration {
     let elapsed = started.elapsed();
-    if elapsed <= TICK { elapsed } else { thread_time().saturating_sub(began) }
+    if elapsed <= TICK {
+        return elapsed;
+    }
+    let ran = FIRST_TICK.get().map_or(TICK, |began| thread_time().saturating_sub(began) + TICK);
+    ran.min(elapsed)
 }

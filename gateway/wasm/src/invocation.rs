@@ -1,18 +1,19 @@
 //! One plugin's part in one exchange: its calls, phase after phase.
 
 use crate::TrapKind;
-use crate::aside::{Bounds, limit_cpu_time, ran_in_place, thread_time};
+use crate::aside::{Bounds, limit_cpu_time, limit_from_first_tick, ran_in_place, thread_time};
 use crate::build::CONFIGURE_TIME;
 use crate::configured::{Configured, LONGEST_IN_PLACE, Permit, Phase};
 use crate::decision::{BodyOutcome, Decision};
 use crate::error::PluginError;
 use crate::exchange::{Exchange, Summary};
-use crate::instance::{Call, Failed, Finished, Live};
+use crate::instance::{Call, Failed, Finished, Live, State};
 use crate::metrics::Outcome;
 use bytes::Bytes;
 use sluice_model::plugin::InstanceMode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use wasmtime::Store;
 
 /// The calls of one plugin for one exchange.
 ///
@@ -162,8 +163,7 @@ struct Done {
 impl Job {
     /// On the thread that serves the request, interrupted by the clock.
     fn run_here(self) -> Done {
-        let started = Instant::now();
-        self.run(thread_time(), |began| ran_in_place(started, began))
+        self.run(limit_from_first_tick, Instant::now(), |started: &Instant| ran_in_place(*started))
     }
 
     /// On a thread of low priority. Waits for one, at most until the call's deadline; the exchange stays here until a
@@ -176,7 +176,8 @@ impl Job {
             return Err(PluginError::Deadline { plugin, waited });
         };
         let running = configured.aside.run(turn, move || {
-            let mut done = self.run(thread_time(), |began| thread_time().saturating_sub(began));
+            let mut done =
+                self.run(limit_cpu_time, thread_time(), |began: &Duration| thread_time().saturating_sub(*began));
             if let Some(live) = &mut done.live {
                 live.store.epoch_deadline_trap();
             }
@@ -186,29 +187,25 @@ impl Job {
         running.await.map_err(|_| lost())
     }
 
-    /// `began` is this thread's CPU time at the beginning; `ran` says how long it took.
-    fn run(mut self, began: Duration, ran: impl FnOnce(Duration) -> Duration) -> Done {
+    /// `arm` sets the bounds of what comes next in a store.
+    fn run<T>(mut self, arm: fn(&mut Store<State>, Bounds), began: T, ran: impl FnOnce(&T) -> Duration) -> Done {
         let configured = &self.configured;
         let phase = self.call.phase();
         let bounds = Bounds { run_time: configured.limits().run_time, until: self.until };
         let made = match self.live.take() {
             Some(mut live) => {
-                limit_cpu_time(&mut live.store, bounds, began);
+                arm(&mut live.store, bounds);
                 Ok(live)
             }
             None if configured.configures_each() => {
                 // As long as it was given when it was built; the call that follows has its own time.
                 let configuring = Bounds { run_time: CONFIGURE_TIME, ..bounds };
-                configured.instance(|store| limit_cpu_time(store, configuring, began)).map(|mut live| {
-                    limit_cpu_time(&mut live.store, bounds, thread_time());
+                configured.instance(|store| arm(store, configuring)).map(|mut live| {
+                    arm(&mut live.store, bounds);
                     live
                 })
             }
-            // Making it is the host's time and not the guest's: the first instance of a version takes some.
-            None => configured.instance(|store| limit_cpu_time(store, bounds, began)).map(|mut live| {
-                limit_cpu_time(&mut live.store, bounds, thread_time());
-                live
-            }),
+            None => configured.instance(|store| arm(store, bounds)),
         };
         let (live, called) = match made {
             Ok(mut live) => {
@@ -218,7 +215,7 @@ impl Job {
             Err(error) => (None, Err(Failed::of(&error, false))),
         };
         let limited = matches!(&called, Err(Failed::Trapped { kind: TrapKind::RunTime, .. }));
-        configured.plugin.standing.record(Instant::now(), ran(began), limited);
+        configured.plugin.standing.record(Instant::now(), ran(&began), limited);
         let failed = match called {
             Ok(finished) => return Done { exchange: self.exchange, live, result: Ok(finished) },
             Err(failed) => failed,

@@ -1,7 +1,7 @@
 //! kubectl, helm and what both are asked for again and again.
 
 use serde_json::Value;
-use sluice_tests::{Address, binary};
+use sluice_tests::{Address, binary, wait};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -79,18 +79,11 @@ pub(crate) async fn get(what: &str) -> Value {
 }
 
 /// Calls `probe` until it gives something; panics with `what` where that takes too long.
-pub(crate) async fn until<T, F>(what: &str, mut probe: impl FnMut() -> F) -> T
+pub(crate) async fn until<T, F>(what: &str, probe: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
 {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = probe().await {
-            return value;
-        }
-        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    wait::until_within(PATIENCE, what, probe).await
 }
 
 /// The same, for what several proxies answer: they may be a moment apart. A connection reaches any of them, so twenty in

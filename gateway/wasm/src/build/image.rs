@@ -2,7 +2,7 @@
 
 use super::Failure;
 use super::module::{Module, prepare};
-use crate::aside::{Bounds, limit_cpu_time, thread_time};
+use crate::aside::{Bounds, limit_cpu_time};
 use crate::configured::Phases;
 use crate::engine::Engine;
 use crate::guest::generated::exports::sluice::plugin as exported;
@@ -137,7 +137,7 @@ fn store(engine: &Engine, spec: &PluginSpec, log: &Arc<PluginLog>, run_time: Dur
     let state = State::new(Limits::uncounted(spec.limits.memory), spec.limits.body_buffer, log.clone());
     let mut store = Store::new(&engine.engine, state);
     store.limiter(|state| &mut state.limits);
-    limit_cpu_time(&mut store, Bounds { run_time, until: None }, thread_time());
+    limit_cpu_time(&mut store, Bounds { run_time, until: None });
     store
 }
 

@@ -44,6 +44,18 @@ async fn get(send: &mut SendRequest<Bytes>, path: &str) -> String {
     body(within(response).await.unwrap()).await
 }
 
+/// A connection with a request that runs until it is released.
+async fn holding(
+    gateway: &Gateway,
+    address: SocketAddr,
+) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>, h2::client::ResponseFuture) {
+    let (send, connection) = connect(address).await;
+    let mut send = within(send.ready()).await.unwrap();
+    let (held, _) = send.send_request(request("/held"), true).unwrap();
+    eventually("the request runs", || gateway.stage.held.load(Ordering::SeqCst) == 1).await;
+    (send, connection, held)
+}
+
 /// A client that writes frames by hand, past its greeting.
 struct Raw(Client);
 
@@ -144,21 +156,13 @@ async fn a_request_body_and_a_response_beyond_all_windows_pass() {
 #[tokio::test]
 async fn rfc_9113_6_8_draining_says_goaway_and_finishes_what_runs() {
     let (gateway, address) = Gateway::plain(Edge::default());
-    let (send, connection) = connect(address).await;
-    let mut ready = within(send.clone().ready()).await.unwrap();
-    let (held, _) = ready.send_request(request("/held"), true).unwrap();
-    eventually("the request runs", || gateway.stage.held.load(Ordering::SeqCst) == 1).await;
+    let (send, connection, held) = holding(&gateway, address).await;
     let stage = gateway.stage.clone();
     let drain = tokio::spawn(async move { gateway.downstream.drain(LONG).await });
-    let refused = async {
-        while TcpStream::connect(address).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    within(refused).await;
+    refused(address).await;
     stage.gate.add_permits(1);
     assert_eq!(body(within(held).await.unwrap()).await, "released");
-    drop((send, ready));
+    drop(send);
     within(connection).await.unwrap().unwrap();
     assert_eq!(within(drain).await.unwrap(), 0);
 }
@@ -216,17 +220,14 @@ async fn rfc_9113_6_8_requests_that_are_on_their_way_when_goaway_comes_are_answe
 #[tokio::test]
 async fn draining_has_the_patience_that_it_is_given_and_not_the_listeners() {
     let (gateway, address) = Gateway::plain(edge(|e| e.timeouts.drain = Duration::from_millis(1)));
-    let (send, connection) = connect(address).await;
-    let mut ready = within(send.clone().ready()).await.unwrap();
-    let (held, _) = ready.send_request(request("/held"), true).unwrap();
-    eventually("the request runs", || gateway.stage.held.load(Ordering::SeqCst) == 1).await;
+    let (send, connection, held) = holding(&gateway, address).await;
     let stage = gateway.stage.clone();
     let drain = tokio::spawn(async move { gateway.downstream.drain(LONG).await });
     refused(address).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     stage.gate.add_permits(1);
     assert_eq!(body(within(held).await.unwrap()).await, "released");
-    drop((send, ready));
+    drop(send);
     within(connection).await.unwrap().unwrap();
     assert_eq!(within(drain).await.unwrap(), 0);
 }
@@ -234,10 +235,7 @@ async fn draining_has_the_patience_that_it_is_given_and_not_the_listeners() {
 #[tokio::test]
 async fn a_connection_that_is_cut_at_the_drains_deadline_is_counted() {
     let (gateway, address) = Gateway::plain(edge(|e| e.timeouts.drain = Duration::from_millis(1)));
-    let (send, _connection) = connect(address).await;
-    let mut ready = within(send.clone().ready()).await.unwrap();
-    let (held, _) = ready.send_request(request("/held"), true).unwrap();
-    eventually("the request runs", || gateway.stage.held.load(Ordering::SeqCst) == 1).await;
+    let (_send, _connection, held) = holding(&gateway, address).await;
     assert_eq!(within(gateway.downstream.drain(Duration::from_millis(300))).await, 1);
     assert_eq!(gateway.metrics.timeout_hits("drain"), 1);
     assert!(within(held).await.is_err());
