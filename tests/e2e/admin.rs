@@ -67,14 +67,14 @@ async fn liveness_and_readiness_answer() {
 #[tokio::test]
 async fn the_log_level_changes_at_run_time() {
     let shop = shop().await;
-    let mut client = raw::Client::connect_to(shop.gateway.admin).await.unwrap();
+    let mut client = raw::Client::connect(shop.gateway.admin).await.unwrap();
     client
         .send("PUT /log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nConnection: close\r\n\r\ndebug")
         .await
         .unwrap();
     let answer = client.response().await.unwrap();
     assert!(matches!(answer.status, 200 | 204), "{answer:?}");
-    let mut client = raw::Client::connect_to(shop.gateway.admin).await.unwrap();
+    let mut client = raw::Client::connect(shop.gateway.admin).await.unwrap();
     client
         .send("PUT /log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nConnection: close\r\n\r\n=[=[")
         .await

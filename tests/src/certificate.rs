@@ -112,8 +112,7 @@ pub async fn connect(
     name: &str,
     config: Arc<ClientConfig>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let tcp = TcpStream::connect(to.into().0).await?;
-    tcp.set_nodelay(true)?;
+    let tcp = to.into().connect().await?;
     let name = ServerName::try_from(name.to_owned()).expect("a DNS name");
     TlsConnector::from(config).connect(name, tcp).await
 }

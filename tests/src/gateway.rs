@@ -237,7 +237,7 @@ impl Gateway {
 
 /// One GET on a connection of its own.
 async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
-    let mut client = crate::raw::Client::connect_to(address).await?;
+    let mut client = crate::raw::Client::connect(address).await?;
     client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await?;
     let response = client.response().await?;
     Ok((response.status, response.text()))

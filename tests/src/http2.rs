@@ -7,7 +7,6 @@ use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request};
 use std::sync::Arc;
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 pub struct Connection {
@@ -47,8 +46,7 @@ impl Connection {
     }
 
     pub async fn clear(to: impl Into<Address>) -> anyhow::Result<Connection> {
-        let stream = TcpStream::connect(to.into().0).await?;
-        stream.set_nodelay(true)?;
+        let stream = to.into().connect().await?;
         let (sender, driver) = h2::client::handshake(stream).await?;
         Ok(Connection { sender, driver: tokio::spawn(driver), scheme: "http" })
     }

@@ -3,11 +3,9 @@
 use crate::Address;
 use bytes::{Buf, BytesMut};
 use std::io::{Error, ErrorKind, Result};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// How long an answer, or the end of a connection, is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -33,6 +31,12 @@ impl Response {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| String::from_utf8_lossy(v).into_owned())
     }
 
+    pub fn header_map(&self) -> http::HeaderMap {
+        let name = |name: &str| http::HeaderName::try_from(name).expect("the parser has accepted it");
+        let value = |value: &[u8]| http::HeaderValue::from_bytes(value).expect("the parser has accepted it");
+        self.headers.iter().map(|(n, v)| (name(n), value(v))).collect()
+    }
+
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -50,13 +54,7 @@ impl Response {
 impl Client {
     /// In clear text.
     pub async fn connect(to: impl Into<Address>) -> Result<Client> {
-        Client::connect_to(to.into().0).await
-    }
-
-    pub async fn connect_to(address: SocketAddr) -> Result<Client> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Client::over(stream))
+        Ok(Client::over(to.into().connect().await?))
     }
 
     pub async fn connect_tls(to: impl Into<Address>, name: &str, config: Arc<rustls::ClientConfig>) -> Result<Client> {
@@ -187,6 +185,15 @@ impl Client {
         }
     }
 
+    /// Ends the connection before the server does, and waits for the server's end of it. Whoever ends a connection first remembers
+    /// its ports for a minute (TIME_WAIT): where a node stands between, with ports of its own, only the client's memory keeps a
+    /// new connection from being taken for an old one. A client that is gone by then would answer TLS's close_notify with a
+    /// reset, which netfilter may drop.
+    pub async fn close(mut self) -> Result<()> {
+        self.stream.shutdown().await?;
+        self.rest().await.map(|_| ())
+    }
+
     /// Whether the server ends the connection without another byte.
     pub async fn ends(&mut self) -> bool {
         matches!(self.rest().await, Ok(rest) if rest.is_empty())
@@ -202,5 +209,14 @@ pub async fn exchange(to: impl Into<Address>, bytes: impl AsRef<[u8]>) -> Result
 
 /// `GET path` for `host` on a connection of its own.
 pub async fn get(to: impl Into<Address>, host: &str, path: &str) -> Result<Response> {
-    exchange(to, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await
+    get_once(Client::connect(to).await?, host, path).await
+}
+
+/// `GET path` for `host`, and nothing else on this connection.
+pub async fn get_once(mut client: Client, host: &str, path: &str) -> Result<Response> {
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await?;
+    let answer = client.response().await?;
+    // The answer is there; how its connection ends is nothing that was asked.
+    let _ = client.close().await;
+    Ok(answer)
 }

@@ -118,9 +118,10 @@ impl Cluster {
         let options = ClientOptions { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
         let client = kubernetes::connect(&options).await.context("--kube")?;
         let cluster = args.cluster.clone();
-        let mut services_of = vec![cluster.system_namespace.clone()];
         let named = cluster.proxy_service.iter().chain(&cluster.ingress_service);
-        services_of.extend(named.map(|service| service.namespace.to_string()));
+        let mut services_of: Vec<_> = named.map(|service| service.namespace.to_string()).collect();
+        // The Services of Gateways.
+        services_of.extend(cluster.gateway_services.is_some().then(|| cluster.system_namespace.clone()));
         let scope = Scope {
             namespaces: args.namespace.clone(),
             services_of,

@@ -13,7 +13,7 @@ use std::process::Command;
 type Rights = BTreeSet<(String, String, String)>;
 
 /// Values that change what is rendered; each is linted, rendered and shown to an API server.
-const VARIANTS: [&[&str]; 8] = [
+const VARIANTS: [&[&str]; 9] = [
     &[],
     &["proxy.kind=DaemonSet", "proxy.hostPorts=true", "service.type=ClusterIP"],
     &["proxy.hostPorts=true", "proxy.spread=Required", "proxy.shutdownDelay=0", "proxy.drainTimeout=3600"],
@@ -22,7 +22,8 @@ const VARIANTS: [&[&str]; 8] = [
         "networkPolicy.enabled=true",
         "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus",
     ],
-    &["controller.enabled=true", "networkPolicy.enabled=true", "watchNamespaces={shop,staff}"],
+    &["networkPolicy.enabled=true", "watchNamespaces={shop,staff}"],
+    &["controller.enabled=false"],
     &["watchNamespaces={shop,staff}", "config.ingress.httpPort=8080", "config.ingress.httpsPort=8443"],
     &[
         "service.type=NodePort",
@@ -88,9 +89,9 @@ fn reading(kinds: impl Iterator<Item = Kind>) -> Rights {
         .collect()
 }
 
-fn pod_spec(objects: &[Value]) -> &Value {
-    let workload = objects.iter().find(|object| object["kind"] == "Deployment" || object["kind"] == "DaemonSet");
-    &workload.expect("a workload")["spec"]["template"]["spec"]
+fn pod_specs(objects: &[Value]) -> Vec<&Value> {
+    let workloads = objects.iter().filter(|object| object["kind"] == "Deployment" || object["kind"] == "DaemonSet");
+    workloads.map(|workload| &workload["spec"]["template"]["spec"]).collect()
 }
 
 #[tokio::test]
@@ -116,13 +117,13 @@ async fn the_chart_passes_lint_and_renders_with_all_kinds_of_values() {
 #[tokio::test]
 #[ignore = "needs helm: make test-cluster"]
 async fn proxies_may_read_the_kinds_that_are_watched_and_nothing_else() {
-    let everywhere = objects(&rendered(&[]).await);
+    let everywhere = objects(&rendered(&["controller.enabled=false"]).await);
     let [role] = of_kind(&everywhere, "ClusterRole")[..] else { panic!("one ClusterRole") };
     assert_eq!(rights(role), reading(Kind::ALL.into_iter()));
     assert!(of_kind(&everywhere, "Role").is_empty());
 
     // In single namespaces, Secrets and all else that has one are read by Roles there.
-    let named = objects(&rendered(&["watchNamespaces={shop,staff}"]).await);
+    let named = objects(&rendered(&["controller.enabled=false", "watchNamespaces={shop,staff}"]).await);
     let [role] = of_kind(&named, "ClusterRole")[..] else { panic!("one ClusterRole") };
     assert_eq!(rights(role), reading(Kind::ALL.into_iter().filter(|kind| !kind.namespaced())));
     let roles = of_kind(&named, "Role");
@@ -131,7 +132,8 @@ async fn proxies_may_read_the_kinds_that_are_watched_and_nothing_else() {
     for role in roles {
         assert_eq!(rights(role), reading(Kind::ALL.into_iter().filter(|kind| kind.namespaced())));
     }
-    let flags = texts(&pod_spec(&named)["containers"][0]["args"]);
+    let [spec] = pod_specs(&named)[..] else { panic!("one workload") };
+    let flags = texts(&spec["containers"][0]["args"]);
     assert!(["--namespace=shop", "--namespace=staff"].iter().all(|flag| flags.iter().any(|f| f == flag)), "{flags:?}");
 }
 
@@ -160,7 +162,7 @@ fn writing(place: &str) -> Rights {
 #[tokio::test]
 #[ignore = "needs helm: make test-cluster"]
 async fn the_controller_may_write_status_and_what_belongs_to_gateways_and_nothing_else() {
-    let objects = objects(&rendered(&["controller.enabled=true"]).await);
+    let objects = objects(&rendered(&[]).await);
     let named = |kind: &str, part: &str| {
         let found =
             of_kind(&objects, kind).into_iter().find(|role| role["metadata"]["name"].as_str().unwrap().contains(part));
@@ -186,23 +188,25 @@ async fn the_controller_may_write_status_and_what_belongs_to_gateways_and_nothin
 async fn pods_are_told_flags_that_exist_and_have_time_to_drain() {
     let help = Command::new(binary::sluice()).args(["run", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    // The roles' own flags are those of a program that has roles.
-    for values in VARIANTS.iter().filter(|values| !values.contains(&"controller.enabled=true")) {
+    for values in VARIANTS {
         let objects = objects(&rendered(values).await);
-        let spec = pod_spec(&objects);
-        let mut seconds = 0;
-        for argument in texts(&spec["containers"][0]["args"]).iter().skip(1) {
-            let (flag, value) = argument.split_once('=').unwrap_or((argument, ""));
-            assert!(
-                help.contains(&format!("{flag} ")) || help.contains(&format!("{flag}\n")),
-                "{flag} is no flag:\n{help}"
-            );
-            if flag == "--shutdown-delay" || flag == "--drain-timeout" {
-                seconds += value.parse::<u64>().unwrap();
+        let specs = pod_specs(&objects);
+        assert_eq!(specs.len(), if values.contains(&"controller.enabled=false") { 1 } else { 2 });
+        for spec in specs {
+            let mut seconds = 0;
+            for argument in texts(&spec["containers"][0]["args"]).iter().skip(1) {
+                let (flag, value) = argument.split_once('=').unwrap_or((argument, ""));
+                assert!(
+                    help.contains(&format!("{flag} ")) || help.contains(&format!("{flag}\n")),
+                    "{flag} is no flag:\n{help}"
+                );
+                if flag == "--shutdown-delay" || flag == "--drain-timeout" {
+                    seconds += value.parse::<u64>().unwrap();
+                }
             }
+            let grace = spec["terminationGracePeriodSeconds"].as_u64().unwrap();
+            assert!(grace > seconds, "killed after {grace} s, in the middle of {seconds} s of draining");
         }
-        let grace = spec["terminationGracePeriodSeconds"].as_u64().unwrap();
-        assert!(grace > seconds, "killed after {grace} s, in the middle of {seconds} s of draining");
     }
 }
 

@@ -42,6 +42,11 @@ async fn output(program: &str, arguments: &[&str], input: &str) -> Result<String
     Err(format!("{program} {}: {said}{}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)))
 }
 
+/// Any other program of the cluster's.
+pub(crate) async fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
+    output(program, arguments, "").await
+}
+
 /// `kubectl …`, as one would type it.
 pub(crate) async fn try_kubectl(line: &str) -> Result<String, String> {
     output("kubectl", &line.split_whitespace().collect::<Vec<_>>(), "").await

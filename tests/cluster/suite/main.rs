@@ -12,8 +12,10 @@
 mod bad_input;
 mod chart;
 mod cluster;
+mod conformance;
 mod rolling;
 mod seed_story;
 mod services;
 mod spread;
+mod status;
 mod workload;

@@ -3,6 +3,7 @@
 use crate::cluster::{Namespace, Sluice, get, kubectl, load_balancer, until};
 use crate::spread;
 use crate::workload::{Backend, PORT, answer_probes_with};
+use futures::future;
 use sluice_tests::{Address, raw};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -108,15 +109,17 @@ spec:
     text
 }
 
+/// Requests under way at a time, long enough that each has a connection to a pod of its own: where kube-proxy balances, it
+/// does so once for each connection, and those are kept.
+const AT_ONCE: usize = 40;
+
 /// Waits until the path is answered by all of these pods and by no other.
 async fn reaches(to: Address, path: &str, pods: &BTreeSet<String>) {
+    let path = format!("{path}?delay=50");
     until(&format!("{path} to be answered by {pods:?}"), || async {
-        let mut seen = BTreeSet::new();
-        for _ in 0..40 {
-            let answer = raw::get(to, HOST, path).await.ok().filter(|answer| answer.status == 200)?;
-            seen.insert(spread::pod_of(&answer));
-        }
-        (seen == *pods).then_some(())
+        let answers = future::try_join_all((0..AT_ONCE).map(|_| raw::get(to, HOST, &path))).await.ok()?;
+        let good = answers.iter().all(|answer| answer.status == 200);
+        (good && answers.iter().map(spread::pod_of).collect::<BTreeSet<_>>() == *pods).then_some(())
     })
     .await;
 }

@@ -2,7 +2,7 @@
 
 use super::Target;
 use super::report::{Kind, Records};
-use crate::{Address, certificate, grpc, http2 as h2c};
+use crate::{Address, grpc, http2 as h2c, raw};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::{Request, header};
@@ -63,32 +63,13 @@ async fn open_http1(stream: impl crate::raw::Wire + 'static) -> Result<Http1Send
 }
 
 async fn plain(to: Address) -> Result<TcpStream, String> {
-    let stream = TcpStream::connect(to.0).await.map_err(|e| cause("connect", &e))?;
-    stream.set_nodelay(true).map_err(|e| cause("nodelay", &e))?;
-    Ok(stream)
+    to.connect().await.map_err(|e| cause("connect", &e))
 }
 
 /// Whether the connection may be used again.
 async fn exchange_http1(sender: &mut Http1Sender, target: &Target) -> Result<bool, String> {
-    send_http1(sender, target, Request::get(&target.path)).await
-}
-
-/// One request, after which the server is to close the connection. A client that closed first, without waiting for
-/// TLS's close_notify, would answer that with a reset; netfilter drops such resets as invalid, and the server's half
-/// stays where the client may want to use the same port again.
-async fn exchange_only_http1(sender: &mut Http1Sender, target: &Target) -> Result<(), String> {
-    match send_http1(sender, target, Request::get(&target.path).header(header::CONNECTION, "close")).await? {
-        true => Err("the server keeps a connection that it was asked to close".to_owned()),
-        false => Ok(()),
-    }
-}
-
-async fn send_http1(
-    sender: &mut Http1Sender,
-    target: &Target,
-    request: http::request::Builder,
-) -> Result<bool, String> {
-    let request = request.header(header::HOST, &target.host).body(Empty::new()).expect("a valid request");
+    let request = Request::get(&target.path).header(header::HOST, &target.host).body(Empty::new());
+    let request = request.expect("a valid request");
     let response = sender.send_request(request).await.map_err(|e| cause("request", &e))?;
     let (head, body) = response.into_parts();
     let closes = head.headers.get(header::CONNECTION).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close"));
@@ -148,14 +129,16 @@ pub(super) async fn new_connections(mut lane: Lane) {
             let target = lane.target.clone();
             let kind = if tls { Kind::NewTls } else { Kind::New };
             lane.timed(kind, async {
-                let mut sender = if tls {
+                let client = if tls {
                     let config = target.tls.client(&["http/1.1"]);
-                    let stream = certificate::connect(target.https, &target.host, config).await;
-                    open_http1(stream.map_err(|e| cause("TLS connect", &e))?).await?
+                    raw::Client::connect_tls(target.https, &target.host, config).await
                 } else {
-                    open_http1(plain(target.http).await?).await?
+                    raw::Client::connect(target.http).await
                 };
-                exchange_only_http1(&mut sender, &target).await
+                let client = client.map_err(|e| cause("connect", &e))?;
+                let answer = raw::get_once(client, &target.host, &target.path).await;
+                let answer = answer.map_err(|e| cause("request", &e))?;
+                judge(&target, answer.status, &answer.header_map(), &answer.body)
             })
             .await;
         });

@@ -71,8 +71,8 @@ cluster, and listeners of Gateways bind the ports that they name. */}}
 {{- define "sluice.roleArgs" -}}
 {{- $role := index . 1 -}}
 {{- with index . 0 -}}
-{{- if .Values.controller.enabled -}}
 - --role={{ $role }}
+{{- if .Values.controller.enabled }}
 - --system-namespace={{ .Release.Namespace }}
 {{- $labels := list -}}
 {{- range $name, $value := include "sluice.proxy.selector" . | fromYaml -}}

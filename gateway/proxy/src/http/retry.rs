@@ -72,7 +72,7 @@ impl Tries {
         let wanted = match failed.failure {
             Failure::Refused => policy.reset,
             failure if failure.nothing_sent() => policy.connect_failure,
-            Failure::Reset => policy.reset && idempotent,
+            Failure::Reset | Failure::Lost => policy.reset && idempotent,
             // Only where the author asked for retries: an endpoint that is slow gets no faster by more requests.
             Failure::Timeout if failed.backend_timeout => {
                 policy.codes.contains(&504) || (!policy.codes.is_empty() && idempotent)
@@ -146,6 +146,15 @@ mod tests {
         assert!(matches!(next(&Method::PUT), Next::Retry(_)));
         assert_eq!(next(&Method::POST), Next::GiveUp);
         assert_eq!(next(&Method::PATCH), Next::GiveUp);
+    }
+
+    #[test]
+    fn a_lost_endpoint_is_not_tried_again_itself() {
+        let policy = Retry::default();
+        let lost = |method| Failed { reused: true, ..failed(Failure::Lost, method) };
+        let next = Tries::default().after_failure(&policy, lost(&Method::GET));
+        assert!(matches!(next, Next::Retry(_)), "{next:?}");
+        assert_eq!(Tries::default().after_failure(&policy, lost(&Method::POST)), Next::GiveUp);
     }
 
     #[test]

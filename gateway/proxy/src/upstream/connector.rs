@@ -71,7 +71,6 @@ impl UpstreamConnector {
         let mut settings = v2::H2HandshakeSettings::new();
         if let Some(options) = peer.get_peer_options() {
             settings.max_streams = options.max_h2_streams;
-            settings.ping_interval = options.h2_ping_interval;
             settings.stream_window_size = options.h2_stream_window_size;
             settings.connection_window_size = options.h2_connection_window_size;
         }

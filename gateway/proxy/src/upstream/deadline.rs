@@ -4,12 +4,14 @@
 //! HTTP/2 it begins with the request's head, so that it would cut a long upload. So the engine's is the pause's, and the
 //! rest is a deadline that the request moves as it goes on: it is armed when the request has ended, changed when the
 //! response begins, and gone in a tunnel. It is read where bytes are waited for: in the stream of an HTTP/1 connection,
-//! and in the session of an HTTP/2 stream.
+//! and in the session of an HTTP/2 stream. Who waits also looks now and then whether there is still anybody to wait for.
 
+use super::lost::{LOST_AFTER, is_lost};
 use futures::task::AtomicWaker;
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_http::ResponseHeader;
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, LazyLock};
@@ -45,24 +47,43 @@ impl ReadDeadline {
         }
     }
 
-    /// Ready once the deadline has passed. The timer is made when it is first needed, and from then on moved only where
-    /// it fires too late, or has fired: a connection that serves many requests hardly touches it.
-    pub(super) fn poll(&self, timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready once the deadline has passed, or the endpoint at the other end of `socket` is lost. The timer is made when it
+    /// is first needed, and from then on moved only where it fires too late, or has fired: a connection that serves many
+    /// requests hardly touches it.
+    pub(super) fn poll(&self, timer: &mut Option<Pin<Box<Sleep>>>, socket: RawFd, cx: &mut Context<'_>) -> Poll<Over> {
         self.reader.register(cx.waker());
         let Some(at) = self.at() else { return Poll::Pending };
-        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
+        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next_look(at).into())));
         if timer.deadline() > at.into() {
             timer.as_mut().reset(at.into());
         }
         while timer.as_mut().poll(cx).is_ready() {
             let Some(at) = self.at() else { return Poll::Pending };
             if at <= Instant::now() {
-                return Poll::Ready(());
+                return Poll::Ready(Over::TimedOut);
             }
-            timer.as_mut().reset(at.into());
+            if is_lost(socket, LOST_AFTER) {
+                return Poll::Ready(Over::Lost);
+            }
+            timer.as_mut().reset(next_look(at).into());
         }
         Poll::Pending
     }
+}
+
+/// Why waiting is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    TimedOut,
+    /// Nobody is there any more.
+    Lost,
+}
+
+/// Between two looks at whether the endpoint is still there.
+const LOOK: Duration = Duration::from_secs(2);
+
+fn next_look(deadline: Instant) -> Instant {
+    Instant::now().checked_add(LOOK).map_or(deadline, |look| look.min(deadline))
 }
 
 /// What the engine hands on of a connection or stream, with its deadline in it.
@@ -109,7 +130,8 @@ mod tests {
     use super::*;
 
     async fn passed(deadline: &ReadDeadline, timer: &mut Option<Pin<Box<Sleep>>>) {
-        std::future::poll_fn(|cx| deadline.poll(timer, cx)).await;
+        let over = std::future::poll_fn(|cx| deadline.poll(timer, -1, cx)).await;
+        assert_eq!(over, Over::TimedOut);
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use pingora_core::{Error, ErrorSource, ErrorType, RetryType};
 use sluice_model::Reason;
+use std::io::ErrorKind;
 
 /// The circuit breaker refused a new connection.
 pub(super) const OVERFLOW: ErrorType = ErrorType::new("UpstreamOverflow");
@@ -22,16 +23,17 @@ pub enum Failure {
     Refused,
     /// The connection broke, or the stream was reset.
     Reset,
+    /// The endpoint's host is gone without a word ([`super::lost`]).
+    Lost,
     /// What came back is not HTTP.
     Protocol,
     /// Connected, but no byte in time.
     Timeout,
 }
 
-/// Whether an error goes back to a read that took too long.
-fn timed_out(error: &Error) -> bool {
-    let cause = error.root_cause();
-    cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+/// What kind of error of a stream this one goes back to.
+fn stream_error(error: &Error) -> Option<ErrorKind> {
+    error.root_cause().downcast_ref::<std::io::Error>().map(std::io::Error::kind)
 }
 
 impl Failure {
@@ -49,12 +51,11 @@ impl Failure {
             // that request was seen.
             H2Error | H2Downgrade if error.retry == RetryType::Decided(true) => Failure::Refused,
             ReadTimedout | WriteTimedout => Failure::Timeout,
-            // The stream's way to say that the request's deadline has passed.
-            ReadError if timed_out(error) => Failure::Timeout,
+            // The stream's way to say that the request's deadline has passed, or that nobody is there any more.
+            ReadError if stream_error(error) == Some(ErrorKind::TimedOut) => Failure::Timeout,
+            ReadError if stream_error(error) == Some(ErrorKind::ConnectionAborted) => Failure::Lost,
             ReadError | WriteError | ConnectionClosed | H2Error | SocketError => Failure::Reset,
             H2Downgrade | InvalidH2 | InvalidHTTPHeader | H1Error => Failure::Protocol,
-            // The engine's name for an endpoint that stopped answering its HTTP/2 pings.
-            etype if etype.as_str() == "PingTimedout" => Failure::Reset,
             _ => return None,
         };
         Some(failure)
@@ -66,7 +67,7 @@ impl Failure {
             Failure::ConnectTimeout => Reason::UpstreamConnectTimeout,
             Failure::Tls => Reason::UpstreamTlsFailed,
             Failure::Overflow => Reason::UpstreamOverflow,
-            Failure::Refused | Failure::Reset => Reason::UpstreamReset,
+            Failure::Refused | Failure::Reset | Failure::Lost => Reason::UpstreamReset,
             Failure::Protocol => Reason::UpstreamProtocolError,
             Failure::Timeout => Reason::UpstreamTimeout,
         }
@@ -76,7 +77,7 @@ impl Failure {
     pub fn nothing_sent(self) -> bool {
         match self {
             Failure::Connect | Failure::ConnectTimeout | Failure::Tls | Failure::Overflow | Failure::Refused => true,
-            Failure::Reset | Failure::Protocol | Failure::Timeout => false,
+            Failure::Reset | Failure::Lost | Failure::Protocol | Failure::Timeout => false,
         }
     }
 }
@@ -134,6 +135,7 @@ mod tests {
             (Failure::Overflow, true),
             (Failure::Refused, true),
             (Failure::Reset, false),
+            (Failure::Lost, false),
             (Failure::Protocol, false),
             (Failure::Timeout, false),
         ];

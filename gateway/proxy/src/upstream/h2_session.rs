@@ -5,7 +5,8 @@
 //! That interface skips what the engine does to requests on its own HTTP/2 path, so it is done here: the request target
 //! from `Host`, and no connection-specific fields (RFC 9113, section 8.2.2).
 
-use super::deadline::{ReadDeadline, digest_of};
+use super::deadline::{Over, ReadDeadline, digest_of};
+use super::lost::lost;
 use super::transport::Transport;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -69,11 +70,11 @@ impl H2Session {
         self.inner
     }
 
-    /// A connection on which a response did not come in time takes no new streams: it may hang as a whole.
+    /// A connection on which a response did not come in time takes no new streams: it may hang as a whole, or is lost.
     fn noted<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
             match error.etype() {
-                ErrorType::ReadTimedout => self.inner.conn.mark_shutdown(),
+                ErrorType::ReadTimedout | ErrorType::ReadError => self.inner.conn.mark_shutdown(),
                 ErrorType::H2Downgrade => self.transport.require_http1(),
                 _ => {}
             }
@@ -82,16 +83,21 @@ impl H2Session {
     }
 }
 
-/// `read`, unless the request's deadline passes before.
+/// `read`, unless the request's deadline passes before, or the endpoint is lost.
 async fn in_time<T>(
     deadline: &ReadDeadline,
     timer: &mut Option<Pin<Box<Sleep>>>,
+    socket: UniqueIDType,
     read: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let mut read = pin!(read);
     poll_fn(|cx| match read.as_mut().poll(cx) {
-        Poll::Pending => deadline.poll(timer, cx).map(|()| {
-            Error::e_explain(ErrorType::ReadTimedout, "the request's deadline passed while the endpoint was waited for")
+        Poll::Pending => deadline.poll(timer, socket, cx).map(|over| match over {
+            Over::TimedOut => Error::e_explain(
+                ErrorType::ReadTimedout,
+                "the request's deadline passed while the endpoint was waited for",
+            ),
+            Over::Lost => Err(Error::because(ErrorType::ReadError, "waiting for the endpoint", lost())),
         }),
         ready => ready,
     })
@@ -173,13 +179,13 @@ impl Session for H2Session {
     async fn read_response_header(&mut self) -> Result<()> {
         // The engine's client would count from the request's head on.
         self.inner.read_timeout = None;
-        let result = in_time(&self.deadline, &mut self.timer, self.inner.read_response_header()).await;
+        let result = in_time(&self.deadline, &mut self.timer, self.inner.fd(), self.inner.read_response_header()).await;
         self.noted(result)
     }
 
     async fn read_response_body(&mut self) -> Result<Option<Bytes>> {
         self.inner.read_timeout = self.read_timeout;
-        let result = in_time(&self.deadline, &mut self.timer, self.inner.read_response_body()).await;
+        let result = in_time(&self.deadline, &mut self.timer, self.inner.fd(), self.inner.read_response_body()).await;
         self.noted(result)
     }
 
@@ -216,7 +222,7 @@ impl Session for H2Session {
     }
 
     async fn read_trailers(&mut self) -> Result<Option<HeaderMap>> {
-        let result = in_time(&self.deadline, &mut self.timer, self.inner.read_trailers()).await;
+        let result = in_time(&self.deadline, &mut self.timer, self.inner.fd(), self.inner.read_trailers()).await;
         self.noted(result)
     }
 

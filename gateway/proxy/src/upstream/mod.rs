@@ -45,6 +45,7 @@ mod failure;
 mod h2_session;
 mod health;
 mod load;
+mod lost;
 mod maglev;
 mod metrics;
 mod outlier;

@@ -26,8 +26,6 @@ const H2_STREAMS: usize = 100;
 /// Bytes that may wait in the gateway for a slow client, for each stream and each connection to an endpoint.
 const H2_STREAM_WINDOW: u32 = 1 << 20;
 const H2_CONNECTION_WINDOW: u32 = 16 << 20;
-/// An HTTP/2 connection whose endpoint does not answer pings is given up; otherwise a lost host holds it for minutes.
-const H2_PING: Duration = Duration::from_secs(30);
 
 /// What outlives a snapshot: one for each key, shared by the [`BackendRuntime`]s of all snapshots that name it.
 #[derive(Debug)]
@@ -197,7 +195,6 @@ impl Pick {
         options.max_h2_streams = H2_STREAMS;
         options.h2_stream_window_size = Some(H2_STREAM_WINDOW);
         options.h2_connection_window_size = Some(H2_CONNECTION_WINDOW);
-        options.h2_ping_interval = Some(H2_PING);
         peer
     }
 

@@ -1,7 +1,8 @@
 //! Connections to endpoints, as the engine wants its streams.
 
-use super::deadline::{ReadDeadline, digest_of};
+use super::deadline::{Over, ReadDeadline, digest_of};
 use super::load::ConnectionGuard;
+use super::lost::lost;
 use async_trait::async_trait;
 use pingora_core::protocols::l4::socket::SocketAddr as EngineAddr;
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -23,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_rustls::client::TlsStream;
 
-/// An HTTP/1 connection whose reads end with an error once its request's deadline has passed.
+/// An HTTP/1 connection whose reads end with an error once its request's deadline has passed, or its endpoint is lost.
 #[derive(Debug)]
 pub(super) struct Timed<S> {
     inner: S,
@@ -39,11 +40,16 @@ impl<S> Timed<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+impl<S: AsyncRead + UniqueID + Unpin> AsyncRead for Timed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         match Pin::new(&mut this.inner).poll_read(cx, buf) {
-            Poll::Pending => this.deadline.poll(&mut this.timer, cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => this.deadline.poll(&mut this.timer, this.inner.id(), cx).map(|over| {
+                Err(match over {
+                    Over::TimedOut => io::ErrorKind::TimedOut.into(),
+                    Over::Lost => lost(),
+                })
+            }),
             ready => ready,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::failure::OVERFLOW;
 use super::load::ConnectionGuard;
+use super::lost::keep_alive;
 use super::metrics::BackendMetrics;
 use super::stream::UpstreamTlsStream;
 use super::tls::{Alpn, BackendTlsError, TlsClient};
@@ -77,7 +78,7 @@ impl Transport {
         let mut pending = Unfinished(Some(&self.metrics));
         let connected = TcpStream::connect(address).await;
         pending.0 = None;
-        match connected.and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp)) {
+        match connected.and_then(|tcp| tcp.set_nodelay(true).and_then(|()| keep_alive(&tcp)).map(|()| tcp)) {
             Ok(tcp) => Ok((tcp, guard)),
             Err(error) => {
                 self.metrics.connect_refused.inc();

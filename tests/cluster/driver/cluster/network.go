@@ -46,10 +46,21 @@ var sysctls = map[string]string{
 	"net/ipv6/fib_multipath_hash_policy": "1",
 }
 
+// Ports of clients that stand outside. With the usual range a client that opens some hundred connections a second uses a
+// port again while a pod still remembers, in TIME_WAIT, the port that a node had put in its place; if another client's
+// connection is then given that one, the pod drops its first packets as too old, for up to a minute.
+const clientPorts = "11000 65535"
+
 // makeNetwork lays the outside: a switch that the nodes are plugged into, and routes to what only nodes can deliver.
 func (c *Cluster) makeNetwork() error {
 	name := c.Network()
 	if err := addNetns(name); err != nil {
+		return err
+	}
+	err := host.InNetwork(host.NetPath(name), func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte(clientPorts), 0o644)
+	})
+	if err != nil {
 		return err
 	}
 	lines := []string{

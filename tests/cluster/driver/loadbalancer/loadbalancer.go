@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"log"
+	"maps"
+	"net"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -33,6 +35,8 @@ type Balancer struct {
 	// Route runs lines of iproute2 in the network outside of the nodes.
 	Route  func(lines ...string) error
 	routes map[netip.Addr]string
+	// missed counts the checks in a row that a node has not answered.
+	missed map[netip.Addr]int
 }
 
 // world is one consistent look at the cluster.
@@ -40,7 +44,17 @@ type world struct {
 	services []*corev1.Service
 	nodes    []*corev1.Node
 	slices   []*discoveryv1.EndpointSlice
+	lost     map[netip.Addr]bool
 }
+
+// How a cloud's balancer finds out about nodes: it asks their kube-proxies. What the API server says of a node's readiness does
+// not count (KEP-3458), since that changes for all nodes when the API server was away.
+const (
+	healthPort   = 10256
+	checkEvery   = time.Second
+	checkTimeout = time.Second
+	missesToLose = 3
+)
 
 // Run serves until the context ends.
 func (b *Balancer) Run(ctx context.Context) error {
@@ -67,13 +81,25 @@ func (b *Balancer) Run(ctx context.Context) error {
 	}
 	factory.Start(ctx.Done())
 	factory.WaitForCacheSync(ctx.Done())
+	checks := time.NewTicker(checkEvery)
+	defer checks.Stop()
+	b.missed = map[netip.Addr]int{}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-checks.C:
+			known, err := nodes.Lister().List(labels.Everything())
+			if err != nil {
+				return err
+			}
+			if b.check(known) {
+				tell()
+			}
+			continue
 		case <-changed:
 		}
-		now := world{}
+		now := world{lost: b.lost()}
 		var err error
 		if now.services, err = services.Lister().List(labels.Everything()); err != nil {
 			return err
@@ -89,6 +115,33 @@ func (b *Balancer) Run(ctx context.Context) error {
 			time.AfterFunc(time.Second, tell)
 		}
 	}
+}
+
+// check asks each node once, and says whether another set of them answers than before.
+func (b *Balancer) check(nodes []*corev1.Node) bool {
+	before := b.lost()
+	for _, node := range nodes {
+		for _, address := range addressesOf(node) {
+			connection, err := net.DialTimeout("tcp", netip.AddrPortFrom(address, healthPort).String(), checkTimeout)
+			if err != nil {
+				b.missed[address]++
+				continue
+			}
+			connection.Close()
+			delete(b.missed, address)
+		}
+	}
+	return !maps.Equal(before, b.lost())
+}
+
+func (b *Balancer) lost() map[netip.Addr]bool {
+	lost := map[netip.Addr]bool{}
+	for address, misses := range b.missed {
+		if misses >= missesToLose {
+			lost[address] = true
+		}
+	}
+	return lost
 }
 
 func (b *Balancer) reconcile(ctx context.Context, now world) error {
@@ -205,7 +258,7 @@ func standing(service *corev1.Service, from netip.Prefix) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// nodesFor are the addresses of the nodes that a Service's traffic goes to: those that are Ready, and with
+// nodesFor are the addresses of the nodes that a Service's traffic goes to: those that answer, and with
 // externalTrafficPolicy Local those of them that have an endpoint, as a cloud learns from the health check's port.
 func nodesFor(service *corev1.Service, now world) []netip.Addr {
 	ready := map[string]bool{}
@@ -231,12 +284,12 @@ func nodesFor(service *corev1.Service, now world) []netip.Addr {
 	local := service.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	var addresses []netip.Addr
 	for _, node := range now.nodes {
-		if !nodeReady(node) || local && !ready[node.Name] {
+		if local && !ready[node.Name] {
 			continue
 		}
-		for _, address := range node.Status.Addresses {
-			if parsed, err := netip.ParseAddr(address.Address); err == nil && address.Type == corev1.NodeInternalIP {
-				addresses = append(addresses, parsed)
+		for _, address := range addressesOf(node) {
+			if !now.lost[address] {
+				addresses = append(addresses, address)
 			}
 		}
 	}
@@ -278,11 +331,12 @@ func family(from netip.Prefix) corev1.IPFamily {
 
 func key(service *corev1.Service) string { return service.Namespace + "/" + service.Name }
 
-func nodeReady(node *corev1.Node) bool {
-	for _, condition := range node.Status.Conditions {
-		if condition.Type == corev1.NodeReady {
-			return condition.Status == corev1.ConditionTrue
+func addressesOf(node *corev1.Node) []netip.Addr {
+	var addresses []netip.Addr
+	for _, address := range node.Status.Addresses {
+		if parsed, err := netip.ParseAddr(address.Address); err == nil && address.Type == corev1.NodeInternalIP {
+			addresses = append(addresses, parsed)
 		}
 	}
-	return false
+	return addresses
 }

@@ -1,6 +1,7 @@
 package loadbalancer
 
 import (
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -48,11 +49,12 @@ func TestOtherServicesGetNone(t *testing.T) {
 	}
 }
 
-func TestTrafficGoesToReadyNodesAndWithPolicyLocalToThoseWithEndpoints(t *testing.T) {
+func TestTrafficGoesToNodesThatAnswerAndWithPolicyLocalToThoseWithEndpoints(t *testing.T) {
 	front := service("front", 1)
 	name, gone := "node1", false
 	now := world{
-		nodes: []*corev1.Node{node("node0", "172.31.0.10", true), node("node1", "172.31.0.11", true), node("node2", "172.31.0.12", false)},
+		nodes: []*corev1.Node{node("node0", "172.31.0.10"), node("node1", "172.31.0.11"), node("node2", "172.31.0.12")},
+		lost:  map[netip.Addr]bool{netip.MustParseAddr("172.31.0.12"): true},
 		slices: []*discoveryv1.EndpointSlice{{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "test", Labels: map[string]string{discoveryv1.LabelServiceName: "front"}},
 			Endpoints:  []discoveryv1.Endpoint{{NodeName: &name}},
@@ -68,6 +70,28 @@ func TestTrafficGoesToReadyNodesAndWithPolicyLocalToThoseWithEndpoints(t *testin
 	}
 }
 
+func TestANodeThatMissesThreeChecksInARowIsLostUntilItAnswersAgain(t *testing.T) {
+	// Addresses of no host on the loopback interface, where nothing listens on the port.
+	b := Balancer{missed: map[netip.Addr]int{}}
+	nodes := []*corev1.Node{node("node0", "127.0.0.97")}
+	for range missesToLose - 1 {
+		if b.check(nodes) {
+			t.Fatal("lost too early")
+		}
+	}
+	if !b.check(nodes) || !b.lost()[netip.MustParseAddr("127.0.0.97")] {
+		t.Fatal("not lost")
+	}
+	listener, err := net.Listen("tcp", "127.0.0.97:10256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if !b.check(nodes) || len(b.lost()) != 0 {
+		t.Fatal("still lost")
+	}
+}
+
 func service(name string, age int64) *corev1.Service {
 	return &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "test", Name: name, CreationTimestamp: metav1.NewTime(time.Unix(age, 0))},
@@ -75,14 +99,9 @@ func service(name string, age int64) *corev1.Service {
 	}
 }
 
-func node(name, address string, ready bool) *corev1.Node {
-	status := corev1.ConditionFalse
-	if ready {
-		status = corev1.ConditionTrue
-	}
+func node(name, address string) *corev1.Node {
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{
-		Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address}},
-		Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status}},
+		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address}},
 	}}
 }
 

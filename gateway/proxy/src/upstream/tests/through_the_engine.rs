@@ -7,6 +7,7 @@ use http::{Request, Version};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sluice_model::config::{BackendProtocol, HealthCheck};
+use socket2::{SockFilter, SockRef};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -178,6 +179,34 @@ async fn an_http2_connection_that_does_not_answer_in_time_takes_no_further_reque
         assert_eq!(endpoint.connections.load(SeqCst), n, "each on a connection of its own");
     }
     eventually("all is closed", || runtime.state.metrics.load.counts() == (0, 0, 0)).await;
+}
+
+/// Connections come about, and then nothing is acknowledged: as if the host were gone.
+fn lost() -> (std::net::TcpListener, SocketAddr) {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    // Drops segments longer than the longest header of one without data, before TCP sees them.
+    let no_data = [
+        SockFilter::new(0x80, 0, 0, 0),
+        SockFilter::new(0x25, 0, 1, 44),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ];
+    SockRef::from(&listener).attach_filter(&no_data).unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_host_is_gone_without_a_word_is_not_waited_for_until_the_timeout() {
+    let through = async |protocol| {
+        let mut gateway = Gateway::start().await;
+        *gateway.timeout.lock().unwrap() = Some(Duration::from_secs(120));
+        let (_listener, address) = lost();
+        gateway.route_to(backend("web", protocol, None), &[address]);
+        let answer = tokio::time::timeout(Duration::from_secs(60), gateway.get()).await.expect("before the timeout");
+        assert_eq!((answer.status().as_u16(), gateway.failed()), (502, vec![Failure::Lost]), "{protocol:?}");
+    };
+    tokio::join!(through(BackendProtocol::Http1), through(BackendProtocol::Http2));
 }
 
 #[tokio::test]

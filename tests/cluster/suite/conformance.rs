@@ -1,0 +1,76 @@
+//! The Gateway API's own conformance suite, and what GatewayClass `sluice` says of itself held against it.
+
+use crate::cluster::{Sluice, get, run};
+use serde_json::Value;
+use sluice_sources::yaml;
+use sluice_tests::binary;
+use std::collections::BTreeSet;
+
+/// Where the report of the last release's CRDs lies; `UPDATE=1` writes it.
+const REPORT: &str = "tests/cluster/reports/gateway-api-v1.6.3-experimental.yaml";
+
+fn names(value: &Value) -> BTreeSet<&str> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+fn read(text: &str) -> Value {
+    yaml::load(text).unwrap_or_else(|error| panic!("{error:?}"))[0].to_json()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster with the experimental channel and the suite's images: make test-cluster"]
+async fn conformance() {
+    Sluice::installed().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let report = format!("-report-output={}", file.path().display());
+    let version = format!("-version=v{}", env!("CARGO_PKG_VERSION"));
+    // Which features it tests is what the GatewayClass claims.
+    let suite = [
+        "-test.run=^TestConformance$",
+        "-test.timeout=20m",
+        "-gateway-class=sluice",
+        "-conformance-profiles=GATEWAY-HTTP",
+        "-organization=sluice",
+        "-project=sluice",
+        "-url=https://sluice.dev",
+        "-contact=SECURITY.md",
+        &version,
+        &report,
+    ];
+    let said = run("conformance.test", &suite).await;
+    if let Err(error) = &said {
+        // What failed stands between much else.
+        let lines = error.lines().filter(|line| line.contains("FAIL") || line.contains("Error"));
+        panic!("the suite failed:\n{}", lines.collect::<Vec<_>>().join("\n"));
+    }
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    let report = read(&text);
+    let profile = &report["profiles"][0];
+    assert_eq!((&report["gatewayAPIVersion"], &profile["name"]), (&"v1.6.3".into(), &"GATEWAY-HTTP".into()), "{text}");
+    for part in ["core", "extended"] {
+        let result = &profile[part];
+        assert_eq!(result["result"], "success", "{text}");
+        assert_eq!(
+            (&result["statistics"]["Failed"], &result["statistics"]["Skipped"]),
+            (&0.into(), &0.into()),
+            "{text}"
+        );
+    }
+    assert_eq!(profile["core"]["statistics"]["Passed"], 36, "all tests of the core are run");
+
+    // The class claims what was tested beside the core, and nothing else.
+    let class = get("gatewayclass sluice").await;
+    let claimed = class["status"]["supportedFeatures"].as_array().expect("the class has features").iter();
+    let claimed: BTreeSet<&str> = claimed.filter_map(|feature| feature["name"].as_str()).collect();
+    let core = BTreeSet::from(["Gateway", "HTTPRoute", "ReferenceGrant"]);
+    assert_eq!(&claimed - &core, names(&profile["extended"]["supportedFeatures"]));
+
+    let committed = binary::root().join(REPORT);
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::create_dir_all(committed.parent().expect("a folder")).unwrap();
+        std::fs::write(&committed, &text).unwrap();
+        return;
+    }
+    let before = read(&std::fs::read_to_string(&committed).unwrap_or_default());
+    assert_eq!(before["profiles"], report["profiles"], "{REPORT} says otherwise; UPDATE=1 writes it again");
+}

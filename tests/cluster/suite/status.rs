@@ -1,0 +1,246 @@
+//! What the controllers write: that status says what is so, when it is so, and whoever of them is alive.
+
+use crate::cluster::{NAMESPACE, Namespace, Sluice, get, kubectl, until};
+use crate::workload::Backend;
+use serde_json::Value;
+use sluice_tests::certificate::Authority;
+use sluice_tests::{Address, objects, raw};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// New connections, enough that each of two proxies gets some.
+const CONNECTIONS: usize = 20;
+
+/// After this status goes on when the controller that wrote it is gone.
+const FAILOVER: Duration = Duration::from_secs(20);
+
+fn ingress(name: &str, host: &str) -> String {
+    format!(
+        "\
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {{name: {name}}}
+spec:
+  ingressClassName: sluice
+  rules:
+  - host: {host}
+    http: {{paths: [{{path: /, pathType: Prefix, backend: {{service: {{name: web, port: {{number: 80}}}}}}}}]}}
+"
+    )
+}
+
+fn gateway(name: &str, listeners: &str) -> String {
+    format!(
+        "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: {name}}}
+spec:
+  gatewayClassName: sluice
+  infrastructure: {{labels: {{team: edge}}}}
+  listeners:
+{listeners}"
+    )
+}
+
+fn route(name: &str, gateway: &str, host: &str, backend: &str) -> String {
+    format!(
+        "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}}}
+spec:
+  parentRefs: [{{name: {gateway}}}]
+  hostnames: [{host}]
+  rules: [{{backendRefs: [{backend}]}}]
+"
+    )
+}
+
+const HTTP: &str = "  - {name: http, port: 80, protocol: HTTP}\n";
+
+async fn shop(name: &'static str) -> Namespace {
+    let shop = Namespace::create(name).await;
+    shop.apply(&Backend::new("web", 1).objects()).await;
+    shop.rolled_out("web").await;
+    shop
+}
+
+/// `Type=Status/Reason` of each condition, for this generation of the object.
+fn conditions(conditions: &Value, generation: &Value) -> Vec<String> {
+    let conditions = conditions.as_array().into_iter().flatten();
+    let mut texts: Vec<String> = conditions
+        .filter(|condition| condition["observedGeneration"] == *generation)
+        .map(|condition| {
+            let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+            format!("{}={}/{}", text("type"), text("status"), text("reason"))
+        })
+        .collect();
+    texts.sort();
+    texts
+}
+
+impl Namespace {
+    /// Waits until an object has these conditions for its newest generation, of those that `of` finds in its status.
+    async fn has_conditions(&self, object: &str, of: &str, expected: &[&str]) -> Value {
+        until(&format!("{object}{of}: {expected:?}"), || async {
+            let object = self.get(object).await;
+            let found = conditions(object.pointer(of)?, &object["metadata"]["generation"]);
+            expected.iter().all(|condition| found.iter().any(|found| found == condition)).then_some(object)
+        })
+        .await
+    }
+}
+
+/// Asked once each over new connections: whoever says that it is served means everywhere.
+async fn answers_everywhere(to: Address, host: &str) {
+    for n in 0..CONNECTIONS {
+        let answer = raw::get(to, host, "/").await.unwrap_or_else(|error| panic!("request {n} of {host}: {error}"));
+        assert_eq!(answer.status, 200, "request {n} of {host}: {}", answer.text());
+    }
+}
+
+async fn address_of(shop: &Namespace, ingress: &str) -> IpAddr {
+    until(&format!("an address of Ingress {ingress}"), || async {
+        let ingress = shop.get(&format!("ingress {ingress}")).await;
+        ingress["status"]["loadBalancer"]["ingress"][0]["ip"].as_str()?.parse().ok()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn an_ingress_has_its_address_when_every_proxy_serves_it() {
+    let sluice = Sluice::installed().await;
+    let shop = shop("status-ingress").await;
+    shop.apply(&ingress("first", "first.example")).await;
+    assert_eq!(address_of(&shop, "first").await, sluice.ip);
+    answers_everywhere(sluice.http(), "first.example").await;
+    // Of a class that is not ours, none.
+    shop.apply(&ingress("other", "other.example").replace("sluice", "nginx")).await;
+    shop.apply(&ingress("second", "second.example")).await;
+    address_of(&shop, "second").await;
+    answers_everywhere(sluice.http(), "second.example").await;
+    assert_eq!(shop.get("ingress other").await["status"]["loadBalancer"], serde_json::json!({}));
+    shop.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn a_gateway_is_programmed_when_every_proxy_serves_it() {
+    Sluice::installed().await;
+    let class = Namespace("default")
+        .has_conditions("gatewayclass sluice", "/status/conditions", &["Accepted=True/Accepted"])
+        .await;
+    let features = class["status"]["supportedFeatures"].as_array().unwrap();
+    assert!(features.iter().any(|feature| feature["name"] == "HTTPRoute"), "{features:?}");
+
+    let shop = shop("status-gateway").await;
+    let authority = Authority::default();
+    shop.apply(&objects::secret_in("status-gateway", "edge", &authority.leaf(&["tls.example"]))).await;
+    shop.apply(&gateway("edge", HTTP)).await;
+    shop.apply(&route("web", "edge", "web.example", "{name: web, port: 80}")).await;
+    let good = ["Accepted=True/Accepted", "Programmed=True/Programmed"];
+    let edge = shop.has_conditions("gateway edge", "/status/conditions", &good).await;
+    let ip: IpAddr = edge["status"]["addresses"][0]["value"].as_str().unwrap().parse().unwrap();
+    shop.has_conditions(
+        "httproute web",
+        "/status/parents/0/conditions",
+        &["Accepted=True/Accepted", "ResolvedRefs=True/ResolvedRefs"],
+    )
+    .await;
+    answers_everywhere(SocketAddr::new(ip, 80).into(), "web.example").await;
+    until("its route to be counted", || async {
+        let edge = shop.get("gateway edge").await;
+        let listener = &edge["status"]["listeners"][0];
+        assert_eq!(listener["supportedKinds"][0]["kind"], "HTTPRoute", "{listener}");
+        (listener["attachedRoutes"] == 1).then_some(())
+    })
+    .await;
+
+    // Its Service carries what the Gateway says of its infrastructure.
+    let uid = edge["metadata"]["uid"].as_str().unwrap();
+    let service = get(&format!("-n {NAMESPACE} service gateway-{uid}")).await;
+    assert_eq!(service["metadata"]["labels"]["team"], "edge");
+
+    // A listener more: programmed once more when that is served too.
+    let https = "  - {name: https, port: 443, protocol: HTTPS, hostname: tls.example, tls: {certificateRefs: [{name: edge}]}}\n";
+    shop.apply(&gateway("edge", &format!("{HTTP}{https}"))).await;
+    shop.apply(&route("tls", "edge", "tls.example", "{name: web, port: 80}")).await;
+    shop.has_conditions("gateway edge", "/status/conditions", &good).await;
+    for _ in 0..CONNECTIONS {
+        let to = SocketAddr::new(ip, 443);
+        raw::Client::connect_tls(to, "tls.example", authority.client(&["http/1.1"])).await.expect("a handshake");
+    }
+
+    // With the Gateway its Service goes.
+    shop.kubectl("delete gateway edge").await;
+    until("the Gateway's Service to go", || async {
+        let services = get(&format!("-n {NAMESPACE} services")).await;
+        let mut names = services["items"].as_array()?.iter().map(|service| service["metadata"]["name"].clone());
+        names.all(|name| name != format!("gateway-{uid}").as_str()).then_some(())
+    })
+    .await;
+    shop.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn what_is_broken_has_a_condition_that_says_so() {
+    Sluice::installed().await;
+    let shop = shop("status-broken").await;
+    let listeners = "  - {name: http, port: 80, protocol: HTTP}
+  - {name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: missing}]}}
+";
+    shop.apply(&gateway("edge", listeners)).await;
+    shop.has_conditions(
+        "gateway edge",
+        "/status/listeners/1/conditions",
+        &["ResolvedRefs=False/InvalidCertificateRef", "Programmed=False/Invalid"],
+    )
+    .await;
+    // The other listener serves.
+    shop.has_conditions("gateway edge", "/status/listeners/0/conditions", &["Programmed=True/Programmed"]).await;
+    for (name, backend, condition) in [
+        ("missing", "{name: nobody, port: 80}", "ResolvedRefs=False/BackendNotFound"),
+        ("foreign", "{name: kubernetes, namespace: default, port: 443}", "ResolvedRefs=False/RefNotPermitted"),
+        ("kind", "{kind: ConfigMap, name: web, port: 80}", "ResolvedRefs=False/InvalidKind"),
+    ] {
+        shop.apply(&route(name, "edge", &format!("{name}.example"), backend)).await;
+        let route = format!("httproute {name}");
+        shop.has_conditions(&route, "/status/parents/0/conditions", &["Accepted=True/Accepted", condition]).await;
+    }
+    shop.apply(
+        &route("astray", "edge", "web.example", "{name: web, port: 80}")
+            .replace("{name: edge}", "{name: edge, sectionName: nowhere}"),
+    )
+    .await;
+    let condition = ["Accepted=False/NoMatchingParent"];
+    shop.has_conditions("httproute astray", "/status/parents/0/conditions", &condition).await;
+    shop.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn when_the_leader_is_killed_another_controller_goes_on_within_20_s() {
+    let sluice = Sluice::installed().await;
+    let shop = shop("status-leader").await;
+    shop.apply(&ingress("before", "before.example")).await;
+    assert_eq!(address_of(&shop, "before").await, sluice.ip);
+    let holder = || async {
+        let lease = get(&format!("-n {NAMESPACE} lease sluice-controller")).await;
+        lease["spec"]["holderIdentity"].as_str().expect("somebody holds it").to_owned()
+    };
+    let first = holder().await;
+    let pods = Namespace(NAMESPACE).pods("app.kubernetes.io/component=controller").await;
+    let leader =
+        pods.iter().find(|pod| first.contains(&pod.name)).unwrap_or_else(|| panic!("{first} is none of {pods:?}"));
+    let killed = Instant::now();
+    kubectl(&format!("-n {NAMESPACE} delete pod {} --grace-period=0 --force", leader.name)).await;
+    shop.apply(&ingress("after", "after.example")).await;
+    assert_eq!(address_of(&shop, "after").await, sluice.ip);
+    println!("status went on after {:.1} s", killed.elapsed().as_secs_f64());
+    assert!(killed.elapsed() < FAILOVER, "after {:?}", killed.elapsed());
+    assert_ne!(holder().await, first);
+    shop.delete().await;
+}
