@@ -10,7 +10,7 @@ GUESTS = plugins sdk/rust tests/guests
 SLUICE = $(CARGO_TARGET_DIR)/$(PROFILE)/sluice
 
 .DEFAULT_GOAL := help
-.PHONY: help run build plugins test test-cluster lint check bench judge generate image deny cluster-up cluster-down
+.PHONY: help run build plugins test test-cluster lint check bench bench-cluster judge generate image deny cluster-up cluster-down
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -51,6 +51,9 @@ check: plugins ## Every example, by sluice check
 
 bench: plugins ## Against bare Pingora, nginx, HAProxy and Envoy; needs a quiet machine
 	tests/bench/run
+
+bench-cluster: build ## On a real cluster: how soon changes are served, what many routes cost; needs a quiet machine
+	SLUICE_BIN=$(SLUICE) tests/cluster/test bench
 
 judge: build ## Reloads and misbehaving plugins under load, by their figures; needs a quiet machine
 	SLUICE_JUDGED=1 SLUICE_BIN=$(SLUICE) $(CARGO) test --locked -p sluice-tests --test e2e -- reload_under_load --nocapture --test-threads 1

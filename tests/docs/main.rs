@@ -6,3 +6,4 @@
 mod deploy;
 mod examples;
 mod generated;
+mod monitoring;

@@ -340,6 +340,41 @@ async fn an_ingress_has_the_front_services_address_when_it_is_served() {
     assert!(gateway.stop().await.success());
 }
 
+#[tokio::test]
+async fn what_stays_wrong_with_an_ingress_is_told_by_one_event_whoever_leads() {
+    let cluster = Cluster::new().await;
+    cluster.server.apply(json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
+        "metadata": {"name": "sluice"}, "spec": {"controller": "sluice.dev/ingress-controller"}}));
+    let ingress = |name: &str, service: &str| {
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"ingressClassName": "sluice",
+                     "defaultBackend": {"service": {"name": service, "port": {"number": 80}}}}})
+    };
+    cluster.server.apply(ingress("broken", "nobody"));
+    let first = cluster.options("controller").label("first").start().await;
+    cluster.until("an Event", |server| !server.all("events").is_empty()).await;
+    let event = cluster.server.all("events").remove(0);
+    let object = cluster.server.get("ingresses", "shop", "broken").unwrap();
+    assert_eq!(event["involvedObject"]["uid"], object["metadata"]["uid"]);
+    assert_eq!(
+        (&event["type"], &event["reason"], &event["count"]),
+        (&json!("Warning"), &json!("ServiceNotFound"), &json!(1))
+    );
+    let message = event["message"].as_str().unwrap();
+    assert!(message.contains("spec.defaultBackend") && message.contains("nobody"), "{message}");
+    assert!(first.stop().await.success());
+
+    // The next leader finds that it was told, and tells of what has come since.
+    cluster.server.apply(ingress("later", "nobody"));
+    let second = cluster.options("controller").label("second").start().await;
+    cluster.until("another Event", |server| server.all("events").len() == 2).await;
+    let same =
+        cluster.server.all("events").into_iter().find(|other| other["metadata"]["name"] == event["metadata"]["name"]);
+    assert_eq!(same.unwrap()["count"], 1);
+    assert_eq!(second.metric("sluice_events_total", &[]).await, 1.0);
+    assert!(second.stop().await.success());
+}
+
 async fn leader(replicas: &[(&'static str, &Gateway)]) -> &'static str {
     wait::until("a leader", || async {
         for (name, replica) in replicas {

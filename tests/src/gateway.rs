@@ -216,15 +216,7 @@ impl Gateway {
     /// The sum of a metric's series whose labels contain each of `labels` (as `code="404"`); 0 where there is none.
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let (_, text) = self.public_get("/metrics").await.expect("metrics answer");
-        text.lines()
-            .filter(|line| !line.starts_with('#'))
-            .filter_map(|line| line.rsplit_once(' '))
-            .filter(|(series, _)| {
-                let base = series.split('{').next().unwrap_or(series);
-                base == name && labels.iter().all(|label| series.contains(label))
-            })
-            .filter_map(|(_, value)| value.parse::<f64>().ok())
-            .sum()
+        metric_in(&text, name, labels)
     }
 
     /// Resident memory in bytes (VmRSS).
@@ -233,6 +225,19 @@ impl Gateway {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the kernel says so");
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
+}
+
+/// The sum of a metric's series that have all of these texts in their labels.
+pub fn metric_in(text: &str, name: &str, labels: &[&str]) -> f64 {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter(|(series, _)| {
+            let base = series.split('{').next().unwrap_or(series);
+            base == name && labels.iter().all(|label| series.contains(label))
+        })
+        .filter_map(|(_, value)| value.parse::<f64>().ok())
+        .sum()
 }
 
 /// One GET on a connection of its own.

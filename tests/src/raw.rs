@@ -3,6 +3,7 @@
 use crate::Address;
 use bytes::{Buf, BytesMut};
 use std::io::{Error, ErrorKind, Result};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -16,6 +17,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 pub struct Client {
     stream: Box<dyn Wire>,
     buffer: BytesMut,
+    /// The connection below, where that is a socket.
+    socket: Option<OwnedFd>,
 }
 
 #[derive(Clone, Debug)]
@@ -54,15 +57,19 @@ impl Response {
 impl Client {
     /// In clear text.
     pub async fn connect(to: impl Into<Address>) -> Result<Client> {
-        Ok(Client::over(to.into().connect().await?))
+        let tcp = to.into().connect().await?;
+        let socket = Some(tcp.as_fd().try_clone_to_owned()?);
+        Ok(Client { socket, ..Client::over(tcp) })
     }
 
     pub async fn connect_tls(to: impl Into<Address>, name: &str, config: Arc<rustls::ClientConfig>) -> Result<Client> {
-        Ok(Client::over(crate::certificate::connect(to, name, config).await?))
+        let tls = crate::certificate::connect(to, name, config).await?;
+        let socket = Some(tls.get_ref().0.as_fd().try_clone_to_owned()?);
+        Ok(Client { socket, ..Client::over(tls) })
     }
 
     pub fn over(stream: impl Wire + 'static) -> Client {
-        Client { stream: Box::new(stream), buffer: BytesMut::new() }
+        Client { stream: Box::new(stream), buffer: BytesMut::new(), socket: None }
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
@@ -187,10 +194,13 @@ impl Client {
 
     /// Ends the connection before the server does, and waits for the server's end of it. Whoever ends a connection first remembers
     /// its ports for a minute (TIME_WAIT): where a node stands between, with ports of its own, only the client's memory keeps a
-    /// new connection from being taken for an old one. A client that is gone by then would answer TLS's close_notify with a
-    /// reset, which netfilter may drop.
+    /// new connection from being taken for an old one. So without TLS's close_notify, which a server may answer first; and a
+    /// client that is gone by then would answer the server's with a reset, which netfilter may drop.
     pub async fn close(mut self) -> Result<()> {
-        self.stream.shutdown().await?;
+        match &self.socket {
+            Some(socket) => rustix::net::shutdown(socket, rustix::net::Shutdown::Write)?,
+            None => self.stream.shutdown().await?,
+        }
         self.rest().await.map(|_| ())
     }
 

@@ -2,6 +2,7 @@
 
 use crate::api::Api;
 use crate::desired::Bundle;
+use crate::events::{self, Problems};
 use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::model::{Model, gateway_of};
@@ -10,6 +11,7 @@ use crate::served::Asker;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use sluice_model::object::NamespacedName;
+use sluice_model::problem::Problem;
 use sluice_model::{Kind, ObjectRef, Served, ServedQuestion};
 use sluice_resources::api::{EndpointSlice, Service};
 use sluice_resources::{Held, Store};
@@ -18,6 +20,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// What the controller is told once.
@@ -95,8 +98,8 @@ fn proxies(store: &Store, service: &NamespacedName) -> Vec<SocketAddr> {
     found
 }
 
-/// Everything that writes to the cluster. Its four tasks ([`Controller::hold_lease`], [`Controller::ask`],
-/// [`Controller::write_services`], [`Controller::write_statuses`]) run side by side.
+/// Everything that writes to the cluster. Its five tasks ([`Controller::hold_lease`], [`Controller::ask`],
+/// [`Controller::write_services`], [`Controller::write_statuses`], [`Controller::write_events`]) run side by side.
 pub struct Controller {
     pub(crate) settings: Settings,
     pub(crate) api: Api,
@@ -106,10 +109,13 @@ pub struct Controller {
     pub(crate) asker: Asker,
     pub(crate) nodes: Nodes,
     model: Mutex<Model>,
+    problems: Mutex<Problems>,
     /// Counts changes of the model: for those who write.
     pub(crate) news: watch::Sender<u64>,
     /// Counts those after which the proxies are to be asked.
     pub(crate) asked: watch::Sender<u64>,
+    /// Counts those of the problems.
+    pub(crate) problem_news: watch::Sender<u64>,
 }
 
 impl Controller {
@@ -125,15 +131,18 @@ impl Controller {
             asker: Asker::new(),
             nodes: Nodes::default(),
             model: Mutex::default(),
+            problems: Mutex::default(),
             news: watch::Sender::new(0),
             asked: watch::Sender::new(0),
+            problem_news: watch::Sender::new(0),
             settings,
         }
     }
 
     /// The kinds of which [`Controller::holds`] wants to be told.
     pub fn kinds() -> Vec<Kind> {
-        vec![Kind::GatewayClass, Kind::Gateway, Kind::HTTPRoute, Kind::Ingress, Kind::Service]
+        let others = [Kind::GatewayClass, Kind::Gateway, Kind::HTTPRoute, Kind::Service];
+        events::KINDS.iter().copied().chain(others).collect()
     }
 
     /// What the settings say.
@@ -154,6 +163,12 @@ impl Controller {
     pub fn holds(&self, news: HashMap<ObjectRef, Option<Held>>) {
         self.lock().holds(news, &self.settings);
         self.changed();
+    }
+
+    /// Takes all that is wrong now.
+    pub fn wrong(&self, problems: &[Problem]) {
+        self.problems().set(problems, Instant::now());
+        self.problem_news.send_modify(|n| *n += 1);
     }
 
     /// Something of what is served here is another: a port is open that could not be opened before.
@@ -210,6 +225,10 @@ impl Controller {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Model> {
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn problems(&self) -> MutexGuard<'_, Problems> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn changed(&self) {

@@ -14,6 +14,7 @@ mod api;
 mod conditions;
 mod controller;
 mod desired;
+mod events;
 mod lease;
 mod metrics;
 mod model;

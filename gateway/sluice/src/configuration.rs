@@ -365,6 +365,9 @@ impl Path {
         if let Some(feed) = &self.feed {
             feed.locate_all(&mut problems);
         }
+        if let Some(controller) = &self.configuration.controller {
+            controller.wrong(&problems);
+        }
         let generation = i64::try_from(plane.generation()).unwrap_or(i64::MAX);
         metrics.generation.get_or_create(&Outcome { state: "applied" }).set(generation);
         if problems.iter().any(|problem| problem.severity == Severity::Error) {

@@ -58,6 +58,7 @@ pub(crate) fn spawn(supervisor: &Supervisor, controller: &Arc<Controller>, sourc
     task!("ask proxies", ask);
     task!("write services", write_services);
     task!("write statuses", write_statuses);
+    task!("write events", write_events);
 }
 
 pub(crate) async fn run(args: &RunArgs, log: &Log) -> Result<ExitCode> {

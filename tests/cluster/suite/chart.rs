@@ -38,6 +38,7 @@ const VARIANTS: [&[&str]; 9] = [
         "proxy.labels.team=edge",
         "proxy.spread=None",
         "proxy.disruptionBudget.enabled=false",
+        "metrics.dashboard.enabled=true",
     ],
 ];
 
@@ -104,6 +105,13 @@ async fn the_chart_passes_lint_and_renders_with_all_kinds_of_values() {
         helm(&arguments).await.unwrap_or_else(|error| panic!("{values:?}: {error}"));
         assert!(!objects(&rendered(values).await).is_empty());
     }
+    let watched = ["metrics.prometheusRule.enabled=true", "metrics.dashboard.enabled=true"];
+    let watched = objects(&rendered(&watched).await);
+    let [rules] = of_kind(&watched, "PrometheusRule")[..] else { panic!("one PrometheusRule") };
+    assert!(list(&rules["spec"]["groups"][0]["rules"]).count() > 5, "{rules}");
+    let dashboard = watched.iter().find_map(|object| object["data"]["sluice.json"].as_str()).expect("a dashboard");
+    let dashboard: Value = serde_json::from_str(dashboard).unwrap();
+    assert!(list(&dashboard["panels"]).count() > 5);
     for (wrong, field) in [
         ("proxy.kind=StatefulSet", "/proxy/kind"),
         ("proxy.replica=3", "replica"),
@@ -139,12 +147,13 @@ async fn proxies_may_read_the_kinds_that_are_watched_and_nothing_else() {
 
 /// What the controller writes, or asks for besides the kinds that are watched: where (`everywhere`, or in Sluice's own
 /// namespace), group, resource, verbs.
-const CONTROLLER: [(&str, &str, &str, &str); 9] = [
+const CONTROLLER: [(&str, &str, &str, &str); 10] = [
     ("everywhere", "gateway.networking.k8s.io", "gatewayclasses/status", "patch"),
     ("everywhere", "gateway.networking.k8s.io", "gateways/status", "patch"),
     ("everywhere", "gateway.networking.k8s.io", "httproutes/status", "patch"),
     ("everywhere", "networking.k8s.io", "ingresses/status", "patch"),
     ("everywhere", "", "serviceaccounts", "create patch"),
+    ("everywhere", "", "events", "create get patch"),
     ("everywhere", "", "nodes", "list"),
     ("everywhere", "apiextensions.k8s.io", "customresourcedefinitions", "get"),
     ("own", "", "services", "create delete patch"),

@@ -83,7 +83,7 @@ fn conditions(conditions: &Value, generation: &Value) -> Vec<String> {
 
 impl Namespace {
     /// Waits until an object has these conditions for its newest generation, of those that `of` finds in its status.
-    async fn has_conditions(&self, object: &str, of: &str, expected: &[&str]) -> Value {
+    pub(crate) async fn has_conditions(&self, object: &str, of: &str, expected: &[&str]) -> Value {
         until(&format!("{object}{of}: {expected:?}"), || async {
             let object = self.get(object).await;
             let found = conditions(object.pointer(of)?, &object["metadata"]["generation"]);
@@ -218,6 +218,25 @@ async fn what_is_broken_has_a_condition_that_says_so() {
     .await;
     let condition = ["Accepted=False/NoMatchingParent"];
     shop.has_conditions("httproute astray", "/status/parents/0/conditions", &condition).await;
+    shop.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn a_broken_ingress_has_an_event_that_says_so() {
+    Sluice::installed().await;
+    let shop = Namespace::create("status-events").await;
+    shop.apply(&ingress("broken", "broken.example")).await;
+    let event = until("an Event of the Ingress", || async {
+        let events = shop.get("events --field-selector involvedObject.kind=Ingress,involvedObject.name=broken").await;
+        events["items"].as_array()?.first().cloned()
+    })
+    .await;
+    let ingress = shop.get("ingress broken").await;
+    assert_eq!(event["involvedObject"]["uid"], ingress["metadata"]["uid"], "kubectl describe shows it: {event}");
+    assert_eq!((&event["type"], &event["reason"]), (&"Warning".into(), &"ServiceNotFound".into()), "{event}");
+    let message = event["message"].as_str().unwrap();
+    assert!(message.contains("SLUICE-P") && message.contains("spec.rules[0]") && message.contains("web"), "{message}");
     shop.delete().await;
 }
 

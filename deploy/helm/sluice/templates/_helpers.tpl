@@ -188,7 +188,7 @@ behind a Service of type NodePort, and for the version of the Gateway API. */}}
   verbs: [get]
 {{- end -}}
 
-{{/* In each namespace: status, and the ServiceAccounts that carry the metadata of a Gateway's infrastructure. */}}
+{{/* In each namespace: status, Events, and the ServiceAccounts that carry the metadata of a Gateway's infrastructure. */}}
 {{- define "sluice.rbac.controller.namespaced" -}}
 - apiGroups: [gateway.networking.k8s.io]
   resources: [gateways/status, httproutes/status]
@@ -199,6 +199,9 @@ behind a Service of type NodePort, and for the version of the Gateway API. */}}
 - apiGroups: [""]
   resources: [serviceaccounts]
   verbs: [create, patch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, get, patch]
 {{- end -}}
 
 {{/* In Sluice's own namespace: the Services of Gateways, and the Lease. */}}

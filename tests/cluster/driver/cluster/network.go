@@ -3,12 +3,14 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 
 	"sluice.dev/tests/cluster/driver/host"
+	"sluice.dev/tests/cluster/driver/loadbalancer"
 )
 
 // Addresses can be the same in every cluster, since each lives in network namespaces of its own.
@@ -82,12 +84,33 @@ func (c *Cluster) makeNetwork() error {
 		}
 	}
 	// Any node's kube-proxy serves a ClusterIP.
+	var nodes, nodesV6 []netip.Addr
 	var nexthops, nexthopsV6 strings.Builder
 	for node := range c.Options.Nodes {
+		nodes = append(nodes, netip.MustParseAddr(nodeAddress(node)))
+		nodesV6 = append(nodesV6, netip.MustParseAddr(nodeAddressV6(node)))
 		fmt.Fprintf(&nexthops, " nexthop via %s", nodeAddress(node))
 		fmt.Fprintf(&nexthopsV6, " nexthop via %s", nodeAddressV6(node))
 	}
-	return host.IP(name, "route add "+serviceCIDR+nexthops.String(), "route add "+serviceCIDRv6+nexthopsV6.String())
+	lines = []string{"route add " + serviceCIDR + nexthops.String(), "route add " + serviceCIDRv6 + nexthopsV6.String()}
+	lines = append(lines, loadbalancer.SlotRoutes(serviceCIDR, nodes)...)
+	lines = append(lines, loadbalancer.SlotRoutes(serviceCIDRv6, nodesV6)...)
+	if err := host.IP(name, append(lines, loadbalancer.SlotRules()...)...); err != nil {
+		return err
+	}
+	if err := host.IPv6(name, loadbalancer.SlotRules()...); err != nil {
+		return err
+	}
+	var destinations []netip.Prefix
+	for _, text := range []string{LoadBalancerCIDR, LoadBalancerCIDRv6, serviceCIDR, serviceCIDRv6} {
+		destinations = append(destinations, netip.MustParsePrefix(text))
+	}
+	nft := exec.Command("ip", "netns", "exec", name, "nft", "-f", "-")
+	nft.Stdin = strings.NewReader(loadbalancer.SlotMarks(destinations...))
+	if output, err := nft.CombinedOutput(); err != nil {
+		return fmt.Errorf("nft in network namespace %s: %w: %s", name, err, output)
+	}
+	return nil
 }
 
 // plugIn makes a node's network and connects it. The routes to its pods stay in place when the node goes.

@@ -86,7 +86,16 @@ func (in Namespaces) enter() error {
 
 // IP runs lines of iproute2 in a network namespace, in one process.
 func IP(namespace string, lines ...string) error {
-	command := exec.Command("ip", "-netns", namespace, "-batch", "-")
+	return ip(namespace, nil, lines)
+}
+
+// IPv6 is the same for what does not say its family itself.
+func IPv6(namespace string, lines ...string) error {
+	return ip(namespace, []string{"-6"}, lines)
+}
+
+func ip(namespace string, options []string, lines []string) error {
+	command := exec.Command("ip", append(options, "-netns", namespace, "-batch", "-")...)
 	command.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
 	if output, err := command.CombinedOutput(); err != nil {
 		return fmt.Errorf("ip in network namespace %s: %w: %s", namespace, err, strings.TrimSpace(string(output)))

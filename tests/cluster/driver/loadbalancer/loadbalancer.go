@@ -147,28 +147,31 @@ func (b *Balancer) lost() map[netip.Addr]bool {
 func (b *Balancer) reconcile(ctx context.Context, now world) error {
 	given := assign(now.services, b.Ranges)
 	wanted := map[netip.Addr]string{}
+	var lines []string
 	for _, service := range now.services {
 		for _, address := range given[key(service)] {
-			wanted[address] = route(address, nodesFor(service, now))
-		}
-	}
-	var lines []string
-	for address, line := range wanted {
-		if b.routes[address] != line {
-			lines = append(lines, "route replace "+line)
+			nodes := nodesFor(service, now)
+			wanted[address] = route(address, nodes)
+			if b.routes[address] != wanted[address] {
+				lines = append(lines, "route replace "+wanted[address])
+				lines = append(lines, SlotRoutes(prefix(address), nodesOfFamily(nodes, address))...)
+				log.Print(wanted[address])
+			}
 		}
 	}
 	for address := range b.routes {
 		if _, still := wanted[address]; !still {
 			lines = append(lines, "route delete "+prefix(address))
+			for slot := range Slots {
+				lines = append(lines, fmt.Sprintf("route delete %s table %d", prefix(address), table(slot)))
+			}
+			log.Print("delete ", address)
 		}
 	}
 	if len(lines) > 0 {
-		slices.Sort(lines)
 		if err := b.Route(lines...); err != nil {
 			return err
 		}
-		log.Print(strings.Join(lines, "; "))
 	}
 	b.routes = wanted
 	for _, service := range now.services {
@@ -297,20 +300,64 @@ func nodesFor(service *corev1.Service, now world) []netip.Addr {
 	return addresses
 }
 
-// route is what iproute2 replaces for an address.
+// route is what iproute2 replaces for an address in the main table, where connections find the address to come from. Which
+// node they go to is their slot's to say.
 func route(address netip.Addr, nodes []netip.Addr) string {
 	line := prefix(address)
-	hops := 0
-	for _, node := range nodes {
-		if node.Is4() == address.Is4() {
-			line += " nexthop via " + node.String()
-			hops++
-		}
+	there := nodesOfFamily(nodes, address)
+	for _, node := range there {
+		line += " nexthop via " + node.String()
 	}
-	if hops == 0 {
+	if len(there) == 0 {
 		return "unreachable " + line
 	}
 	return line
+}
+
+func nodesOfFamily(nodes []netip.Addr, address netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(nodes), func(node netip.Addr) bool { return node.Is4() != address.Is4() })
+}
+
+// Slots is how many ways there are to a destination. A connection is given one of them for good, with its first packet, as a
+// balancer that keeps state does. The kernel's own choice among next hops is made anew whenever any route changes, and need
+// not come out the same: that would break connections that have nothing to do with the change.
+const Slots = 16
+
+func table(slot int) int { return 1000 + slot }
+
+// SlotRoutes leads each slot's connections to a prefix to one of the nodes.
+func SlotRoutes(prefix string, nodes []netip.Addr) []string {
+	var lines []string
+	for slot := range Slots {
+		if len(nodes) == 0 {
+			lines = append(lines, fmt.Sprintf("route replace unreachable %s table %d", prefix, table(slot)))
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("route replace %s via %s table %d", prefix, nodes[slot%len(nodes)], table(slot)))
+	}
+	return lines
+}
+
+// SlotRules are the lines of iproute2, of one family, by which a packet's mark leads to its slot's routes.
+func SlotRules() []string {
+	var lines []string
+	for slot := range Slots {
+		lines = append(lines, fmt.Sprintf("rule add fwmark %d lookup %d", slot+1, table(slot)))
+	}
+	return lines
+}
+
+// SlotMarks is the nftables ruleset that gives a slot to each connection to these destinations that begins here.
+func SlotMarks(destinations ...netip.Prefix) string {
+	var rules strings.Builder
+	for _, destination := range destinations {
+		family := "ip6"
+		if destination.Addr().Is4() {
+			family = "ip"
+		}
+		fmt.Fprintf(&rules, "ct mark 0 %s daddr %s ct mark set numgen inc mod %d offset 1\n", family, destination, Slots)
+	}
+	return "table inet balancer {\nchain output {\ntype route hook output priority mangle;\n" + rules.String() + "meta mark set ct mark\n}\n}\n"
 }
 
 func prefix(address netip.Addr) string {

@@ -70,6 +70,24 @@ func TestTrafficGoesToNodesThatAnswerAndWithPolicyLocalToThoseWithEndpoints(t *t
 	}
 }
 
+func TestEachSlotLeadsToOneNodeAndAllNodesHaveSlots(t *testing.T) {
+	nodes := []netip.Addr{netip.MustParseAddr("172.31.0.10"), netip.MustParseAddr("172.31.0.11")}
+	lines := SlotRoutes("10.0.0.1/32", nodes)
+	if len(lines) != Slots || lines[0] != "route replace 10.0.0.1/32 via 172.31.0.10 table 1000" ||
+		lines[1] != "route replace 10.0.0.1/32 via 172.31.0.11 table 1001" {
+		t.Fatal(lines)
+	}
+	// A node that goes takes nothing from the connections of the other.
+	for slot, line := range SlotRoutes("10.0.0.1/32", nodes[:1]) {
+		if slot%2 == 0 && line != lines[slot] {
+			t.Fatal(line)
+		}
+	}
+	if lines := SlotRoutes("10.0.0.1/32", nil); lines[3] != "route replace unreachable 10.0.0.1/32 table 1003" {
+		t.Fatal(lines)
+	}
+}
+
 func TestANodeThatMissesThreeChecksInARowIsLostUntilItAnswersAgain(t *testing.T) {
 	// Addresses of no host on the loopback interface, where nothing listens on the port.
 	b := Balancer{missed: map[netip.Addr]int{}}
