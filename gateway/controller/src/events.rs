@@ -21,8 +21,9 @@ const SETTLED: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(30 * 60);
 /// After a failure, for all of them: it is mostly one of rights, or of the API server.
 const PAUSE: Duration = Duration::from_secs(30);
-/// Events of one object at a time; `/problems` has all.
+/// Events of one object, and of all, at a time; `/problems` has all.
 const PER_OBJECT: usize = 16;
+const AT_MOST: usize = 1_000;
 /// The API server's limit of a message, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
@@ -55,7 +56,7 @@ impl Problems {
             let Some(object) = problem.object.as_ref().filter(|object| KINDS.contains(&object.kind)) else { continue };
             let count = counts.entry(object).or_default();
             *count += 1;
-            if *count > PER_OBJECT {
+            if *count > PER_OBJECT || self.now.len() >= AT_MOST {
                 continue;
             }
             let key = Key { object: object.clone(), code: problem.code.id(), field: problem.field.clone() };
@@ -114,8 +115,14 @@ impl Controller {
             let next = if leading { self.problems().next(Instant::now()) } else { Err(None) };
             let (look, failed) = match next {
                 Ok((key, text)) => match self.tell_of(&key, &text).await {
-                    Ok(()) => {
+                    Ok(true) => {
                         self.problems().told.insert(key, (text, Instant::now()));
+                        continue;
+                    }
+                    Ok(false) => {
+                        if let Some((_, since)) = self.problems().now.get_mut(&key) {
+                            *since = Instant::now();
+                        }
                         continue;
                     }
                     Err(failure) => {
@@ -139,11 +146,11 @@ impl Controller {
         }
     }
 
-    async fn tell_of(&self, key: &Key, text: &Text) -> Result<(), Failure> {
+    /// False where the object is not there, or not yet: it is looked at again.
+    async fn tell_of(&self, key: &Key, text: &Text) -> Result<bool, Failure> {
         let (api_version, uid) = match self.lock().held.get(&key.object) {
             Some(held) => (held.api_version.clone(), held.uid.clone()),
-            // Gone meanwhile: its problems go too.
-            None => return Ok(()),
+            None => return Ok(false),
         };
         let object = &key.object;
         let time = seconds(Timestamp::now());
@@ -161,13 +168,13 @@ impl Controller {
         match self.api.create(&events, &event).await {
             Err(Failure::Conflict) => self.tell_again(&format!("{events}/{}", name(key)), &event).await?,
             // The namespace is gone.
-            Err(Failure::NotFound) => return Ok(()),
+            Err(Failure::NotFound) => return Ok(false),
             answer => {
                 answer?;
                 self.metrics.events.inc();
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// There is an Event of it: of ours, of the leader before, or of an object that had the same name.
