@@ -60,6 +60,10 @@ impl Problems {
                 continue;
             }
             let key = Key { object: object.clone(), code: problem.code.id(), field: problem.field.clone() };
+            // Of several in one place the first is told: the next shows when that is solved.
+            if self.now.contains_key(&key) {
+                continue;
+            }
             let since = former.remove(&key).map_or(now, |(_, since)| since);
             self.now.insert(key, (text(problem), since));
         }
@@ -242,6 +246,19 @@ mod tests {
         problems.set(&[], start + 2 * AGAIN);
         problems.set(&[one], start + 2 * AGAIN);
         assert_eq!(told(&mut problems, start + 2 * AGAIN + SETTLED), ["Ingress shop/a spec.x"]);
+    }
+
+    #[test]
+    fn two_problems_of_one_kind_in_one_place_settle_as_one() {
+        let (mut problems, start) = (Problems::default(), Instant::now());
+        let one = problem(Kind::Ingress, "a", "spec.x");
+        let other = Problem { message: "there is no Service `api`".to_owned(), ..one.clone() };
+        for second in 0..5 {
+            problems.set(&[one.clone(), other.clone()], start + Duration::from_secs(second));
+        }
+        assert_eq!(told(&mut problems, start + SETTLED), ["Ingress shop/a spec.x"], "however often they are said");
+        problems.set(&[one, other], start + SETTLED);
+        assert_eq!(told(&mut problems, start + 2 * SETTLED), [""; 0]);
     }
 
     #[test]

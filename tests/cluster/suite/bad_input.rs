@@ -5,7 +5,7 @@
 use crate::cluster::{
     NAMESPACE, Namespace, Pod, Sluice, get, kubectl, kubectl_with, try_apply, try_kubectl, until, until_everywhere,
 };
-use crate::workload::Backend;
+use crate::workload::{Backend, ingress_tls as ingress};
 use sluice_tests::certificate::{self, Authority};
 use sluice_tests::load::{Kind, Plan, Rate, Running, Target};
 use sluice_tests::{Address, binary, objects, raw};
@@ -21,22 +21,6 @@ async fn site(namespace: &'static str, host: &str, authority: &Authority) -> Nam
     site.apply(&ingress("site", host, "{service: {name: web, port: {number: 80}}}", "site")).await;
     site.rolled_out("web").await;
     site
-}
-
-fn ingress(name: &str, host: &str, backend: &str, secret: &str) -> String {
-    format!(
-        "\
-apiVersion: networking.k8s.io/v1
-kind: Ingress
-metadata: {{name: {name}}}
-spec:
-  ingressClassName: sluice
-  tls: [{{hosts: [{host}], secretName: {secret}}}]
-  rules:
-  - host: {host}
-    http: {{paths: [{{path: /, pathType: Prefix, backend: {backend}}}]}}
-"
-    )
 }
 
 /// A healthy site under steady load.

@@ -1,7 +1,7 @@
 //! What the controllers write: that status says what is so, when it is so, and whoever of them is alive.
 
 use crate::cluster::{NAMESPACE, Namespace, Sluice, get, until};
-use crate::workload::Backend;
+use crate::workload::{Backend, ingress};
 use serde_json::Value;
 use sluice_tests::certificate::Authority;
 use sluice_tests::{Address, objects, raw};
@@ -14,21 +14,6 @@ const CONNECTIONS: usize = 20;
 
 /// After this status goes on when the controller that wrote it is gone.
 const FAILOVER: Duration = Duration::from_secs(20);
-
-fn ingress(name: &str, host: &str) -> String {
-    format!(
-        "\
-apiVersion: networking.k8s.io/v1
-kind: Ingress
-metadata: {{name: {name}}}
-spec:
-  ingressClassName: sluice
-  rules:
-  - host: {host}
-    http: {{paths: [{{path: /, pathType: Prefix, backend: {{service: {{name: web, port: {{number: 80}}}}}}}}]}}
-"
-    )
-}
 
 fn gateway(name: &str, listeners: &str) -> String {
     format!(
@@ -169,9 +154,12 @@ async fn a_gateway_is_programmed_when_every_proxy_serves_it() {
     shop.apply(&gateway("edge", &format!("{HTTP}{https}"))).await;
     shop.apply(&route("tls", "edge", "tls.example", "{name: web, port: 80}")).await;
     shop.has_conditions("gateway edge", "/status/conditions", &good).await;
+    let handshake =
+        || raw::Client::connect_tls(SocketAddr::new(ip, 443), "tls.example", authority.client(&["http/1.1"]));
+    // Nobody hears from a kube-proxy when it leads a Service's new port on.
+    until("the nodes to know the port", || async { handshake().await.ok() }).await;
     for _ in 0..CONNECTIONS {
-        let to = SocketAddr::new(ip, 443);
-        raw::Client::connect_tls(to, "tls.example", authority.client(&["http/1.1"])).await.expect("a handshake");
+        handshake().await.expect("a handshake").close().await.expect("a good end");
     }
 
     // With the Gateway its Service goes.

@@ -86,6 +86,31 @@ spec:
     }
 }
 
+/// An Ingress of all of a host to the Service `web`.
+pub(crate) fn ingress(name: &str, host: &str) -> String {
+    ingress_of(name, host, "{service: {name: web, port: {number: 80}}}", "")
+}
+
+/// The same to any backend, with TLS.
+pub(crate) fn ingress_tls(name: &str, host: &str, backend: &str, secret: &str) -> String {
+    ingress_of(name, host, backend, &format!("  tls: [{{hosts: [{host}], secretName: {secret}}}]\n"))
+}
+
+fn ingress_of(name: &str, host: &str, backend: &str, tls: &str) -> String {
+    format!(
+        "\
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {{name: {name}}}
+spec:
+  ingressClassName: sluice
+{tls}  rules:
+  - host: {host}
+    http: {{paths: [{{path: /, pathType: Prefix, backend: {backend}}}]}}
+"
+    )
+}
+
 /// Has a pod's readiness probe answered with this status from now on.
 pub(crate) async fn answer_probes_with(pod: &Pod, status: u16) {
     let request =

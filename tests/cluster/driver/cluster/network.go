@@ -48,9 +48,8 @@ var sysctls = map[string]string{
 	"net/ipv6/fib_multipath_hash_policy": "1",
 }
 
-// Ports of clients that stand outside. With the usual range a client that opens some hundred connections a second uses a
-// port again while a pod still remembers, in TIME_WAIT, the port that a node had put in its place; if another client's
-// connection is then given that one, the pod drops its first packets as too old, for up to a minute.
+// Ports of clients that stand outside. They end their connections first, and each port then rests for a minute: with the
+// usual range a client that opens some hundred connections a second would run short.
 const clientPorts = "11000 65535"
 
 // makeNetwork lays the outside: a switch that the nodes are plugged into, and routes to what only nodes can deliver.
