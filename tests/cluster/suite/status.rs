@@ -78,8 +78,14 @@ impl Namespace {
     }
 }
 
+/// Waits until connections come about: nobody hears from a kube-proxy when it leads a Service's new address or port on.
+async fn reachable(to: Address) {
+    until("the nodes to know the address", || async { to.connect().await.ok() }).await;
+}
+
 /// Asked once each over new connections: whoever says that it is served means everywhere.
 async fn answers_everywhere(to: Address, host: &str) {
+    reachable(to).await;
     for n in 0..CONNECTIONS {
         let answer = raw::get(to, host, "/").await.unwrap_or_else(|error| panic!("request {n} of {host}: {error}"));
         assert_eq!(answer.status, 200, "request {n} of {host}: {}", answer.text());
@@ -154,12 +160,11 @@ async fn a_gateway_is_programmed_when_every_proxy_serves_it() {
     shop.apply(&gateway("edge", &format!("{HTTP}{https}"))).await;
     shop.apply(&route("tls", "edge", "tls.example", "{name: web, port: 80}")).await;
     shop.has_conditions("gateway edge", "/status/conditions", &good).await;
-    let handshake =
-        || raw::Client::connect_tls(SocketAddr::new(ip, 443), "tls.example", authority.client(&["http/1.1"]));
-    // Nobody hears from a kube-proxy when it leads a Service's new port on.
-    until("the nodes to know the port", || async { handshake().await.ok() }).await;
+    let to = Address::from(SocketAddr::new(ip, 443));
+    reachable(to).await;
     for _ in 0..CONNECTIONS {
-        handshake().await.expect("a handshake").close().await.expect("a good end");
+        let client = raw::Client::connect_tls(to, "tls.example", authority.client(&["http/1.1"])).await;
+        client.expect("a handshake").close().await.expect("a good end");
     }
 
     // With the Gateway its Service goes.
