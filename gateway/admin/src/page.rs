@@ -186,6 +186,9 @@ fn route_row(listener: &str, host: &str, route: &RouteMatch, rule: &Rule) -> Str
         PathMatch::Regex(pattern) => format!("~ {}", pattern.source),
     };
     let mut conditions = path;
+    if route.grpc_method.is_some() {
+        conditions.push_str(" [gRPC method]");
+    }
     if let Some(method) = &route.method {
         conditions.insert_str(0, &format!("{method} "));
     }

@@ -141,7 +141,7 @@ impl Controller {
 
     /// The kinds of which [`Controller::holds`] wants to be told.
     pub fn kinds() -> Vec<Kind> {
-        let others = [Kind::GatewayClass, Kind::Gateway, Kind::HTTPRoute, Kind::Service];
+        let others = [Kind::GatewayClass, Kind::Gateway, Kind::HTTPRoute, Kind::GRPCRoute, Kind::Service];
         events::KINDS.iter().copied().chain(others).collect()
     }
 

@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 
 /// What a GatewayClass of ours says it can do (Gateway API v1.6 names), sorted.
 pub const SUPPORTED_FEATURES: &[&str] = &[
+    "GRPCRoute",
+    "GRPCRouteNamedRouteRule",
     "Gateway",
     "GatewayHTTPListenerIsolation",
     "GatewayHTTPSListenerDetectMisdirectedRequests",

@@ -10,6 +10,7 @@ pub enum Kind {
     GatewayClass,
     Gateway,
     HTTPRoute,
+    GRPCRoute,
     ReferenceGrant,
     BackendTLSPolicy,
     Ingress,
@@ -25,10 +26,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 16] = [
         Kind::GatewayClass,
         Kind::Gateway,
         Kind::HTTPRoute,
+        Kind::GRPCRoute,
         Kind::ReferenceGrant,
         Kind::BackendTLSPolicy,
         Kind::Ingress,
@@ -46,9 +48,12 @@ impl Kind {
     /// The API group; empty for the core group.
     pub const fn group(self) -> &'static str {
         match self {
-            Kind::GatewayClass | Kind::Gateway | Kind::HTTPRoute | Kind::ReferenceGrant | Kind::BackendTLSPolicy => {
-                "gateway.networking.k8s.io"
-            }
+            Kind::GatewayClass
+            | Kind::Gateway
+            | Kind::HTTPRoute
+            | Kind::GRPCRoute
+            | Kind::ReferenceGrant
+            | Kind::BackendTLSPolicy => "gateway.networking.k8s.io",
             Kind::Ingress | Kind::IngressClass => "networking.k8s.io",
             Kind::EndpointSlice => "discovery.k8s.io",
             Kind::Service | Kind::Secret | Kind::ConfigMap | Kind::Namespace => "",
@@ -61,6 +66,7 @@ impl Kind {
             Kind::GatewayClass => "GatewayClass",
             Kind::Gateway => "Gateway",
             Kind::HTTPRoute => "HTTPRoute",
+            Kind::GRPCRoute => "GRPCRoute",
             Kind::ReferenceGrant => "ReferenceGrant",
             Kind::BackendTLSPolicy => "BackendTLSPolicy",
             Kind::Ingress => "Ingress",
@@ -82,6 +88,7 @@ impl Kind {
             Kind::GatewayClass => "gatewayclasses",
             Kind::Gateway => "gateways",
             Kind::HTTPRoute => "httproutes",
+            Kind::GRPCRoute => "grpcroutes",
             Kind::ReferenceGrant => "referencegrants",
             Kind::BackendTLSPolicy => "backendtlspolicies",
             Kind::Ingress => "ingresses",

@@ -9,7 +9,7 @@ use sluice_model::config::{
 use sluice_model::matcher::{HostMatcher, RequestParts};
 
 fn route(path: PathMatch) -> RouteMatch {
-    RouteMatch { path, method: None, headers: Vec::new(), query: Vec::new(), rule: 0 }
+    RouteMatch::of_path(path, 0)
 }
 
 fn like(source: &str) -> Pattern {

@@ -42,6 +42,8 @@ pub mod api {
     pub use gateway_api::experimental::gatewayclasses::GatewayClass;
     pub use gateway_api::experimental::gateways as gateway;
     pub use gateway_api::experimental::gateways::Gateway;
+    pub use gateway_api::experimental::grpcroutes as grpc_route;
+    pub use gateway_api::experimental::grpcroutes::GrpcRoute;
     pub use gateway_api::experimental::httproutes as http_route;
     pub use gateway_api::experimental::httproutes::HttpRoute;
     pub use gateway_api::experimental::referencegrants as reference_grant;

@@ -1,7 +1,7 @@
 //! One object of any kind that Sluice reads.
 
 use crate::api::{
-    BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, HttpRoute, Ingress, IngressClass, Namespace,
+    BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass, Namespace,
     ObjectMeta, ReferenceGrant, Secret, Service,
 };
 use crate::{GatewayConfig, Plugin, TrafficPolicy};
@@ -30,6 +30,7 @@ objects! {
     GatewayClass(GatewayClass),
     Gateway(Gateway),
     HTTPRoute(HttpRoute),
+    GRPCRoute(GrpcRoute),
     ReferenceGrant(ReferenceGrant),
     BackendTLSPolicy(BackendTlsPolicy),
     Ingress(Ingress),

@@ -1,7 +1,7 @@
 //! The objects that are there now.
 
 use crate::api::{
-    BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, HttpRoute, Ingress, IngressClass, Namespace,
+    BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass, Namespace,
     ReferenceGrant, Secret, Service,
 };
 use crate::{GatewayConfig, Object, Plugin, TrafficPolicy};
@@ -58,6 +58,7 @@ store! {
     gateway_classes: GatewayClass(GatewayClass),
     gateways: Gateway(Gateway),
     http_routes: HTTPRoute(HttpRoute),
+    grpc_routes: GRPCRoute(GrpcRoute),
     reference_grants: ReferenceGrant(ReferenceGrant),
     backend_tls_policies: BackendTLSPolicy(BackendTlsPolicy),
     ingresses: Ingress(Ingress),

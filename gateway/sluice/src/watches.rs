@@ -26,6 +26,7 @@ fn task(kind: Kind) -> &'static str {
         Kind::GatewayClass => "watch GatewayClass",
         Kind::Gateway => "watch Gateway",
         Kind::HTTPRoute => "watch HTTPRoute",
+        Kind::GRPCRoute => "watch GRPCRoute",
         Kind::ReferenceGrant => "watch ReferenceGrant",
         Kind::BackendTLSPolicy => "watch BackendTLSPolicy",
         Kind::Ingress => "watch Ingress",

@@ -10,7 +10,7 @@ use crate::plugin::{Use, use_plugin};
 use crate::policy::{Chain, Level, backend_plan, client_policy, retry};
 use crate::rank::Rank;
 use crate::report::Report;
-use crate::service::{PortRef, resolve};
+use crate::service::{PortRef, Spoken, resolve};
 use crate::world::{Compiled, RuleSet, World};
 use http::StatusCode;
 use sluice_model::config::{Action, BackendTarget, Filters, PathMatch, RouteMatch, Rule, RuleId, WeightedBackend};
@@ -122,7 +122,7 @@ pub(crate) fn default_backend(world: &World<'_>) -> Option<Compiled> {
 }
 
 fn anything(rule: u32) -> RouteMatch {
-    RouteMatch { path: PathMatch::Prefix("".into()), method: None, headers: Vec::new(), query: Vec::new(), rule }
+    RouteMatch::of_path(PathMatch::Prefix("".into()), rule)
 }
 
 fn foreign_annotations(ingress: &Ingress, report: &mut Report<'_>) {
@@ -321,7 +321,7 @@ fn forward(
     field: &str,
     compiled: &mut Compiled,
 ) -> Action {
-    match resolve(world, place, service, port, chain, &mut compiled.deps) {
+    match resolve(world, place, service, port, Spoken::Http, chain, &mut compiled.deps) {
         Ok(backend) => {
             let key = backend.key.clone();
             compiled.backends.entry(key.clone()).or_insert_with(|| Arc::new(backend));

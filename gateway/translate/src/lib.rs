@@ -20,6 +20,7 @@ mod edge;
 mod endpoints;
 mod gateway;
 mod grant;
+mod grpc_route;
 mod host;
 mod http_route;
 mod ingress;

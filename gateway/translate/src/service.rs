@@ -32,6 +32,15 @@ impl std::fmt::Display for PortRef<'_> {
     }
 }
 
+/// What a kind of route carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    /// HTTP/1.1 unless the Service's port says otherwise.
+    Http,
+    /// HTTP/2, by prior knowledge or over TLS.
+    Grpc,
+}
+
 /// Why a reference is no backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unusable {
@@ -48,6 +57,7 @@ pub(crate) fn resolve(
     place: &Place,
     name: &NamespacedName,
     port: PortRef<'_>,
+    spoken: Spoken,
     chain: &Chain<'_>,
     deps: &mut BTreeSet<ObjectRef>,
 ) -> Result<Backend, Unusable> {
@@ -68,6 +78,7 @@ pub(crate) fn resolve(
     let plan = plan(world, &object, port_name, affine, chain);
     let host = if external { Some(external_name(service, place)?) } else { None };
     let (protocol, app_tls) = protocol_of(service_port.and_then(|p| p.app_protocol.as_deref()));
+    let protocol = if spoken == Spoken::Grpc { BackendProtocol::Http2 } else { protocol };
     let tls = match world.backend_tls.of(name, port_name) {
         Some(policy) => Some(policy.tls.as_ref().map_err(|()| Unusable::Tls)?.clone()),
         None if app_tls => Some(BackendTls {

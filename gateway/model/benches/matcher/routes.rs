@@ -158,7 +158,7 @@ pub(crate) fn fields() -> &'static HeaderMap {
 }
 
 fn plain(path: PathMatch) -> RouteMatch {
-    RouteMatch { path, method: None, headers: Vec::new(), query: Vec::new(), rule: 0 }
+    RouteMatch::of_path(path, 0)
 }
 
 fn virtual_host(n: usize, mut matches: Vec<RouteMatch>) -> VirtualHost {

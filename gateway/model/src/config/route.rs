@@ -33,8 +33,19 @@ pub struct RouteMatch {
     /// Each name once: of several entries with one name the first counts (Gateway API).
     pub headers: Vec<HeaderMatch>,
     pub query: Vec<QueryMatch>,
+    /// Of a path that has two elements, the second: the method of a gRPC service that is asked for without its service
+    /// (GRPCMethodMatch).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_method: Option<ValueMatch>,
     /// Index into [`VirtualHost::rules`].
     pub rule: u32,
+}
+
+impl RouteMatch {
+    /// Asks for a path and nothing else.
+    pub fn of_path(path: PathMatch, rule: u32) -> Self {
+        RouteMatch { path, method: None, headers: Vec::new(), query: Vec::new(), grpc_method: None, rule }
+    }
 }
 
 /// Against the path's normal form, without the query.
@@ -344,6 +355,7 @@ mod tests {
                 QueryMatch { name: "key".into(), value: exact() },
                 QueryMatch { name: "other".into(), value: ValueMatch::Regex(Pattern::anchored(secret).unwrap()) },
             ],
+            grpc_method: None,
             rule: 0,
         };
         let ops = HeaderOps {

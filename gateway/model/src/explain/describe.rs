@@ -8,7 +8,9 @@ pub(super) fn route(route: &RouteMatch) -> String {
     let method = route.method.iter().map(|m| format!("method {m}"));
     let headers = route.headers.iter().map(|h| format!("header {} {}", h.name, value(&h.value)));
     let query = route.query.iter().map(|q| format!("query {} {}", q.name, value(&q.value)));
-    let parts: Vec<String> = std::iter::once(path(&route.path)).chain(method).chain(headers).chain(query).collect();
+    let grpc = route.grpc_method.iter().map(|m| format!("gRPC method {}", value(m)));
+    let parts: Vec<String> =
+        std::iter::once(path(&route.path)).chain(grpc).chain(method).chain(headers).chain(query).collect();
     parts.join(", ")
 }
 

@@ -3,7 +3,7 @@
 use super::describe;
 use crate::HostPattern;
 use crate::config::{PathMatch, RouteMatch, ValueMatch, VirtualHost};
-use crate::matcher::{MatchIndex, RequestParts, RequestView, precedence, query_value};
+use crate::matcher::{MatchIndex, RequestParts, RequestView, grpc_method, precedence, query_value};
 use serde::Serialize;
 use std::cmp::Ordering;
 
@@ -33,6 +33,9 @@ pub enum WhyNot {
         note: Option<&'static str>,
     },
     Method {
+        wanted: String,
+    },
+    GrpcMethod {
         wanted: String,
     },
     HeaderMissing {
@@ -138,6 +141,11 @@ fn misses(candidate: &VirtualHost, route: &RouteMatch, host: &str, request: &Req
     if let Some(method) = route.method.as_ref().filter(|m| *m != request.method) {
         why.push(WhyNot::Method { wanted: method.to_string() });
     }
+    if let Some(wanted) = &route.grpc_method
+        && !grpc_method(request.path).is_some_and(|method| value_matches(wanted, method.as_bytes()))
+    {
+        why.push(WhyNot::GrpcMethod { wanted: describe::value(wanted) });
+    }
     for header in &route.headers {
         let name = header.name.to_string();
         match request.header(&header.name) {
@@ -210,6 +218,7 @@ fn reason(winner: &RouteMatch, loser: &RouteMatch) -> &'static str {
             "the longer expression goes first"
         }
         _ if same => "it stands first: an older route, then by namespace and name, then by position",
+        _ if winner.grpc_method.is_some() && loser.grpc_method.is_none() => "it asks for a gRPC method",
         _ if winner.method.is_some() && loser.method.is_none() => "it asks for a method",
         _ if winner.headers.len() > loser.headers.len() => "it asks for more headers",
         _ => "it asks for more query parameters",

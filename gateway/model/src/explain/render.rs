@@ -108,6 +108,7 @@ impl fmt::Display for WhyNot {
             WhyNot::Path { wanted, note: None } => write!(f, "the path is not {wanted}"),
             WhyNot::Path { wanted, note: Some(note) } => write!(f, "the path is not {wanted} ({note})"),
             WhyNot::Method { wanted } => write!(f, "the method is not {wanted}"),
+            WhyNot::GrpcMethod { wanted } => write!(f, "the gRPC method is not {wanted}"),
             WhyNot::HeaderMissing { name } => write!(f, "header {name} is missing"),
             WhyNot::HeaderDiffers { name, wanted } => write!(f, "header {name} is not {wanted}"),
             WhyNot::QueryMissing { name } => write!(f, "query parameter {name} is missing"),

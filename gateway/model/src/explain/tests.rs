@@ -53,7 +53,7 @@ fn rule(name: &str, action: Action) -> Arc<Rule> {
 }
 
 fn route(rule: u32, path: PathMatch) -> RouteMatch {
-    RouteMatch { path, method: None, headers: Vec::new(), query: Vec::new(), rule }
+    RouteMatch::of_path(path, rule)
 }
 
 fn prefix(rule: u32, path: &str) -> RouteMatch {

@@ -20,6 +20,8 @@ pub(super) enum Attribute {
     Header(HeaderName),
     /// By its position in [`QueryNames`].
     Query(u32),
+    /// The second of a path's two elements.
+    GrpcMethod,
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +71,7 @@ impl<'r, R: RequestView> Examined<'r, R> {
         match attribute {
             Attribute::Method => Some(use_it(self.request.method().as_str().as_bytes())),
             Attribute::Header(name) => self.request.header(name).map(|value| use_it(&value)),
+            Attribute::GrpcMethod => grpc_method(self.path()).map(|method| use_it(method.as_bytes())),
             Attribute::Query(name) => {
                 let query = self.request.query().as_bytes();
                 let values = self.query.get_or_init(|| self.names.values(query));
@@ -77,4 +80,10 @@ impl<'r, R: RequestView> Examined<'r, R> {
             }
         }
     }
+}
+
+/// The method that a path of gRPC (`/service/method`) names.
+pub(crate) fn grpc_method(path: &str) -> Option<&str> {
+    let (_, method) = path.strip_prefix('/')?.split_once('/')?;
+    (!method.contains('/')).then_some(method)
 }

@@ -28,6 +28,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use condition::grpc_method;
 pub use precedence::precedence;
 pub use query::query_value;
 pub use request::{RequestParts, RequestView, combined};
@@ -180,7 +181,8 @@ impl<'h> Builder<'h> {
     fn conditions(&mut self, route: &'h RouteMatch) -> Box<[Condition]> {
         let method = route.method.iter().map(|m| (Attribute::Method, Wanted::Method(m.clone())));
         let headers = route.headers.iter().map(|h| (Attribute::Header(h.name.clone()), Wanted::Value(h.value.clone())));
-        let mut conditions: Vec<(Attribute, Wanted)> = method.chain(headers).collect();
+        let grpc_method = route.grpc_method.iter().map(|m| (Attribute::GrpcMethod, Wanted::Value(m.clone())));
+        let mut conditions: Vec<(Attribute, Wanted)> = method.chain(grpc_method).chain(headers).collect();
         for parameter in &route.query {
             let name = self.query.insert_full(&parameter.name).0 as u32;
             conditions.push((Attribute::Query(name), Wanted::Value(parameter.value.clone())));

@@ -1,6 +1,6 @@
 //! Which of two matches is tried first.
 
-use crate::config::{PathMatch, RouteMatch};
+use crate::config::{PathMatch, RouteMatch, ValueMatch};
 use std::cmp::Ordering;
 
 /// Orders matches by precedence, the first to be tried as the least. `translate` sorts each
@@ -22,6 +22,10 @@ use std::cmp::Ordering;
 /// Where a regular expression comes, the API leaves open. Here it stands between exact paths and prefixes, since who
 /// writes one means it more narrowly than a prefix; of two, the one with the longer text goes first.
 ///
+/// A GRPCRoute (`GRPCRouteRule.matches`) asks for the most characters of the service, then of the method, then the most
+/// header conditions. Service and method together are an exact path, a service alone is a prefix of one element, and a
+/// method alone is a condition on the prefix `/`, which goes before everything else that stands there.
+///
 /// An Ingress asks for the longest path, and for `Exact` before `Prefix` of one length (Ingress v1, "multiple
 /// matches"). That is the same order: an exact match is as long as the whole path, and no prefix is longer.
 ///
@@ -29,6 +33,7 @@ use std::cmp::Ordering;
 /// which changes no answer, and puts the matches of one path together.
 pub fn precedence(a: &RouteMatch, b: &RouteMatch) -> Ordering {
     by_path(&a.path, &b.path)
+        .then_with(|| grpc_method(b).cmp(&grpc_method(a)))
         .then_with(|| b.method.is_some().cmp(&a.method.is_some()))
         .then_with(|| b.headers.len().cmp(&a.headers.len()))
         .then_with(|| b.query.len().cmp(&a.query.len()))
@@ -40,6 +45,15 @@ fn by_path(a: &PathMatch, b: &PathMatch) -> Ordering {
         (PathMatch::Prefix(a), PathMatch::Prefix(b)) => characters(b).cmp(&characters(a)).then_with(|| a.cmp(b)),
         (PathMatch::Regex(a), PathMatch::Regex(b)) => characters(&b.source).cmp(&characters(&a.source)),
         _ => class(a).cmp(&class(b)),
+    }
+}
+
+/// An exact method before an expression, the one with more characters first.
+fn grpc_method(route: &RouteMatch) -> (u8, usize) {
+    match &route.grpc_method {
+        None => (0, 0),
+        Some(ValueMatch::Regex(pattern)) => (1, characters(&pattern.source)),
+        Some(ValueMatch::Exact(method)) => (2, characters(method)),
     }
 }
 

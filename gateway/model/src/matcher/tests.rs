@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use std::sync::{LazyLock, Mutex};
 
 fn route(path: PathMatch) -> RouteMatch {
-    RouteMatch { path, method: None, headers: Vec::new(), query: Vec::new(), rule: 0 }
+    RouteMatch::of_path(path, 0)
 }
 
 fn exact(path: &str) -> RouteMatch {
@@ -24,6 +24,10 @@ fn regex(source: &str) -> RouteMatch {
 impl RouteMatch {
     fn method(mut self, method: Method) -> Self {
         self.method = Some(method);
+        self
+    }
+    fn grpc_method(mut self, value: ValueMatch) -> Self {
+        self.grpc_method = Some(value);
         self
     }
     fn header(mut self, name: &str, value: ValueMatch) -> Self {
@@ -268,6 +272,30 @@ fn precedence_puts_equal_matches_together_and_keeps_the_order_given() {
     assert_eq!(routes.map(|r| r.rule), [3, 5, 1, 4, 2, 0]);
 }
 
+#[test]
+fn a_grpc_method_alone_goes_behind_every_service_and_before_what_asks_for_less() {
+    let matches = [
+        prefix(""),
+        prefix("").header("v", is("2")),
+        prefix("").grpc_method(is("Get")),
+        prefix("").grpc_method(is("GetAll")),
+        prefix("").grpc_method(like("Get.*")),
+        prefix("/a.S"),
+        exact("/a.S/Get"),
+    ];
+    let matcher = HostMatcher::new(&host(matches.to_vec()));
+    let found = |path: &str| matcher.find(&get(path).parts());
+    assert_eq!(found("/a.S/Get"), Some(6));
+    assert_eq!(found("/a.S/GetAll"), Some(5));
+    assert_eq!(found("/b.S/Get"), Some(2));
+    assert_eq!(found("/b.S/GetAll"), Some(3));
+    assert_eq!(found("/b.S/GetSome"), Some(4));
+    // Not of two elements: no call.
+    assert_eq!(found("/Get"), Some(0));
+    assert_eq!(found("/b.S/x/Get"), Some(0));
+    assert_eq!(matcher.find(&get("/b.S/Put").with("v", b"2").parts()), Some(1));
+}
+
 /// The specification: the first, by precedence, whose parts all agree, each looked at by itself.
 fn scan(matches: &[RouteMatch], request: &Request) -> Option<MatchIndex> {
     let mut order: Vec<usize> = (0..matches.len()).collect();
@@ -297,7 +325,12 @@ fn agrees(route: &RouteMatch, request: &Request) -> bool {
         let pairs = request.query.split('&').map(|p| p.split_once('=').unwrap_or((p, "")));
         pairs.into_iter().find(|(n, _)| n.replace("%61", "a") == name).map(|(_, v)| v.replace("%61", "a"))
     };
+    let grpc_method = match request.path.split('/').collect::<Vec<_>>()[..] {
+        ["", _, method] => Some(method.to_owned()),
+        _ => None,
+    };
     path && route.method.as_ref().is_none_or(|m| *m == request.method)
+        && route.grpc_method.as_ref().is_none_or(|m| value(m, grpc_method))
         && route.headers.iter().all(|h| value(&h.value, field(&h.name)))
         && route.query.iter().all(|q| value(&q.value, parameter(&q.name)))
 }
@@ -341,9 +374,11 @@ fn method() -> impl Strategy<Value = Method> {
 fn route_match() -> impl Strategy<Value = RouteMatch> {
     let headers = prop::collection::btree_map(prop::sample::select(vec!["x", "y"]), value_match(), 0..3);
     let query = prop::collection::btree_map(prop::sample::select(vec!["a", "q"]), value_match(), 0..3);
-    (path_match(), prop::option::weighted(0.3, method()), headers, query).prop_map(|(path, method, headers, query)| {
+    let methods = (prop::option::weighted(0.3, method()), prop::option::weighted(0.2, value_match()));
+    (path_match(), methods, headers, query).prop_map(|(path, (method, grpc_method), headers, query)| {
         let mut route = route(path);
         route.method = method;
+        route.grpc_method = grpc_method;
         let route = headers.into_iter().fold(route, |r, (name, value)| r.header(name, value));
         query.into_iter().fold(route, |r, (name, value)| r.query(name, value))
     })

@@ -56,13 +56,7 @@ fn rule(name: &str, to: &str) -> Arc<Rule> {
 
 fn host(name: &str, rule: Arc<Rule>) -> (HostPattern, Arc<VirtualHost>) {
     let hostname = HostPattern::parse_gateway(Some(name)).unwrap();
-    let all = RouteMatch {
-        path: PathMatch::Prefix("".into()),
-        method: None,
-        headers: Vec::new(),
-        query: Vec::new(),
-        rule: 0,
-    };
+    let all = RouteMatch::of_path(PathMatch::Prefix("".into()), 0);
     (hostname.clone(), Arc::new(VirtualHost { hostname, matches: vec![all], rules: vec![rule] }))
 }
 

@@ -262,7 +262,7 @@ impl Setup {
 
     pub fn host_rule(self, host: &str, prefix: &str, rule: Rule) -> Setup {
         let path = PathMatch::Prefix(prefix.trim_end_matches('/').into());
-        self.matched(host, RouteMatch { path, method: None, headers: Vec::new(), query: Vec::new(), rule: 0 }, rule)
+        self.matched(host, RouteMatch::of_path(path, 0), rule)
     }
 
     pub fn matched(mut self, host: &str, mut matched: RouteMatch, rule: Rule) -> Setup {

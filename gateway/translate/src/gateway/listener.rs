@@ -4,7 +4,7 @@ use super::{Builder, Gateways, ListenerPlan, Namespaces};
 use crate::report::Report;
 use crate::status::ListenerStatus;
 use sluice_model::config::{Certificate, Edge, ListenerTls, Protocol};
-use sluice_model::{Code, HostPattern, ObjectRef, Problem};
+use sluice_model::{Code, HostPattern, Kind, ObjectRef, Problem};
 use sluice_resources::GatewayConfigSpec;
 use sluice_resources::api::Gateway;
 use sluice_resources::api::gateway::{GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From};
@@ -18,14 +18,14 @@ pub(super) struct Read {
     pub(super) protocol: Option<Protocol>,
     pub(super) hostname: HostPattern,
     pub(super) namespaces: Namespaces,
-    pub(super) http_routes: bool,
+    pub(super) kinds: Vec<Kind>,
     pub(super) edge: Arc<Edge>,
     pub(super) tls: Option<ListenerTls>,
     pub(super) certificates: Vec<Arc<Certificate>>,
 }
 
-const HTTP_ROUTE: &str = "HTTPRoute";
-const GROUP: &str = "gateway.networking.k8s.io";
+/// Kinds of routes for HTTP and HTTPS.
+const WEB: [Kind; 2] = [Kind::HTTPRoute, Kind::GRPCRoute];
 
 impl Builder<'_> {
     pub(super) fn listener(
@@ -62,7 +62,7 @@ impl Builder<'_> {
                 None
             }
         };
-        let (namespaces, http_routes) = allowed_routes(spec, field, protocol, &mut report, status);
+        let (namespaces, kinds) = allowed_routes(spec, field, protocol, &mut report, status);
         let nobody = object.clone();
         let mut unreported = Vec::new();
         let listener_settings = settings.listener(&spec.name);
@@ -83,7 +83,7 @@ impl Builder<'_> {
             }
             _ => (None, Vec::new()),
         };
-        Some(Read { port: port?, protocol, hostname: hostname?, namespaces, http_routes, edge, tls, certificates })
+        Some(Read { port: port?, protocol, hostname: hostname?, namespaces, kinds, edge, tls, certificates })
     }
 }
 
@@ -93,22 +93,26 @@ fn allowed_routes(
     protocol: Option<Protocol>,
     report: &mut Report<'_>,
     status: &mut ListenerStatus,
-) -> (Namespaces, bool) {
+) -> (Namespaces, Vec<Kind>) {
     let allowed = spec.allowed_routes.as_ref();
     let kinds = allowed.and_then(|a| a.kinds.as_deref()).unwrap_or_default();
-    let mut http_routes = protocol.is_some() && kinds.is_empty();
+    let served: &[Kind] = if protocol.is_some() { &WEB } else { &[] };
+    let mut taken = if kinds.is_empty() { served.to_vec() } else { Vec::new() };
     for (i, kind) in kinds.iter().enumerate() {
-        if kind.group.as_deref().unwrap_or(GROUP) == GROUP && kind.kind == HTTP_ROUTE && protocol.is_some() {
-            http_routes = true;
-        } else {
-            let message = format!("routes of kind `{}` are not supported on this listener; HTTPRoute is", kind.kind);
-            report.error(Code::KindNotSupported, format!("{field}.allowedRoutes.kinds[{i}]"), message.clone());
-            status.unresolve("InvalidRouteKinds", message);
+        let group = kind.group.as_deref().unwrap_or(Kind::Gateway.group());
+        match Kind::from_group_kind(group, &kind.kind).filter(|kind| served.contains(kind)) {
+            Some(kind) if taken.contains(&kind) => {}
+            Some(kind) => taken.push(kind),
+            None => {
+                let names: Vec<_> = served.iter().map(ToString::to_string).collect();
+                let others = if names.is_empty() { String::new() } else { format!("; {} are", names.join(" and ")) };
+                let message = format!("routes of kind `{}` are not supported on this listener{others}", kind.kind);
+                report.error(Code::KindNotSupported, format!("{field}.allowedRoutes.kinds[{i}]"), message.clone());
+                status.unresolve("InvalidRouteKinds", message);
+            }
         }
     }
-    if http_routes {
-        status.supported_kinds.push(HTTP_ROUTE);
-    }
+    status.supported_kinds.extend(taken.iter().map(|kind| kind.name()));
     let from = allowed.and_then(|a| a.namespaces.as_ref());
     let namespaces = match from.and_then(|n| n.from.as_ref()) {
         None | Some(From::Same) => Namespaces::Same,
@@ -123,7 +127,7 @@ fn allowed_routes(
             }
         },
     };
-    (namespaces, http_routes)
+    (namespaces, taken)
 }
 
 use sluice_resources::api::gateway::GatewayListenersAllowedRoutesNamespacesSelector as ApiSelector;

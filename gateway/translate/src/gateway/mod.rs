@@ -66,8 +66,8 @@ pub(crate) struct AttachListener {
     pub(crate) port: u16,
     pub(crate) hostname: HostPattern,
     pub(crate) namespaces: Namespaces,
-    /// Whether its kinds include HTTPRoute.
-    pub(crate) http_routes: bool,
+    /// Kinds of routes that may attach.
+    pub(crate) kinds: Vec<Kind>,
     /// Whether what attaches is served: the listener is accepted, and neither conflicted nor of no use.
     pub(crate) serves: bool,
 }
@@ -271,7 +271,7 @@ impl Builder<'_> {
                     port: read.port,
                     hostname: read.hostname.clone(),
                     namespaces: read.namespaces,
-                    http_routes: read.http_routes,
+                    kinds: read.kinds,
                     serves,
                 });
                 if serves && let Some(protocol) = read.protocol {

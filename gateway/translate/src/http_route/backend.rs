@@ -5,7 +5,7 @@ use crate::gateway::Place;
 use crate::grant::{Reference, permits};
 use crate::policy::Chain;
 use crate::report::Report;
-use crate::service::{PortRef, Unusable, knows_protocol, resolve};
+use crate::service::{PortRef, Spoken, Unusable, knows_protocol, resolve};
 use crate::world::{Compiled, World};
 use sluice_model::config::BackendKey;
 use sluice_model::object::NamespacedName;
@@ -79,10 +79,11 @@ fn look_up(
             &nowhere
         }
     };
-    match resolve(world, place, &service, PortRef::Number(port), chain, &mut compiled.deps) {
+    let spoken = if object.kind == Kind::GRPCRoute { Spoken::Grpc } else { Spoken::Http };
+    match resolve(world, place, &service, PortRef::Number(port), spoken, chain, &mut compiled.deps) {
         Ok(backend) => {
             let key = backend.key.clone();
-            warn_of_protocol(world, &service, port, field, &mut report);
+            warn_of_protocol(world, &service, port, spoken, field, &mut report);
             compiled.backends.entry(key.clone()).or_insert_with(|| Arc::new(backend));
             Ok(key)
         }
@@ -119,14 +120,22 @@ pub(crate) fn tell(
     }
 }
 
-fn warn_of_protocol(world: &World<'_>, service: &NamespacedName, port: u16, field: &str, report: &mut Report<'_>) {
+fn warn_of_protocol(
+    world: &World<'_>,
+    service: &NamespacedName,
+    port: u16,
+    spoken: Spoken,
+    field: &str,
+    report: &mut Report<'_>,
+) {
     let ports = world.store.services.get(service).and_then(|s| s.spec.as_ref()?.ports.as_ref());
     let protocol = ports
         .and_then(|ports| ports.iter().find(|p| p.port == i32::from(port)))
         .and_then(|port| port.app_protocol.as_deref())
         .filter(|protocol| !knows_protocol(protocol));
     if let Some(protocol) = protocol {
-        let message = format!("appProtocol `{protocol}` of Service {service} is not known; HTTP/1.1 is spoken");
+        let message = format!("appProtocol `{protocol}` of Service {service} is not known; {} is spoken",
+            if spoken == Spoken::Grpc { "HTTP/2" } else { "HTTP/1.1" });
         report.warn(Code::UnsupportedValue, field, message);
     }
 }

@@ -1,4 +1,4 @@
-//! HTTPRoutes: to which listeners and hosts they attach, and what their rules do there.
+//! HTTPRoutes, and what GRPCRoutes have in common with them: to which listeners and hosts they attach, and what their rules do there.
 
 mod backend;
 mod cors;
@@ -18,7 +18,7 @@ use sluice_resources::api::HttpRoute;
 use std::sync::Arc;
 
 pub(crate) use backend::tell;
-pub(crate) use matches::path_match;
+pub(crate) use matches::{Matches, header_matches, path_match};
 
 /// What a rule depends on beside its route: two listeners of which this is the same have the same rules.
 #[derive(PartialEq)]
@@ -30,11 +30,16 @@ struct Surroundings<'w> {
 
 pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, route: &HttpRoute) -> Compiled {
     let object = ObjectRef::new(Kind::HTTPRoute, name.namespace.clone(), name.name.clone());
+    compile_as(world, &object, route, Matches::OfRules)
+}
+
+/// `matches`: where the matches of the rules are written.
+pub(crate) fn compile_as(world: &World<'_>, object: &ObjectRef, route: &HttpRoute, matches: Matches<'_>) -> Compiled {
     let mut compiled = Compiled::new(Rank::of(&route.metadata));
-    let attachments = parent::attachments(world, &object, route, &mut compiled);
+    let attachments = parent::attachments(world, object, route, &mut compiled);
     if attachments.is_empty() {
         // Its references are checked all the same: status and `sluice check` tell of them.
-        rule::rules(world, &object, route, None, &mut compiled);
+        rule::rules(world, object, route, matches, None, &mut compiled);
     }
     let mut known: Vec<(Surroundings<'_>, Arc<RuleSet>)> = Vec::new();
     for Attachment { place, hostnames } in &attachments {
@@ -51,7 +56,7 @@ pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, route: &HttpRout
         let set = match known.iter().find(|(other, _)| *other == surroundings) {
             Some((_, set)) => set.clone(),
             None => {
-                let set = Arc::new(rule::rules(world, &object, route, Some(place), &mut compiled));
+                let set = Arc::new(rule::rules(world, object, route, matches, Some(place), &mut compiled));
                 known.push((surroundings, set.clone()));
                 set
             }
@@ -63,7 +68,7 @@ pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, route: &HttpRout
     }
     compiled.keep_used_backends();
     compiled.status.generation = route.metadata.generation.unwrap_or_default();
-    compiled.status.invalid = invalid(&object, &compiled.problems);
+    compiled.status.invalid = invalid(object, &compiled.problems);
     compiled
 }
 

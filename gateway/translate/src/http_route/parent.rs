@@ -153,12 +153,12 @@ fn take<'w>(
         return Err(("NoMatchingParent", message));
     }
     let allowed: Vec<&AttachListener> =
-        meant.iter().copied().filter(|l| l.http_routes && allows(world, l, object, report)).collect();
+        meant.iter().copied().filter(|l| l.kinds.contains(&object.kind) && allows(world, l, object, report)).collect();
     if allowed.is_empty() {
-        let why = if meant.iter().any(|l| l.http_routes) {
+        let why = if meant.iter().any(|l| l.kinds.contains(&object.kind)) {
             format!("routes from namespace `{}`", object.namespace)
         } else {
-            "routes of kind HTTPRoute".to_owned()
+            format!("routes of kind {}", object.kind)
         };
         let message = format!("no listener of Gateway {} that is meant allows {why}", status.gateway);
         report.error(Code::NotAllowedByListeners, field, message.clone());

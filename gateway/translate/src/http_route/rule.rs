@@ -2,7 +2,7 @@
 
 use super::backend::backend;
 use super::filter::{self, BackendRef};
-use super::matches::route_match;
+use super::matches::Matches;
 use crate::gateway::Place;
 use crate::plugin::{Use, use_plugin};
 use crate::policy::{Chain, Level, MAX_ATTEMPTS, backend_plan, client_policy, retry};
@@ -15,7 +15,7 @@ use sluice_model::object::NamespacedName;
 use sluice_model::plugin::PluginUse;
 use sluice_model::{Code, Kind, ObjectRef, Reason};
 use sluice_resources::api::HttpRoute;
-use sluice_resources::api::http_route::{HttpRouteRules, HttpRouteRulesMatches};
+use sluice_resources::api::http_route::HttpRouteRules;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,25 +24,22 @@ pub(super) fn rules(
     world: &World<'_>,
     object: &ObjectRef,
     route: &HttpRoute,
+    matches: Matches<'_>,
     place: Option<&Place>,
     compiled: &mut Compiled,
 ) -> RuleSet {
     let mut set = RuleSet::default();
-    let all = HttpRouteRulesMatches::default();
     // A route without rules has one that matches everything (the API's default), and no backend.
     let default = [HttpRouteRules::default()];
     let sources = route.spec.rules.as_deref().filter(|rules| !rules.is_empty()).unwrap_or(&default);
     for (index, source) in (0_u32..).zip(sources) {
         let field = format!("spec.rules[{index}]");
         let position = u32::try_from(set.rules.len()).unwrap_or(u32::MAX);
-        let matches = source.matches.as_deref().filter(|m| !m.is_empty());
         let before = set.matches.len();
-        for (number, wanted) in (0_u32..).zip(matches.unwrap_or(std::slice::from_ref(&all))) {
-            let mut report = Report::new(object, &mut compiled.problems);
-            if let Some(found) = route_match(wanted, position, &format!("{field}.matches[{number}]"), &mut report) {
-                set.matches.push(found);
-                set.origins.push((index, number));
-            }
+        let mut report = Report::new(object, &mut compiled.problems);
+        for (number, found) in matches.read(source, index, position, &field, &mut report) {
+            set.matches.push(found);
+            set.origins.push((index, number));
         }
         let prefixes = set.matches.iter().skip(before).all(|m| matches!(m.path, PathMatch::Prefix(_)));
         let builder = RuleBuilder { world, object, place, source, siblings: sources, field: &field };

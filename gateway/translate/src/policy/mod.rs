@@ -161,9 +161,10 @@ fn describe(target: &Target) -> String {
 
 fn read_target(target: &PolicyTarget, policy: &NamespacedName, field: &str, report: &mut Report<'_>) -> Option<Target> {
     let kind = Kind::from_group_kind(&target.group, &target.kind);
-    let Some(kind @ (Kind::Gateway | Kind::HTTPRoute | Kind::Ingress | Kind::Service)) = kind else {
+    let Some(kind @ (Kind::Gateway | Kind::HTTPRoute | Kind::GRPCRoute | Kind::Ingress | Kind::Service)) = kind else {
         let message = format!(
-            "policies for kind `{}` of group `{}` are not supported; for Gateway, HTTPRoute, Ingress and Service they are",
+            "policies for kind `{}` of group `{}` are not supported; for Gateway, HTTPRoute, GRPCRoute, \
+             Ingress and Service they are",
             target.kind, target.group
         );
         report.error(Code::KindNotSupported, format!("{field}.kind"), message);
@@ -189,6 +190,10 @@ fn exists(store: &Store, target: &Target) -> bool {
             .get(&name)
             .is_some_and(|g| section.is_none_or(|s| g.spec.listeners.iter().any(|l| l.name == s))),
         Kind::HTTPRoute => store.http_routes.get(&name).is_some_and(|route| {
+            let rules = || route.spec.rules.iter().flatten();
+            section.is_none_or(|s| rules().any(|rule| rule.name.as_deref() == Some(s)))
+        }),
+        Kind::GRPCRoute => store.grpc_routes.get(&name).is_some_and(|route| {
             let rules = || route.spec.rules.iter().flatten();
             section.is_none_or(|s| rules().any(|rule| rule.name.as_deref() == Some(s)))
         }),

@@ -2,6 +2,7 @@
 //! follows.
 
 mod gateway;
+mod grpc_route;
 mod http_route;
 mod incremental;
 mod ingress;

@@ -108,6 +108,13 @@ fn short(problem: &Problem) -> String {
 
 fn line(found: &RouteMatch, rule: &Rule) -> String {
     let mut text = String::new();
+    let value = |value: &ValueMatch| match value {
+        ValueMatch::Exact(text) => format!("={text}"),
+        ValueMatch::Regex(pattern) => format!("~{}", pattern.source),
+    };
+    if let Some(method) = &found.grpc_method {
+        write!(text, "rpc{} ", value(method)).unwrap();
+    }
     if let Some(method) = &found.method {
         write!(text, "{method} ").unwrap();
     }
@@ -116,10 +123,6 @@ fn line(found: &RouteMatch, rule: &Rule) -> String {
         PathMatch::Prefix(path) => write!(text, "{path}/*").unwrap(),
         PathMatch::Regex(pattern) => write!(text, "~{}", pattern.source).unwrap(),
     }
-    let value = |value: &ValueMatch| match value {
-        ValueMatch::Exact(text) => format!("={text}"),
-        ValueMatch::Regex(pattern) => format!("~{}", pattern.source),
-    };
     for header in &found.headers {
         write!(text, " {}{}", header.name, value(&header.value)).unwrap();
     }

@@ -5,7 +5,7 @@ use crate::endpoints;
 use crate::host::HostKey;
 use crate::summary::Changed;
 use crate::world::Compiled;
-use crate::{http_route, ingress};
+use crate::{grpc_route, http_route, ingress};
 use sluice_model::config::{Backend, BackendKey, EndpointSource, EndpointsKey};
 use sluice_model::{Kind, ObjectRef};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,13 +20,14 @@ impl Translator {
             dirty.extend(self.routes.keys().cloned());
             for (kind, names) in [
                 (Kind::HTTPRoute, store.http_routes.keys().collect::<Vec<_>>()),
+                (Kind::GRPCRoute, store.grpc_routes.keys().collect()),
                 (Kind::Ingress, store.ingresses.keys().collect()),
             ] {
                 dirty.extend(names.into_iter().map(|n| ObjectRef::new(kind, n.namespace.clone(), n.name.clone())));
             }
         }
         for object in seen {
-            if matches!(object.kind, Kind::HTTPRoute | Kind::Ingress) {
+            if matches!(object.kind, Kind::HTTPRoute | Kind::GRPCRoute | Kind::Ingress) {
                 dirty.insert(object.clone());
             }
             dirty.extend(self.dependents.of(object).cloned());
@@ -43,6 +44,9 @@ impl Translator {
         match route.kind {
             Kind::HTTPRoute => {
                 world.store.http_routes.get(&name).map(|object| http_route::compile(&world, &name, object))
+            }
+            Kind::GRPCRoute => {
+                world.store.grpc_routes.get(&name).map(|object| grpc_route::compile(&world, &name, object))
             }
             Kind::Ingress => world.store.ingresses.get(&name).map(|object| ingress::compile(&world, &name, object)),
             // What a GatewayConfig adds to the Ingress Gateway.
