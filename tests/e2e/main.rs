@@ -17,4 +17,5 @@ mod reload;
 mod reload_under_load;
 mod routes;
 mod services;
+mod streams;
 mod tls;

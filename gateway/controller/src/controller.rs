@@ -141,8 +141,8 @@ impl Controller {
 
     /// The kinds of which [`Controller::holds`] wants to be told.
     pub fn kinds() -> Vec<Kind> {
-        let others = [Kind::GatewayClass, Kind::Gateway, Kind::HTTPRoute, Kind::GRPCRoute, Kind::Service];
-        events::KINDS.iter().copied().chain(others).collect()
+        let others = [Kind::GatewayClass, Kind::Gateway, Kind::Service];
+        events::KINDS.iter().copied().chain(others).chain(Kind::ROUTES).collect()
     }
 
     /// What the settings say.

@@ -63,7 +63,7 @@ impl Memory {
                 Ok(fields) => fields,
                 Err(later) => return Task::Later(later),
             },
-            Kind::HTTPRoute | Kind::GRPCRoute => route(model, object, held, &status, time),
+            kind if kind.is_route() => route(model, object, held, &status, time),
             Kind::Ingress => ingress(model, settings, object, &status),
             _ => None,
         };

@@ -11,6 +11,8 @@ pub enum Kind {
     Gateway,
     HTTPRoute,
     GRPCRoute,
+    TLSRoute,
+    TCPRoute,
     ReferenceGrant,
     BackendTLSPolicy,
     Ingress,
@@ -26,11 +28,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 18] = [
         Kind::GatewayClass,
         Kind::Gateway,
         Kind::HTTPRoute,
         Kind::GRPCRoute,
+        Kind::TLSRoute,
+        Kind::TCPRoute,
         Kind::ReferenceGrant,
         Kind::BackendTLSPolicy,
         Kind::Ingress,
@@ -52,6 +56,8 @@ impl Kind {
             | Kind::Gateway
             | Kind::HTTPRoute
             | Kind::GRPCRoute
+            | Kind::TLSRoute
+            | Kind::TCPRoute
             | Kind::ReferenceGrant
             | Kind::BackendTLSPolicy => "gateway.networking.k8s.io",
             Kind::Ingress | Kind::IngressClass => "networking.k8s.io",
@@ -67,6 +73,8 @@ impl Kind {
             Kind::Gateway => "Gateway",
             Kind::HTTPRoute => "HTTPRoute",
             Kind::GRPCRoute => "GRPCRoute",
+            Kind::TLSRoute => "TLSRoute",
+            Kind::TCPRoute => "TCPRoute",
             Kind::ReferenceGrant => "ReferenceGrant",
             Kind::BackendTLSPolicy => "BackendTLSPolicy",
             Kind::Ingress => "Ingress",
@@ -89,6 +97,8 @@ impl Kind {
             Kind::Gateway => "gateways",
             Kind::HTTPRoute => "httproutes",
             Kind::GRPCRoute => "grpcroutes",
+            Kind::TLSRoute => "tlsroutes",
+            Kind::TCPRoute => "tcproutes",
             Kind::ReferenceGrant => "referencegrants",
             Kind::BackendTLSPolicy => "backendtlspolicies",
             Kind::Ingress => "ingresses",
@@ -107,6 +117,13 @@ impl Kind {
     /// Whether a CustomResourceDefinition has to be installed before the API server knows the kind.
     pub const fn is_custom(self) -> bool {
         matches!(self.group().as_bytes(), b"gateway.networking.k8s.io" | b"sluice.dev")
+    }
+
+    /// Routes of the Gateway API: what has parentRefs, and a status with an entry for each.
+    pub const ROUTES: [Kind; 4] = [Kind::HTTPRoute, Kind::GRPCRoute, Kind::TLSRoute, Kind::TCPRoute];
+
+    pub fn is_route(self) -> bool {
+        Kind::ROUTES.contains(&self)
     }
 
     /// Whether objects of this kind live in a namespace.

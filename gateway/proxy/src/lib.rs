@@ -7,7 +7,8 @@
 //! Config ──► assemble (+ registry, plugins) ──► Snapshot ──► ArcSwap
 //!                                                              │ one load a request
 //! accept ─► tls ─► http ─► route ─► plugins ─► balance ─► upstream ─► plugins ─► log
-//! downstream/      http/                       upstream/              http/     access_log
+//! downstream/ │    http/                       upstream/              http/     access_log
+//!             └──► relay: bytes for one backend, as TCPRoutes and TLSRoutes ask
 //! ```
 //!
 //! It refuses to know Kubernetes and files, and takes no lock of its own while it serves a request. [`Proxy`] is the
@@ -21,6 +22,7 @@ pub mod metrics;
 mod mirror;
 mod overload;
 mod proxy;
+mod relay;
 pub mod snapshot;
 mod supervise;
 pub mod upstream;

@@ -64,17 +64,26 @@ impl AtomicHistogram {
 pub struct ListenerMetrics {
     label: Arc<str>,
     requests: Box<[[AtomicU64; REASONS]; CLASSES.len()]>,
+    /// Of a listener that carries bytes.
+    connections: OnceLock<Box<[AtomicU64; REASONS]>>,
     in_flight: AtomicI64,
 }
 
 impl ListenerMetrics {
     fn new(label: Arc<str>) -> Self {
         let requests = std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0)));
-        ListenerMetrics { label, requests: Box::new(requests), in_flight: AtomicI64::new(0) }
+        let connections = OnceLock::new();
+        ListenerMetrics { label, requests: Box::new(requests), connections, in_flight: AtomicI64::new(0) }
     }
 
     pub fn count(&self, status: u16, reason: Reason) {
         self.requests[class(status)][reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A connection that carried bytes has ended.
+    pub fn count_connection(&self, reason: Reason) {
+        let counts = self.connections.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
+        counts[reason as usize].fetch_add(1, Relaxed);
     }
 
     /// Requests that ended with this status' class and this reason.
@@ -110,11 +119,19 @@ pub struct RouteMetrics {
     label: Arc<str>,
     requests: [AtomicU64; CLASSES.len()],
     duration: OnceLock<Box<AtomicHistogram>>,
+    /// Bytes of its connections, from clients and to them.
+    bytes: [AtomicU64; 2],
 }
 
 impl RouteMetrics {
     fn new(label: Arc<str>) -> Self {
-        RouteMetrics { label, requests: Default::default(), duration: OnceLock::new() }
+        RouteMetrics { label, requests: Default::default(), duration: OnceLock::new(), bytes: Default::default() }
+    }
+
+    /// What a connection has carried, from the client and to it.
+    pub fn add_bytes(&self, received: u64, sent: u64) {
+        self.bytes[0].fetch_add(received, Relaxed);
+        self.bytes[1].fetch_add(sent, Relaxed);
     }
 
     pub fn observe(&self, status: u16, duration: Duration) {
@@ -300,7 +317,31 @@ impl Collector for RequestMetrics {
             }
         }
 
-        let help = "Requests that run now, by listener";
+        let help = "Connections to TCP and TLS listeners that have ended, by listener and reason (docs/reasons.md)";
+        let mut family = encoder.encode_descriptor("sluice_stream_connections", help, None, counter)?;
+        for listener in &listeners {
+            for (reason, count) in Reason::ALL.iter().zip(listener.connections.get().iter().flat_map(|c| c.iter())) {
+                let count = count.load(Relaxed);
+                if count > 0 {
+                    let labels = [("listener", &*listener.label), ("reason", reason.as_str())];
+                    family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+                }
+            }
+        }
+
+        let help = "Bytes of connections that have ended, by TCPRoute or TLSRoute, received from clients and sent to them";
+        let mut family = encoder.encode_descriptor("sluice_stream_bytes", help, None, counter)?;
+        for route in &routes {
+            for (direction, count) in ["received", "sent"].into_iter().zip(&route.bytes) {
+                let count = count.load(Relaxed);
+                if count > 0 {
+                    let labels = [("route", &*route.label), ("direction", direction)];
+                    family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+                }
+            }
+        }
+
+        let help = "Requests that run now, and connections of listeners that carry bytes, by listener";
         let mut family = encoder.encode_descriptor("sluice_requests_in_flight", help, None, MetricType::Gauge)?;
         for listener in &listeners {
             let labels = [("listener", &*listener.label)];

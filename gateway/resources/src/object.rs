@@ -2,7 +2,7 @@
 
 use crate::api::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass, Namespace,
-    ObjectMeta, ReferenceGrant, Secret, Service,
+    ObjectMeta, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
 };
 use crate::{GatewayConfig, Plugin, TrafficPolicy};
 use sluice_model::{Kind, ObjectRef};
@@ -31,6 +31,8 @@ objects! {
     Gateway(Gateway),
     HTTPRoute(HttpRoute),
     GRPCRoute(GrpcRoute),
+    TLSRoute(TlsRoute),
+    TCPRoute(TcpRoute),
     ReferenceGrant(ReferenceGrant),
     BackendTLSPolicy(BackendTlsPolicy),
     Ingress(Ingress),

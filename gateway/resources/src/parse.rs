@@ -93,6 +93,8 @@ pub fn versions(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::GatewayClass | Kind::Gateway | Kind::HTTPRoute | Kind::ReferenceGrant => &["v1", "v1beta1"],
         Kind::BackendTLSPolicy => &["v1", "v1alpha3"],
+        Kind::TLSRoute => &["v1", "v1alpha3", "v1alpha2"],
+        Kind::TCPRoute => &["v1", "v1alpha2"],
         Kind::Plugin | Kind::TrafficPolicy | Kind::GatewayConfig => &["v1alpha1"],
         _ => &["v1"],
     }
@@ -127,6 +129,8 @@ fn read(
         Kind::Gateway => read!(Gateway),
         Kind::HTTPRoute => read!(HTTPRoute),
         Kind::GRPCRoute => read!(GRPCRoute),
+        Kind::TLSRoute => read!(TLSRoute),
+        Kind::TCPRoute => read!(TCPRoute),
         Kind::ReferenceGrant => read!(ReferenceGrant),
         Kind::BackendTLSPolicy => read!(BackendTLSPolicy),
         Kind::Ingress => read!(Ingress),
@@ -208,6 +212,8 @@ fn complete(object: &mut Object, namespace: Option<String>) {
         Gateway,
         HTTPRoute,
         GRPCRoute,
+        TLSRoute,
+        TCPRoute,
         ReferenceGrant,
         BackendTLSPolicy,
         Ingress,

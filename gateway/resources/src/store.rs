@@ -2,7 +2,7 @@
 
 use crate::api::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass, Namespace,
-    ReferenceGrant, Secret, Service,
+    ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
 };
 use crate::{GatewayConfig, Object, Plugin, TrafficPolicy};
 use sluice_model::object::NamespacedName;
@@ -59,6 +59,8 @@ store! {
     gateways: Gateway(Gateway),
     http_routes: HTTPRoute(HttpRoute),
     grpc_routes: GRPCRoute(GrpcRoute),
+    tls_routes: TLSRoute(TlsRoute),
+    tcp_routes: TCPRoute(TcpRoute),
     reference_grants: ReferenceGrant(ReferenceGrant),
     backend_tls_policies: BackendTLSPolicy(BackendTlsPolicy),
     ingresses: Ingress(Ingress),

@@ -27,6 +27,8 @@ fn task(kind: Kind) -> &'static str {
         Kind::Gateway => "watch Gateway",
         Kind::HTTPRoute => "watch HTTPRoute",
         Kind::GRPCRoute => "watch GRPCRoute",
+        Kind::TLSRoute => "watch TLSRoute",
+        Kind::TCPRoute => "watch TCPRoute",
         Kind::ReferenceGrant => "watch ReferenceGrant",
         Kind::BackendTLSPolicy => "watch BackendTLSPolicy",
         Kind::Ingress => "watch Ingress",

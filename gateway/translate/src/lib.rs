@@ -32,6 +32,7 @@ mod report;
 mod service;
 mod state;
 mod status;
+mod stream_route;
 mod summary;
 mod translator;
 mod values;

@@ -39,6 +39,18 @@ pub(crate) enum Spoken {
     Http,
     /// HTTP/2, by prior knowledge or over TLS.
     Grpc,
+    /// Whatever it is.
+    Bytes,
+}
+
+impl Spoken {
+    pub(crate) fn by(route: Kind) -> Self {
+        match route {
+            Kind::GRPCRoute => Spoken::Grpc,
+            Kind::TLSRoute | Kind::TCPRoute => Spoken::Bytes,
+            _ => Spoken::Http,
+        }
+    }
 }
 
 /// Why a reference is no backend.
@@ -78,8 +90,14 @@ pub(crate) fn resolve(
     let plan = plan(world, &object, port_name, affine, chain);
     let host = if external { Some(external_name(service, place)?) } else { None };
     let (protocol, app_tls) = protocol_of(service_port.and_then(|p| p.app_protocol.as_deref()));
-    let protocol = if spoken == Spoken::Grpc { BackendProtocol::Http2 } else { protocol };
+    let (protocol, app_tls) = match spoken {
+        Spoken::Http => (protocol, app_tls),
+        Spoken::Grpc => (BackendProtocol::Http2, app_tls),
+        // The Service's word on HTTP says nothing of other bytes.
+        Spoken::Bytes => (BackendProtocol::Bytes, false),
+    };
     let tls = match world.backend_tls.of(name, port_name) {
+        _ if place.passthrough => None,
         Some(policy) => Some(policy.tls.as_ref().map_err(|()| Unusable::Tls)?.clone()),
         None if app_tls => Some(BackendTls {
             hostname: match &host {

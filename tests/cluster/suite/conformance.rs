@@ -9,6 +9,13 @@ use std::collections::BTreeSet;
 /// Where the report of the last release's CRDs lies; `UPDATE=1` writes it.
 const REPORT: &str = "tests/cluster/reports/gateway-api-v1.6.3-experimental.yaml";
 
+/// The suite's profiles, each with how many tests its core has.
+const PROFILES: [(&str, u64); 4] =
+    [("GATEWAY-HTTP", 36), ("GATEWAY-GRPC", 15), ("GATEWAY-TLS", 20), ("GATEWAY-TCP", 19)];
+
+/// Features that are a profile's own.
+const CORE: [&str; 6] = ["GRPCRoute", "Gateway", "HTTPRoute", "ReferenceGrant", "TCPRoute", "TLSRoute"];
+
 fn names(value: &Value) -> BTreeSet<&str> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
@@ -24,12 +31,13 @@ async fn conformance() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let report = format!("-report-output={}", file.path().display());
     let version = format!("-version=v{}", env!("CARGO_PKG_VERSION"));
+    let profiles = format!("-conformance-profiles={}", PROFILES.map(|(name, _)| name).join(","));
     // Which features it tests is what the GatewayClass claims.
     let suite = [
         "-test.run=^TestConformance$",
         "-test.timeout=20m",
         "-gateway-class=sluice",
-        "-conformance-profiles=GATEWAY-HTTP",
+        &profiles,
         "-organization=sluice",
         "-project=sluice",
         "-url=https://sluice.dev",
@@ -45,25 +53,30 @@ async fn conformance() {
     }
     let text = std::fs::read_to_string(file.path()).unwrap();
     let report = read(&text);
-    let profile = &report["profiles"][0];
-    assert_eq!((&report["gatewayAPIVersion"], &profile["name"]), (&"v1.6.3".into(), &"GATEWAY-HTTP".into()), "{text}");
-    for part in ["core", "extended"] {
-        let result = &profile[part];
-        assert_eq!(result["result"], "success", "{text}");
-        assert_eq!(
-            (&result["statistics"]["Failed"], &result["statistics"]["Skipped"]),
-            (&0.into(), &0.into()),
-            "{text}"
-        );
+    assert_eq!(report["gatewayAPIVersion"], "v1.6.3", "{text}");
+    let mut tested = BTreeSet::new();
+    for (name, core) in PROFILES {
+        let profiles = report["profiles"].as_array().expect("the report has profiles");
+        let profile = profiles.iter().find(|profile| profile["name"] == name);
+        let profile = profile.unwrap_or_else(|| panic!("{name} is not in the report:\n{text}"));
+        for part in ["core", "extended"] {
+            let result = &profile[part];
+            assert_eq!(result["result"], "success", "{name}: {text}");
+            assert_eq!(
+                (&result["statistics"]["Failed"], &result["statistics"]["Skipped"]),
+                (&0.into(), &0.into()),
+                "{name}: {text}"
+            );
+        }
+        assert_eq!(profile["core"]["statistics"]["Passed"], core, "{name}: all tests of the core are run");
+        tested.extend(names(&profile["extended"]["supportedFeatures"]));
     }
-    assert_eq!(profile["core"]["statistics"]["Passed"], 36, "all tests of the core are run");
 
     // The class claims what was tested beside the core, and nothing else.
     let class = get("gatewayclass sluice").await;
     let claimed = class["status"]["supportedFeatures"].as_array().expect("the class has features").iter();
     let claimed: BTreeSet<&str> = claimed.filter_map(|feature| feature["name"].as_str()).collect();
-    let core = BTreeSet::from(["Gateway", "HTTPRoute", "ReferenceGrant"]);
-    assert_eq!(&claimed - &core, names(&profile["extended"]["supportedFeatures"]));
+    assert_eq!(&claimed - &BTreeSet::from(CORE), &tested - &BTreeSet::from(CORE));
 
     let committed = binary::root().join(REPORT);
     if std::env::var_os("UPDATE").is_some() {

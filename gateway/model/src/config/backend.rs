@@ -65,6 +65,8 @@ pub enum BackendProtocol {
     Http2,
     /// HTTP/1.1 that expects WebSocket upgrades (`kubernetes.io/ws`, `wss`).
     WebSocket,
+    /// Bytes: nothing is known of them, and by TLS nothing is agreed on.
+    Bytes,
 }
 
 /// TLS towards endpoints: BackendTLSPolicy (GEP-1897), or appProtocol `https` alone.

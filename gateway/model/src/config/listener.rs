@@ -38,11 +38,22 @@ pub struct Port {
     pub listeners: Vec<Arc<Listener>>,
 }
 
-/// What is spoken on a socket. HTTP/1.1 and HTTP/2 are on both: by prior knowledge on `Http`, by ALPN on `Https`.
+/// What is spoken on a socket. HTTP/1.1 and HTTP/2 are on the first two: by prior knowledge on `Http`, by ALPN on `Https`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Protocol {
     Http,
+    /// TLS, where the SNI chooses the listener; not all of these carry HTTP ([`Listener::carries`]).
     Https,
+    Tcp,
+}
+
+/// What a listener makes of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub enum Carries {
+    #[default]
+    Http,
+    /// Bytes, for one backend from beginning to end (TCPRoute, TLSRoute).
+    Bytes,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -51,7 +62,8 @@ pub struct Listener {
     /// As its object says; the port that is bound may be another one. What redirects fall back on.
     pub port: u16,
     pub hostname: HostPattern,
-    /// `Some` exactly where the port's protocol is [`Protocol::Https`].
+    pub carries: Carries,
+    /// `Some` where TLS ends here: the port's protocol is [`Protocol::Https`], and nothing passes through.
     pub tls: Option<Arc<ListenerTls>>,
     pub edge: Arc<Edge>,
 }

@@ -1,7 +1,7 @@
 //! Which listener serves a request: the socket by port and protocol, the listener by SNI and Host.
 
 use super::{Question, Verdict};
-use crate::config::{Config, Listener, ListenerId, Port, Protocol};
+use crate::config::{Carries, Config, Listener, ListenerId, Port, Protocol};
 use crate::{HostPattern, Reason};
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -37,9 +37,14 @@ pub(super) fn choose<'c>(config: &'c Config, question: &Question) -> Choice<'c> 
             return Choice { step, listener: Err(Verdict { status: None, reason: None, text }) };
         }
     };
+    if port.protocol == Protocol::Tcp {
+        let text = format!("{address} takes bytes for a TCPRoute, and looks at no request");
+        let step = ListenerStep { chosen: None, address: Some(address), why: text.clone(), others: Vec::new() };
+        return Choice { step, listener: Err(Verdict { status: None, reason: None, text }) };
+    }
     let by_host = most_specific(port, &question.host);
     let (by, name, found) = match port.protocol {
-        Protocol::Http => ("Host", question.host.as_str(), by_host),
+        Protocol::Http | Protocol::Tcp => ("Host", question.host.as_str(), by_host),
         Protocol::Https => {
             let sni = question.sni.as_deref().unwrap_or_default();
             ("SNI", sni, most_specific(port, sni))
@@ -56,12 +61,16 @@ pub(super) fn choose<'c>(config: &'c Config, question: &Question) -> Choice<'c> 
         others: others(port, found, name, by),
     };
     let listener = match (found, port.protocol) {
-        (None, Protocol::Http) => Err(Verdict::reply(Reason::RouteNotFound, step.why.clone())),
+        (None, Protocol::Http | Protocol::Tcp) => Err(Verdict::reply(Reason::RouteNotFound, step.why.clone())),
         (None, Protocol::Https) => {
             let text = format!("the TLS handshake is refused (unrecognized_name): {}", step.why);
             Err(Verdict { status: None, reason: None, text })
         }
-        (Some(listener), Protocol::Http) => Ok(listener),
+        (Some(listener), _) if listener.carries == Carries::Bytes => {
+            let text = format!("listener {} takes bytes for a TLSRoute, and looks at no request", listener.id);
+            Err(Verdict { status: None, reason: None, text })
+        }
+        (Some(listener), Protocol::Http | Protocol::Tcp) => Ok(listener),
         (Some(listener), Protocol::Https) => match by_host {
             Some(other) if other.id == listener.id => Ok(listener),
             Some(other) => Err(Verdict::reply(

@@ -1,7 +1,7 @@
 use super::*;
 use crate::upstream::{AddressGuard, RegistryOptions, UpstreamMetrics};
 use sluice_model::config::{
-    AccessLog, Backend, BackendPolicy, BackendProtocol, ClientPolicy, Edge, Endpoint, EndpointId, EndpointSet,
+    Carries, AccessLog, Backend, BackendPolicy, BackendProtocol, ClientPolicy, Edge, Endpoint, EndpointId, EndpointSet,
     ListenerId, PathMatch, Protocol, Retry, RouteMatch, RuleId, WeightedBackend,
 };
 use sluice_model::object::NamespacedName;
@@ -63,7 +63,7 @@ fn host(name: &str, rule: Arc<Rule>) -> (HostPattern, Arc<VirtualHost>) {
 /// Hosts `h0.test` to `h{n-1}.test`, each with a backend of its own.
 fn config(n: usize) -> Config {
     let edge = Arc::new(Edge::default());
-    let listener = Listener { id: listener_id(), port: 80, hostname: HostPattern::Any, tls: None, edge: edge.clone() };
+    let listener = Listener { id: listener_id(), port: 80, hostname: HostPattern::Any, carries: Carries::Http, tls: None, edge: edge.clone() };
     let port = Port { protocol: Protocol::Http, edge, listeners: vec![Arc::new(listener)] };
     let mut config = Config { access_log: Arc::new(AccessLog::default()), ..Config::default() };
     config.ports.insert(([127, 0, 0, 1], 0).into(), Arc::new(port));

@@ -5,12 +5,16 @@ use super::open_port::{ConnectionPermit, OpenPort};
 use super::port::PortState;
 use super::stream::DownstreamStream;
 use super::transport::Transport;
+use super::handshake::{End, Greeted};
+use super::passed::PassedConnection;
 use super::{handshake, http1, http2, proxy_protocol};
+use bytes::Bytes;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::Digest;
 use sluice_model::Reason;
-use sluice_model::config::{Edge, ListenerId};
+use sluice_model::config::{Carries, Edge, ListenerId, Protocol};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::net::TcpStream;
@@ -76,9 +80,14 @@ pub struct Refusal<'r> {
     pub sent: usize,
 }
 
-/// Who is told what happens before a request reaches the engine: the access log and the request metrics.
+/// Who is told what happens before a request reaches the engine (the access log and the request metrics), and who takes
+/// what never does.
 pub trait EdgeObserver: Send + Sync + 'static {
     fn refused(&self, connection: &ConnectionInfo, refusal: &Refusal<'_>);
+
+    /// A connection to a listener that carries bytes ([`sluice_model::config::Carries::Bytes`]), for as long as the
+    /// future runs.
+    fn passed(&self, connection: PassedConnection) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
 /// What the protocols share of one connection while it is served.
@@ -105,12 +114,22 @@ where
     let port = permit.port().clone();
     let accepted = Instant::now();
     // What is needed to come this far is freed with its box: an idle connection keeps the rest only.
-    let Some((stream, connection)) = Box::pin(establish(io, peer, permit, port, accepted)).await else { return };
+    let (stream, connection) = match Box::pin(establish(io, peer, permit, port.clone(), accepted)).await {
+        Some(Established::Http(stream, connection)) => (stream, connection),
+        Some(Established::Bytes(passed)) => return port.shared.observer.passed(*passed).await,
+        None => return,
+    };
+    drop(port);
     if stream.negotiated_http2() {
         Box::pin(http2::serve(stream, &connection, &app)).await;
     } else {
         http1::serve(stream, connection, app).await;
     }
+}
+
+enum Established {
+    Http(Box<DownstreamStream>, Connection),
+    Bytes(Box<PassedConnection>),
 }
 
 /// PROXY header and TLS handshake, under one deadline.
@@ -120,7 +139,7 @@ async fn establish(
     permit: ConnectionPermit,
     port: Arc<OpenPort>,
     accepted: Instant,
-) -> Option<(Box<DownstreamStream>, Connection)> {
+) -> Option<Established> {
     let state = port.state();
     let edge = state.config.edge.clone();
     let mut info = ConnectionInfo {
@@ -131,9 +150,8 @@ async fn establish(
         tls: None,
         accepted,
     };
-    if !edge.proxy_protocol && !state.terminates_tls() {
-        let connection = Connection { port, state, edge, accepted };
-        return Some((DownstreamStream::new(Transport::Plain(io), info, permit, &connection), connection));
+    if !edge.proxy_protocol && !state.speaks_tls() {
+        return plain(io, info, permit, Connection { port, state, edge, accepted });
     }
     let deadline = tokio::time::Instant::from_std(accepted + edge.timeouts.handshake);
     let prepared = async {
@@ -151,17 +169,29 @@ async fn establish(
                 }
             }
         }
-        if !state.terminates_tls() {
-            return Some((Transport::Plain(io), edge.clone()));
+        if !state.speaks_tls() {
+            return Some(Prepared::Plain(io));
         }
-        let (transport, tls, edge) = handshake::accept(io, &state, &port.metrics, transport_peer).await?;
-        info.tls = Some(tls);
-        Some((transport, edge))
+        handshake::accept(io, &state, &port.metrics, transport_peer).await.map(Prepared::Tls)
     };
     match tokio::time::timeout_at(deadline, prepared).await {
-        Ok(Some((transport, edge))) => {
+        Ok(Some(Prepared::Plain(io))) => plain(io, info, permit, Connection { port, state, edge, accepted }),
+        Ok(Some(Prepared::Tls(Greeted { listener, sni, end }))) => {
+            let edge = listener.edge.clone();
+            let (transport, ahead) = match end {
+                End::Here(transport, tls) => {
+                    info.tls = Some(tls);
+                    (transport, Bytes::new())
+                }
+                End::Backend(io, hello) => (Transport::Plain(io), hello),
+            };
+            if listener.carries == Carries::Bytes {
+                let id = listener.id.clone();
+                let passed = PassedConnection::new(transport, ahead, info, id, sni, true, edge, permit);
+                return Some(Established::Bytes(Box::new(passed)));
+            }
             let connection = Connection { port, state, edge, accepted };
-            Some((DownstreamStream::new(transport, info, permit, &connection), connection))
+            Some(Established::Http(DownstreamStream::new(transport, info, permit, &connection), connection))
         }
         Ok(None) => None,
         Err(_) => {
@@ -170,4 +200,26 @@ async fn establish(
             None
         }
     }
+}
+
+enum Prepared {
+    Plain(TcpStream),
+    Tls(Greeted),
+}
+
+/// A connection without TLS: of TCP there is one listener on a port, of HTTP the request says which one is meant.
+fn plain(
+    io: TcpStream,
+    info: ConnectionInfo,
+    permit: ConnectionPermit,
+    connection: Connection,
+) -> Option<Established> {
+    let transport = Transport::Plain(io);
+    if connection.state.config.protocol != Protocol::Tcp {
+        return Some(Established::Http(DownstreamStream::new(transport, info, permit, &connection), connection));
+    }
+    let listener = connection.state.config.listeners.first()?;
+    let (id, edge) = (listener.id.clone(), listener.edge.clone());
+    let passed = PassedConnection::new(transport, Bytes::new(), info, id, None, false, edge, permit);
+    Some(Established::Bytes(Box::new(passed)))
 }

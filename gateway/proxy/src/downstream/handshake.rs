@@ -6,7 +6,8 @@ use super::metrics::PortMetrics;
 use super::port::PortState;
 use super::transport::Transport;
 use rustls::server::Acceptor;
-use sluice_model::config::Edge;
+use bytes::{Bytes, BytesMut};
+use sluice_model::config::Listener;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -30,6 +31,8 @@ pub(super) struct Metered {
     pub(super) io: TcpStream,
     /// `None` once the handshake has ended.
     left: Option<u32>,
+    /// What was read, where it may have to be sent on.
+    copy: Option<BytesMut>,
 }
 
 impl AsyncRead for Metered {
@@ -42,6 +45,9 @@ impl AsyncRead for Metered {
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
         let read = u32::try_from(buf.filled().len() - before).unwrap_or(u32::MAX);
         self.left = Some(left.saturating_sub(read));
+        if let Some(copy) = &mut self.copy {
+            copy.extend_from_slice(buf.filled().get(before..).unwrap_or_default());
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -72,15 +78,31 @@ impl AsyncWrite for Metered {
     }
 }
 
+/// A client that has said which host it wants.
+pub(super) struct Greeted {
+    pub(super) listener: Arc<Listener>,
+    /// Lower case.
+    pub(super) sni: Option<Box<str>>,
+    pub(super) end: End,
+}
+
+/// Where its TLS ends.
+pub(super) enum End {
+    Here(Transport, TlsInfo),
+    /// At a backend, which has to read the hello.
+    Backend(TcpStream, Bytes),
+}
+
 /// `None`: the handshake failed; the client has been told where TLS has words for it.
 pub(super) async fn accept(
     io: TcpStream,
     state: &PortState,
     metrics: &PortMetrics,
     peer: SocketAddr,
-) -> Option<(Transport, TlsInfo, Arc<Edge>)> {
+) -> Option<Greeted> {
     let started = Instant::now();
-    let metered = Metered { io, left: Some(HANDSHAKE_BYTES) };
+    let copy = state.passes_tls().then(BytesMut::new);
+    let metered = Metered { io, left: Some(HANDSHAKE_BYTES), copy };
     let failed = |reason: &'static str, error: &dyn std::fmt::Display| {
         tracing::debug!(%peer, reason, %error, "TLS handshake failed");
         metrics.handshake_failed(reason);
@@ -102,6 +124,14 @@ pub(super) async fn accept(
         let _ = io.shutdown().await;
         return None;
     };
+    let listener = listener.clone();
+    let Some(tls) = tls else {
+        let Metered { io, copy, .. } = start.io;
+        let end = End::Backend(io, copy.unwrap_or_default().freeze());
+        return Some(Greeted { listener, sni: sni.map(String::into_boxed_str), end });
+    };
+    let mut start = start;
+    start.io.copy = None;
     let mut stream = match start.into_stream(tls.server.clone()).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -115,11 +145,12 @@ pub(super) async fn accept(
     let chain = session.peer_certificates().unwrap_or_default();
     let info = TlsInfo {
         listener: listener.id.clone(),
-        sni: sni.map(String::into_boxed_str),
+        sni: sni.clone().map(String::into_boxed_str),
         version: session.protocol_version().and_then(|v| v.as_str()).unwrap_or_default(),
         cipher: session.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or_default(),
         client_certificate: chain.first().map(|leaf| leaf.as_ref().into()),
         client_verified: tls.verifies(chain),
     };
-    Some((Transport::Tls(Box::new(stream)), info, listener.edge.clone()))
+    let end = End::Here(Transport::Tls(Box::new(stream)), info);
+    Some(Greeted { listener, sni: sni.map(String::into_boxed_str), end })
 }

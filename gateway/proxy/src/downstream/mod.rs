@@ -7,14 +7,15 @@
 //!
 //! ```text
 //! accept ─► [PROXY header] ─► [TLS: SNI ─► listener ─► ServerConfig] ─┬─► http1: gate ─► engine, again and again
-//!   │ limits                                                          └─► http2: tap  ─► engine, a task a request
+//!   │ limits                                                          ├─► http2: tap  ─► engine, a task a request
+//!   │                                                                 └─► bytes: EdgeObserver::passed
 //! PortState (ArcSwap a port; replaced by Downstream::apply)
 //! ```
 //!
 //! How the data plane puts it to use:
 //!
 //! 1. [`DownstreamMetrics::register`], then [`Downstream::start`] with a closure that builds one engine a worker, and an
-//!    [`EdgeObserver`] for requests that are answered here.
+//!    [`EdgeObserver`] for requests that are answered here, and for connections that carry no HTTP.
 //! 2. For each configuration: [`PortState::build`] a port with one long-lived [`TlsCache`], [`Downstream::apply`] all of
 //!    them, [`TlsCache::sweep`]. Problems of binding come and go by themselves: [`Downstream::problems`].
 //! 3. In the engine's callbacks: [`ConnectionInfo::of`] the session's digest.
@@ -40,6 +41,7 @@ mod listeners;
 mod metrics;
 mod open_port;
 mod paced;
+mod passed;
 mod port;
 mod proxy_protocol;
 mod pulse;
@@ -58,6 +60,7 @@ mod tests;
 pub use connection::{ConnectionInfo, EdgeObserver, Refusal, TlsInfo};
 pub use listeners::{Downstream, DownstreamError, DownstreamOptions};
 pub use metrics::DownstreamMetrics;
+pub use passed::PassedConnection;
 pub use port::PortState;
 pub use tls::{TlsCache, TlsError, TlsFault, TlsListener};
 pub use workers::RuntimeMode;

@@ -1,7 +1,7 @@
 //! What the accept path must know of a port: [`PortState`], built from the model whenever the configuration changes.
 
 use super::tls::{TlsCache, TlsError, TlsListener};
-use sluice_model::config::{Certificate, CertificateKey, Edge, Listener, Port, Protocol};
+use sluice_model::config::{Carries, Certificate, CertificateKey, Edge, Listener, Port, Protocol};
 use sluice_model::hostname::HostTable;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -84,15 +84,23 @@ impl PortState {
         (PortState { address, config: config.clone(), hosts, tls, widest, uniform }, problems)
     }
 
-    pub(super) fn terminates_tls(&self) -> bool {
+    pub(super) fn speaks_tls(&self) -> bool {
         self.config.protocol == Protocol::Https
     }
 
-    /// The listener that a hello is for, and its side of the handshake. A hello without a name is for a listener of
-    /// every host.
-    pub(super) fn listener_for_sni(&self, name: Option<&str>) -> Option<(&Arc<Listener>, &Arc<TlsListener>)> {
+    /// Whether the hello of a client may have to go on to a backend.
+    pub(super) fn passes_tls(&self) -> bool {
+        self.config.listeners.iter().any(|listener| listener.carries == Carries::Bytes && listener.tls.is_none())
+    }
+
+    /// The listener that a hello is for, and its side of the handshake: `None` where TLS goes on to a backend. A hello
+    /// without a name is for a listener of every host.
+    pub(super) fn listener_for_sni(&self, name: Option<&str>) -> Option<(&Arc<Listener>, Option<&Arc<TlsListener>>)> {
         let index = *self.hosts.find(name.unwrap_or_default())?;
-        Some((self.config.listeners.get(index)?, self.tls.get(index)?.as_ref()?))
+        let listener = self.config.listeners.get(index)?;
+        let tls = self.tls.get(index)?.as_ref();
+        // Without its certificates it can't answer.
+        (tls.is_some() || listener.tls.is_none()).then_some((listener, tls))
     }
 
     /// The edge of the listener for `host` on a port without TLS; the port's own where none means it.

@@ -21,7 +21,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme, SupportedCipherSuite};
 use sha2::{Digest, Sha256};
 use sluice_model::config::{
-    Certificate, CertificateKey, ClientValidation, KeyFormat, Listener, ListenerId, ListenerTls, TlsVersion,
+    Carries, Certificate, CertificateKey, ClientValidation, KeyFormat, Listener, ListenerId, ListenerTls, TlsVersion,
 };
 use sluice_model::hostname::HostTable;
 use sluice_model::{Code, HostPattern, Kind, ObjectRef, Problem};
@@ -102,6 +102,7 @@ struct ConfigIdentity {
     certificates: Vec<CertificateKey>,
     min_version: TlsVersion,
     cipher_suites: Vec<Arc<str>>,
+    carries: Carries,
     http2: bool,
     resumption: bool,
 }
@@ -153,6 +154,7 @@ impl TlsCache {
             certificates: tls.certificates.clone(),
             min_version: tls.min_version,
             cipher_suites: tls.cipher_suites.clone(),
+            carries: listener.carries,
             http2: tls.http2,
             resumption: tls.resumption,
         };
@@ -202,8 +204,13 @@ impl TlsCache {
         };
         let resolver = Arc::new(self.certificate_table(listener, tls, certificates, &provider)?);
         let mut server = builder.with_cert_resolver(resolver);
-        server.alpn_protocols =
-            if tls.http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+        let protocols: &[&[u8]] = match (listener.carries, tls.http2) {
+            (Carries::Http, true) => &[b"h2", b"http/1.1"],
+            (Carries::Http, false) => &[b"http/1.1"],
+            // What the bytes are is between the client and the backend.
+            (Carries::Bytes, _) => &[],
+        };
+        server.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         if tls.resumption {
             let sessions = self.sessions(identity).map_err(protocol)?;
             server.session_storage = sessions.by_id;

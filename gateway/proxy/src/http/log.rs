@@ -4,7 +4,8 @@ use super::Shared;
 use super::context::RequestContext;
 use super::{forwarding, names, plugins};
 use crate::access_log::Record;
-use crate::downstream::{ConnectionInfo, DownstreamMetrics, EdgeObserver, Refusal};
+use crate::downstream::{ConnectionInfo, DownstreamMetrics, EdgeObserver, PassedConnection, Refusal};
+use crate::relay;
 use crate::snapshot::ListenerRuntime;
 use ::http::header;
 use ::http::uri::PathAndQuery;
@@ -12,6 +13,7 @@ use pingora_core::Error;
 use pingora_proxy::Session;
 use sluice_model::Reason;
 use sluice_wasm::Summary;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -102,10 +104,14 @@ pub(super) async fn end(shared: &Shared, session: &mut Session, ctx: &mut Reques
     shared.log.write(snapshot.access_log.line(&record));
 }
 
-/// Writes down what was refused before the engine saw it.
+/// Writes down what was refused before the engine saw it, and sees to what it never sees.
 pub(crate) struct Observer(pub(crate) Arc<Shared>);
 
 impl EdgeObserver for Observer {
+    fn passed(&self, connection: PassedConnection) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(relay::serve(self.0.clone(), connection))
+    }
+
     fn refused(&self, connection: &ConnectionInfo, refusal: &Refusal<'_>) {
         let snapshot = self.0.snapshot.load();
         let port = snapshot.ports.get(&connection.port);

@@ -33,6 +33,7 @@ mod target;
 
 pub(crate) use context::RequestContext;
 pub(crate) use log::Observer;
+pub(crate) use rule::{draw, is_allowed};
 
 use crate::access_log::AccessLogWriter;
 use crate::downstream::DownstreamMetrics;

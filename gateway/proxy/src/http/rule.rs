@@ -67,7 +67,8 @@ fn admit(
     Ok(())
 }
 
-fn is_allowed(rule: &RuleRuntime, client: IpAddr) -> bool {
+/// Whether the policy lets this client in.
+pub(crate) fn is_allowed(rule: &RuleRuntime, client: IpAddr) -> bool {
     let nets = &rule.config.client.ip_allow;
     nets.is_empty() || nets.iter().any(|net| net.contains(&client))
 }
@@ -138,7 +139,8 @@ async fn forward(
     Ok(())
 }
 
-fn draw(rule: &RuleRuntime) -> Option<usize> {
+/// The place of a backend, by weight.
+pub(crate) fn draw(rule: &RuleRuntime) -> Option<usize> {
     if let [only] = rule.backends.as_slice() {
         return (only.weight > 0).then_some(0);
     }

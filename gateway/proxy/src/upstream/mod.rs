@@ -67,6 +67,7 @@ pub use metrics::UpstreamMetrics;
 pub use registry::{Registry, RegistryOptions};
 pub use resolve::AddressGuard;
 pub use runtime::{BackendRuntime, PeerSettings, Pick};
+pub(crate) use transport::Opened;
 pub use standing::{EndpointCondition, EndpointStanding};
 pub use tls::BackendTlsError;
 

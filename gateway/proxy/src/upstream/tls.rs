@@ -53,6 +53,8 @@ pub(super) enum Alpn {
     Http2,
     /// HTTP/2 where the endpoint has it.
     Either,
+    /// Nothing is said of what follows.
+    Silent,
 }
 
 impl Alpn {
@@ -62,6 +64,7 @@ impl Alpn {
             BackendProtocol::Http1 => Alpn::Either,
             BackendProtocol::Http2 => Alpn::Http2,
             BackendProtocol::WebSocket => Alpn::Http1,
+            BackendProtocol::Bytes => Alpn::Silent,
         }
     }
 }
@@ -73,6 +76,7 @@ pub(super) struct TlsClient {
     http1: TlsClientConfig,
     http2: TlsClientConfig,
     either: TlsClientConfig,
+    silent: TlsClientConfig,
 }
 
 /// `TlsConnector` has no `Debug`.
@@ -109,7 +113,7 @@ impl TlsClient {
                 .map_err(|error| BackendTlsError::ClientCertificate(key.to_string(), error.to_string()))?,
         };
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        // The three share verifier, certificate and sessions.
+        // All share verifier, certificate and sessions.
         let with_alpn = |protocols: &[&[u8]]| {
             let mut config = config.clone();
             config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
@@ -120,6 +124,7 @@ impl TlsClient {
             http1: with_alpn(&[b"http/1.1"]),
             http2: with_alpn(&[b"h2"]),
             either: with_alpn(&[b"h2", b"http/1.1"]),
+            silent: with_alpn(&[]),
         })
     }
 
@@ -128,6 +133,7 @@ impl TlsClient {
             Alpn::Http1 => &self.http1,
             Alpn::Http2 => &self.http2,
             Alpn::Either => &self.either,
+            Alpn::Silent => &self.silent,
         };
         config.0.connect(self.name.clone(), tcp).await
     }

@@ -54,7 +54,8 @@ impl Transport {
     pub(super) fn peer_alpn(&self, http1_only: bool) -> ALPN {
         match (self.is_tls(), self.protocol) {
             (_, BackendProtocol::Http2) => self.alpn_either.clone(),
-            (false, _) | (true, BackendProtocol::WebSocket) => self.alpn_http1.clone(),
+            // Bytes never reach the engine.
+            (false, _) | (true, BackendProtocol::WebSocket | BackendProtocol::Bytes) => self.alpn_http1.clone(),
             (true, BackendProtocol::Http1) => {
                 let http1_only = http1_only || self.http1_required.load(Relaxed);
                 if http1_only { self.alpn_http1.clone() } else { self.alpn_either.clone() }

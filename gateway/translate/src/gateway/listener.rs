@@ -3,11 +3,13 @@
 use super::{Builder, Gateways, ListenerPlan, Namespaces};
 use crate::report::Report;
 use crate::status::ListenerStatus;
-use sluice_model::config::{Certificate, Edge, ListenerTls, Protocol};
+use sluice_model::config::{Carries, Certificate, Edge, ListenerTls, Protocol};
 use sluice_model::{Code, HostPattern, Kind, ObjectRef, Problem};
 use sluice_resources::GatewayConfigSpec;
 use sluice_resources::api::Gateway;
-use sluice_resources::api::gateway::{GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From};
+use sluice_resources::api::gateway::{
+    GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From, GatewayListenersTlsMode,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 pub(super) struct Read {
     pub(super) port: u16,
     pub(super) protocol: Option<Protocol>,
+    pub(super) carries: Carries,
     pub(super) hostname: HostPattern,
     pub(super) namespaces: Namespaces,
     pub(super) kinds: Vec<Kind>,
@@ -24,8 +27,17 @@ pub(super) struct Read {
     pub(super) certificates: Vec<Arc<Certificate>>,
 }
 
-/// Kinds of routes for HTTP and HTTPS.
-const WEB: [Kind; 2] = [Kind::HTTPRoute, Kind::GRPCRoute];
+/// What is served of one `protocol`: on which kind of socket, what it carries, and the kinds of routes that it takes.
+fn served(protocol: &str) -> Option<(Protocol, Carries, &'static [Kind])> {
+    const WEB: &[Kind] = &[Kind::HTTPRoute, Kind::GRPCRoute];
+    match protocol {
+        "HTTP" => Some((Protocol::Http, Carries::Http, WEB)),
+        "HTTPS" => Some((Protocol::Https, Carries::Http, WEB)),
+        "TLS" => Some((Protocol::Https, Carries::Bytes, &[Kind::TLSRoute])),
+        "TCP" => Some((Protocol::Tcp, Carries::Bytes, &[Kind::TCPRoute])),
+        _ => None,
+    }
+}
 
 impl Builder<'_> {
     pub(super) fn listener(
@@ -38,23 +50,23 @@ impl Builder<'_> {
         status: &mut ListenerStatus,
     ) -> Option<Read> {
         let mut report = Report::new(object, &mut self.problems);
-        let protocol = match spec.protocol.as_str() {
-            "HTTP" => Some(Protocol::Http),
-            "HTTPS" => Some(Protocol::Https),
-            other => {
-                let message = format!("protocol `{other}` is not supported; HTTP and HTTPS are");
-                report.error(Code::UnsupportedProtocol, format!("{field}.protocol"), message.clone());
-                status.reject("UnsupportedProtocol", message);
-                None
-            }
-        };
+        let found = served(&spec.protocol);
+        if found.is_none() {
+            let message = format!("protocol `{}` is not supported; HTTP, HTTPS, TLS and TCP are", spec.protocol);
+            report.error(Code::UnsupportedProtocol, format!("{field}.protocol"), message.clone());
+            status.reject("UnsupportedProtocol", message);
+        }
+        let protocol = found.map(|(protocol, ..)| protocol);
+        let (carries, kinds) = found.map(|(_, carries, kinds)| (carries, kinds)).unwrap_or_default();
         let port = u16::try_from(spec.port).ok().filter(|port| *port > 0);
         if port.is_none() {
             let message = format!("{} is not a port: 1 to 65535", spec.port);
             report.error(Code::OutOfRange, format!("{field}.port"), message.clone());
             status.reject("UnsupportedValue", message);
         }
-        let hostname = match HostPattern::parse_gateway(spec.hostname.as_deref()) {
+        // Nothing of TCP says which host is meant.
+        let named = spec.hostname.as_deref().filter(|_| protocol != Some(Protocol::Tcp));
+        let hostname = match HostPattern::parse_gateway(named) {
             Ok(hostname) => Some(hostname),
             Err(error) => {
                 report.error(Code::InvalidHostname, format!("{field}.hostname"), error.to_string());
@@ -62,7 +74,7 @@ impl Builder<'_> {
                 None
             }
         };
-        let (namespaces, kinds) = allowed_routes(spec, field, protocol, &mut report, status);
+        let (namespaces, kinds) = allowed_routes(spec, field, kinds, &mut report, status);
         let nobody = object.clone();
         let mut unreported = Vec::new();
         let listener_settings = settings.listener(&spec.name);
@@ -70,33 +82,39 @@ impl Builder<'_> {
         let edge = Arc::new(crate::edge::edge(&listener_settings, "", &mut quiet));
         let tls_settings = crate::edge::tls(listener_settings.tls.as_ref(), "", &mut quiet);
         let (tls, certificates) = match (protocol, port) {
+            (Some(Protocol::Https), _) if passes_through(spec, carries) => (None, Vec::new()),
             (Some(Protocol::Https), Some(port)) => {
                 match self.listener_tls(object, gateway, spec, field, port, tls_settings, status) {
                     Some((tls, certificates)) => (Some(tls), certificates),
                     None => (None, Vec::new()),
                 }
             }
-            (Some(Protocol::Http), _) if spec.tls.is_some() => {
-                let message = "protocol HTTP has no TLS; the block is ignored";
+            (Some(Protocol::Http | Protocol::Tcp), _) if spec.tls.is_some() => {
+                let message = format!("protocol {} has no TLS; the block is ignored", spec.protocol);
                 self.problems.push(Problem::warning(Code::InvalidTls, object, format!("{field}.tls"), message));
                 (None, Vec::new())
             }
             _ => (None, Vec::new()),
         };
-        Some(Read { port: port?, protocol, hostname: hostname?, namespaces, kinds, edge, tls, certificates })
+        Some(Read { port: port?, protocol, carries, hostname: hostname?, namespaces, kinds, edge, tls, certificates })
     }
+}
+
+/// Whether TLS goes on to the backend as it comes.
+fn passes_through(spec: &GatewayListeners, carries: Carries) -> bool {
+    let mode = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref());
+    carries == Carries::Bytes && mode == Some(&GatewayListenersTlsMode::Passthrough)
 }
 
 fn allowed_routes(
     spec: &GatewayListeners,
     field: &str,
-    protocol: Option<Protocol>,
+    served: &[Kind],
     report: &mut Report<'_>,
     status: &mut ListenerStatus,
 ) -> (Namespaces, Vec<Kind>) {
     let allowed = spec.allowed_routes.as_ref();
     let kinds = allowed.and_then(|a| a.kinds.as_deref()).unwrap_or_default();
-    let served: &[Kind] = if protocol.is_some() { &WEB } else { &[] };
     let mut taken = if kinds.is_empty() { served.to_vec() } else { Vec::new() };
     for (i, kind) in kinds.iter().enumerate() {
         let group = kind.group.as_deref().unwrap_or(Kind::Gateway.group());
@@ -167,15 +185,12 @@ pub(super) fn conflicts_within(gateway: &Gateway) -> BTreeMap<usize, &'static st
     for (i, a) in listeners.iter().enumerate() {
         for (j, b) in listeners.iter().enumerate().filter(|(j, b)| *j != i && b.port == a.port) {
             let host = |l: &GatewayListeners| l.hostname.clone().unwrap_or_default().to_ascii_lowercase();
-            let web = |l: &GatewayListeners| matches!(l.protocol.as_str(), "HTTP" | "HTTPS");
             // Only protocols that are served can stand in each other's way.
-            if !web(a) || !web(b) {
-                continue;
-            }
-            if a.protocol != b.protocol {
+            let (Some((first, ..)), Some((second, ..))) = (served(&a.protocol), served(&b.protocol)) else { continue };
+            if first != second {
                 conflicts.insert(i, "ProtocolConflict");
                 conflicts.entry(j).or_insert("ProtocolConflict");
-            } else if host(a) == host(b) {
+            } else if first == Protocol::Tcp || host(a) == host(b) {
                 conflicts.entry(i).or_insert("HostnameConflict");
                 conflicts.entry(j).or_insert("HostnameConflict");
             }

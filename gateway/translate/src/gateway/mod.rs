@@ -22,7 +22,7 @@ use crate::options::Options;
 use crate::rank::Rank;
 use crate::report::Report;
 use crate::status::{ClassStatus, GatewayStatus, Infrastructure, ListenerStatus};
-use sluice_model::config::{AccessLog, Certificate, CertificateKey, Edge, ListenerId, ListenerTls, Protocol};
+use sluice_model::config::{AccessLog, Carries, Certificate, CertificateKey, Edge, ListenerId, ListenerTls, Protocol};
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, HostPattern, Hostname, Kind, ObjectRef, Problem};
 use sluice_resources::api::{Gateway, LabelSelector};
@@ -91,13 +91,15 @@ pub(crate) struct Place {
     pub(crate) client_certificate: Option<CertificateKey>,
     /// Suffixes of external names that may be called.
     pub(crate) external_names: Vec<Hostname>,
+    /// TLS goes on to the backend as it comes: none of ours is put around it.
+    pub(crate) passthrough: bool,
 }
 
 impl Place {
     /// For references that are only checked: no listener, nothing allowed.
     pub(crate) fn nowhere() -> Self {
         let id = ListenerId { gateway: NamespacedName::new("", ""), name: "".into() };
-        Place { id, client_certificate: None, external_names: Vec::new() }
+        Place { id, client_certificate: None, external_names: Vec::new(), passthrough: false }
     }
 }
 
@@ -122,6 +124,7 @@ pub(crate) struct ListenerPlan {
     /// The port of its sockets; `None` as long as none is recorded for it.
     pub(crate) bind: Option<u16>,
     pub(crate) protocol: Protocol,
+    pub(crate) carries: Carries,
     pub(crate) hostname: HostPattern,
     pub(crate) edge: Arc<Edge>,
     pub(crate) tls: Option<ListenerTls>,
@@ -260,10 +263,12 @@ impl Builder<'_> {
             let read = self.listener(&object, gateway, spec, &field, &settings, &mut listener_status);
             if let Some(read) = read {
                 let id = ListenerId { gateway: name.clone(), name: spec.name.as_str().into() };
+                let passthrough = read.carries == Carries::Bytes && read.tls.is_none();
                 let place = Arc::new(Place {
                     id: id.clone(),
                     client_certificate: client_key.clone(),
                     external_names: external_names.clone(),
+                    passthrough,
                 });
                 let serves = listener_status.accepted() && !status.rejected();
                 attach.listeners.push(AttachListener {
@@ -275,7 +280,7 @@ impl Builder<'_> {
                     serves,
                 });
                 if serves && let Some(protocol) = read.protocol {
-                    listener_status.serves = protocol == Protocol::Http || !read.certificates.is_empty();
+                    listener_status.serves = read.tls.is_none() || !read.certificates.is_empty();
                     result.plans.push(ListenerPlan {
                         bind: match &target_ports {
                             None => Some(read.port),
@@ -288,6 +293,7 @@ impl Builder<'_> {
                         addresses: addresses.clone(),
                         port: read.port,
                         protocol,
+                        carries: read.carries,
                         hostname: read.hostname,
                         edge: read.edge,
                         tls: read.tls,

@@ -4,7 +4,7 @@ use super::class::IngressSettings;
 use super::{Builder, Gateways, ListenerPlan, Place, ingress_gateway};
 use crate::certificate::Certificates;
 use crate::report::Report;
-use sluice_model::config::{Certificate, CertificateKey, Edge, Listener, ListenerId, ListenerTls, Port, Protocol};
+use sluice_model::config::{Carries, Certificate, CertificateKey, Edge, Listener, ListenerId, ListenerTls, Port, Protocol};
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, HostPattern, Kind, ObjectRef, Problem};
 use sluice_resources::Store;
@@ -54,6 +54,7 @@ impl Builder<'_> {
                 self.options.gateway_services.is_none()
                     && plan.port == port
                     && plan.protocol == protocol
+                    && plan.carries == Carries::Http
                     && plan.hostname == HostPattern::Any
                     && plan.addresses == addresses
             };
@@ -80,6 +81,7 @@ impl Builder<'_> {
                         port,
                         bind: Some(port),
                         protocol,
+                        carries: Carries::Http,
                         hostname: HostPattern::Any,
                         edge: Arc::new(crate::edge::edge(&listener, "", &mut quiet)),
                         tls: (protocol == Protocol::Https).then(|| ListenerTls {
@@ -92,12 +94,13 @@ impl Builder<'_> {
                         }),
                         certificates: Vec::new(),
                     });
-                    Some(Arc::new(Place { id, client_certificate: None, external_names: external_names.clone() }))
+                    let external_names = external_names.clone();
+                    Some(Arc::new(Place { id, client_certificate: None, external_names, passthrough: false }))
                 }
             };
             match protocol {
                 Protocol::Http => result.attach.ingress.http = place,
-                Protocol::Https => result.attach.ingress.https = place,
+                Protocol::Https | Protocol::Tcp => result.attach.ingress.https = place,
             }
         }
     }
@@ -157,6 +160,7 @@ pub(crate) fn ports(
             id: plan.id.clone(),
             port: plan.port,
             hostname: plan.hostname.clone(),
+            carries: plan.carries,
             tls: tls.map(Arc::new),
             edge: plan.edge.clone(),
         });

@@ -25,7 +25,7 @@ struct Target<'t> {
 }
 
 impl Builder<'_> {
-    /// TLS of an HTTPS listener. Where no certificate can be used, handshakes are refused.
+    /// TLS of a listener where it ends. Where no certificate can be used, handshakes are refused.
     #[allow(clippy::too_many_arguments)] // each is another part of the one listener
     pub(super) fn listener_tls(
         &mut self,
@@ -42,7 +42,8 @@ impl Builder<'_> {
             status.reject("UnsupportedValue", message);
         };
         let Some(tls) = &spec.tls else {
-            problem(format!("{field}.tls"), "protocol HTTPS needs a tls block with certificateRefs");
+            let message = format!("protocol {} needs a tls block with certificateRefs", spec.protocol);
+            problem(format!("{field}.tls"), &message);
             return None;
         };
         if tls.mode == Some(GatewayListenersTlsMode::Passthrough) {
@@ -62,7 +63,7 @@ impl Builder<'_> {
         let references = tls.certificate_refs.as_deref().unwrap_or_default();
         if references.is_empty() {
             let field = format!("{field}.tls.certificateRefs");
-            let message = "a listener of protocol HTTPS needs a certificate";
+            let message = "a listener where TLS ends needs a certificate";
             self.problems.push(Problem::error(Code::InvalidTls, object, field, message));
             status.unresolve("InvalidCertificateRef", message);
         }

@@ -79,7 +79,7 @@ fn look_up(
             &nowhere
         }
     };
-    let spoken = if object.kind == Kind::GRPCRoute { Spoken::Grpc } else { Spoken::Http };
+    let spoken = Spoken::by(object.kind);
     match resolve(world, place, &service, PortRef::Number(port), spoken, chain, &mut compiled.deps) {
         Ok(backend) => {
             let key = backend.key.clone();
@@ -129,6 +129,9 @@ fn warn_of_protocol(
     report: &mut Report<'_>,
 ) {
     let ports = world.store.services.get(service).and_then(|s| s.spec.as_ref()?.ports.as_ref());
+    if spoken == Spoken::Bytes {
+        return;
+    }
     let protocol = ports
         .and_then(|ports| ports.iter().find(|p| p.port == i32::from(port)))
         .and_then(|port| port.app_protocol.as_deref())

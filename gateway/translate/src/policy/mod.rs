@@ -161,10 +161,11 @@ fn describe(target: &Target) -> String {
 
 fn read_target(target: &PolicyTarget, policy: &NamespacedName, field: &str, report: &mut Report<'_>) -> Option<Target> {
     let kind = Kind::from_group_kind(&target.group, &target.kind);
-    let Some(kind @ (Kind::Gateway | Kind::HTTPRoute | Kind::GRPCRoute | Kind::Ingress | Kind::Service)) = kind else {
+    let takes = |kind: &Kind| kind.is_route() || matches!(kind, Kind::Gateway | Kind::Ingress | Kind::Service);
+    let Some(kind) = kind.filter(takes) else {
         let message = format!(
-            "policies for kind `{}` of group `{}` are not supported; for Gateway, HTTPRoute, GRPCRoute, \
-             Ingress and Service they are",
+            "policies for kind `{}` of group `{}` are not supported; for Gateway, Ingress, \
+             Service and routes they are",
             target.kind, target.group
         );
         report.error(Code::KindNotSupported, format!("{field}.kind"), message);
@@ -183,20 +184,24 @@ fn read_target(target: &PolicyTarget, policy: &NamespacedName, field: &str, repo
 fn exists(store: &Store, target: &Target) -> bool {
     let name = target.object.key();
     let section = target.section.as_deref();
+    // The rules of each kind of route have a type of their own.
+    macro_rules! has_rule {
+        ($routes:expr, |$route:ident| $rules:expr) => {
+            $routes
+                .get(&name)
+                .is_some_and(|$route| section.is_none_or(|s| $rules.any(|rule| rule.name.as_deref() == Some(s))))
+        };
+    }
     match target.object.kind {
         Kind::Gateway if name == crate::gateway::ingress_gateway() => true,
         Kind::Gateway => store
             .gateways
             .get(&name)
             .is_some_and(|g| section.is_none_or(|s| g.spec.listeners.iter().any(|l| l.name == s))),
-        Kind::HTTPRoute => store.http_routes.get(&name).is_some_and(|route| {
-            let rules = || route.spec.rules.iter().flatten();
-            section.is_none_or(|s| rules().any(|rule| rule.name.as_deref() == Some(s)))
-        }),
-        Kind::GRPCRoute => store.grpc_routes.get(&name).is_some_and(|route| {
-            let rules = || route.spec.rules.iter().flatten();
-            section.is_none_or(|s| rules().any(|rule| rule.name.as_deref() == Some(s)))
-        }),
+        Kind::HTTPRoute => has_rule!(store.http_routes, |route| route.spec.rules.iter().flatten()),
+        Kind::GRPCRoute => has_rule!(store.grpc_routes, |route| route.spec.rules.iter().flatten()),
+        Kind::TLSRoute => has_rule!(store.tls_routes, |route| route.spec.rules.iter()),
+        Kind::TCPRoute => has_rule!(store.tcp_routes, |route| route.spec.rules.iter()),
         Kind::Ingress => store.ingresses.contains_key(&name),
         _ => store.services.get(&name).is_some_and(|service| {
             let ports = || service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());

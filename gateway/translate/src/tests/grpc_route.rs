@@ -92,10 +92,10 @@ fn a_match_that_cannot_be_read_takes_nothing_and_is_told_with_its_field() {
     assert_eq!(
         h.problems(),
         [
-            "P107 GRPCRoute infra/r spec.rules[0].matches[0].method",
             "P102 GRPCRoute infra/r spec.rules[1].matches[0].method.service",
             "P103 GRPCRoute infra/r spec.rules[2].matches[0].method.method",
             "P104 GRPCRoute infra/r spec.rules[3].matches[0].headers[0].name",
+            "P110 GRPCRoute infra/r spec.rules[0].matches[0].method",
             "P201 GRPCRoute infra/r spec.rules[4].backendRefs[0]",
         ]
     );

@@ -8,5 +8,6 @@ mod incremental;
 mod ingress;
 mod policy;
 mod service;
+mod stream_route;
 mod support;
 mod tls;

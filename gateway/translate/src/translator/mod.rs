@@ -141,7 +141,7 @@ impl Translator {
     /// What became of classes, Gateways and routes.
     pub fn status(&self) -> Status {
         let gateways = &self.inputs.gateways;
-        let routes = self.routes.iter().filter(|(route, _)| matches!(route.kind, Kind::HTTPRoute | Kind::GRPCRoute));
+        let routes = self.routes.iter().filter(|(route, _)| route.kind.is_route());
         let ingresses = self.routes.iter().filter_map(|(route, compiled)| Some((route.clone(), compiled.ingress?)));
         Status {
             classes: gateways.classes.clone(),
@@ -164,7 +164,7 @@ impl Translator {
         for route in std::mem::take(&mut self.status_of) {
             let compiled = self.routes.get(&route);
             match route.kind {
-                Kind::HTTPRoute | Kind::GRPCRoute => {
+                kind if kind.is_route() => {
                     changes.routes.insert(route, compiled.map(|compiled| compiled.status.clone()));
                 }
                 Kind::Ingress => {

@@ -5,7 +5,7 @@ use crate::endpoints;
 use crate::host::HostKey;
 use crate::summary::Changed;
 use crate::world::Compiled;
-use crate::{grpc_route, http_route, ingress};
+use crate::{grpc_route, http_route, ingress, stream_route};
 use sluice_model::config::{Backend, BackendKey, EndpointSource, EndpointsKey};
 use sluice_model::{Kind, ObjectRef};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,13 +21,15 @@ impl Translator {
             for (kind, names) in [
                 (Kind::HTTPRoute, store.http_routes.keys().collect::<Vec<_>>()),
                 (Kind::GRPCRoute, store.grpc_routes.keys().collect()),
+                (Kind::TLSRoute, store.tls_routes.keys().collect()),
+                (Kind::TCPRoute, store.tcp_routes.keys().collect()),
                 (Kind::Ingress, store.ingresses.keys().collect()),
             ] {
                 dirty.extend(names.into_iter().map(|n| ObjectRef::new(kind, n.namespace.clone(), n.name.clone())));
             }
         }
         for object in seen {
-            if matches!(object.kind, Kind::HTTPRoute | Kind::GRPCRoute | Kind::Ingress) {
+            if object.kind.is_route() || object.kind == Kind::Ingress {
                 dirty.insert(object.clone());
             }
             dirty.extend(self.dependents.of(object).cloned());
@@ -48,6 +50,8 @@ impl Translator {
             Kind::GRPCRoute => {
                 world.store.grpc_routes.get(&name).map(|object| grpc_route::compile(&world, &name, object))
             }
+            Kind::TLSRoute => world.store.tls_routes.get(&name).map(|object| stream_route::tls(&world, &name, object)),
+            Kind::TCPRoute => world.store.tcp_routes.get(&name).map(|object| stream_route::tcp(&world, &name, object)),
             Kind::Ingress => world.store.ingresses.get(&name).map(|object| ingress::compile(&world, &name, object)),
             // What a GatewayConfig adds to the Ingress Gateway.
             _ => world

@@ -20,11 +20,12 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType};
 use pingora_http::ResponseHeader;
 use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
-use sluice_model::config::{Certificate, CertificateKey, Edge, Listener, ListenerId, ListenerTls, Port, Protocol};
+use sluice_model::config::{Carries, Certificate, CertificateKey, Edge, Listener, ListenerId, ListenerTls, Port, Protocol};
 use sluice_model::object::NamespacedName;
 use sluice_model::{HostPattern, Problem, Reason};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -73,6 +74,10 @@ impl Default for Stage {
 }
 
 impl EdgeObserver for Stage {
+    fn passed(&self, _connection: PassedConnection) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        unreachable!("all listeners here carry HTTP")
+    }
+
     fn refused(&self, _connection: &ConnectionInfo, refusal: &Refusal<'_>) {
         self.refused.lock().unwrap().push((
             refusal.status,
@@ -251,6 +256,7 @@ fn listener(name: &str, host: Option<&str>, tls: Option<ListenerTls>, edge: &Arc
         id: ListenerId { gateway: NamespacedName::new("test", "gateway"), name: name.into() },
         port: 80,
         hostname: HostPattern::parse_gateway(host).unwrap(),
+        carries: Carries::Http,
         tls: tls.map(Arc::new),
         edge: edge.clone(),
     })

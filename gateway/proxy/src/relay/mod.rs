@@ -1,0 +1,215 @@
+//! Connections that go to one backend as a whole: TCPRoute, and TLSRoute whether TLS ends here or passes through.
+//!
+//! ```text
+//! PassedConnection ─► listener ─► SNI ─► rule ─► backend by weight ─► endpoint, tried anew where it can't be connected to
+//!                                                                        └─► bytes both ways ─► log
+//! ```
+//!
+//! The rule is that of a virtual host with one match that takes everything, so that weights, balancing, ejection and
+//! circuit breakers are those of requests: a connection counts as one. It holds on to the endpoint that it began with,
+//! whatever the configuration says meanwhile.
+
+mod copy;
+
+use crate::access_log::Record;
+use crate::downstream::PassedConnection;
+use crate::http::{Shared, draw, is_allowed};
+use crate::metrics::InFlight;
+use crate::snapshot::{ListenerRuntime, RuleRuntime, Snapshot};
+use crate::upstream::{BackendRuntime, Failure, Outcome, Pick, PickError, PickRequest, Tried};
+use ::http::HeaderMap;
+use copy::{Ended, Limits};
+use sluice_model::Reason;
+use sluice_model::config::Action;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Tries after the first where endpoints can't be connected to, unless the rule wants none.
+const RECONNECTS: u32 = 4;
+/// How long a connection waits for the first resolution of a backend's name.
+const SETTLE: Duration = Duration::from_secs(5);
+
+static NO_HEADERS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+
+/// What the log says at the end.
+#[derive(Default)]
+struct Story {
+    endpoint: Option<SocketAddr>,
+    connect: Option<Duration>,
+    retries: u32,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn serve(shared: Arc<Shared>, mut connection: PassedConnection) {
+    let snapshot = shared.snapshot.load_full();
+    let listener = snapshot
+        .ports
+        .get(&connection.info.port)
+        .and_then(|port| port.listeners.iter().find(|listener| listener.config.id == connection.listener))
+        .cloned();
+    let _running = listener.as_ref().map(|listener| InFlight::new(&listener.metrics));
+    let sni = connection.sni.as_deref().unwrap_or_default();
+    let rule = listener.as_ref().and_then(|listener| rule_of(listener, sni));
+    let backend = rule.as_ref().and_then(|rule| draw(rule));
+    let mut story = Story::default();
+    let reason = match &rule {
+        Some(rule) => pass(&shared, &snapshot, rule, backend, &mut connection, &mut story).await,
+        None => Reason::RouteNotFound,
+    };
+    if let Some(listener) = &listener {
+        listener.metrics.count_connection(reason);
+    }
+    if let Some(rule) = &rule {
+        rule.metrics.add_bytes(story.bytes_in, story.bytes_out);
+    }
+    tell(&shared, &snapshot, &connection, listener.as_deref(), rule.as_deref().zip(backend), rule.as_deref(), reason, &story);
+}
+
+fn rule_of(listener: &ListenerRuntime, sni: &str) -> Option<Arc<RuleRuntime>> {
+    let host = listener.hosts.find(sni)?;
+    let first = host.config.matches.first()?;
+    host.rules.get(first.rule as usize).cloned()
+}
+
+async fn pass(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    rule: &RuleRuntime,
+    backend: Option<usize>,
+    connection: &mut PassedConnection,
+    story: &mut Story,
+) -> Reason {
+    let client = connection.info.peer.ip().to_canonical();
+    if !is_allowed(rule, client) {
+        return Reason::ClientDenied;
+    }
+    if let Action::Reply { reason, .. } = &rule.config.action {
+        return *reason;
+    }
+    let Some(chosen) = backend.and_then(|index| rule.backends.get(index)) else { return Reason::NoBackends };
+    let Some((slot, _)) = &chosen.target else { return Reason::InvalidBackend };
+    let Some(backend) = snapshot.backend(slot) else { return Reason::NoEndpoints };
+    let connected = match connect(backend, rule, client, connection, story).await {
+        Ok(connected) => connected,
+        Err(reason) => return reason,
+    };
+    let (pick, mut upstream) = connected;
+    let timeouts = &connection.edge.timeouts;
+    let limits = Limits { idle: timeouts.stream_idle, until: timeouts.tunnel_max.map(|max| Instant::now() + max) };
+    let (ended, bytes) = copy::both_ways(connection, &mut upstream.io, &limits).await;
+    (story.bytes_in, story.bytes_out) = bytes;
+    drop(pick);
+    match ended {
+        Ended::Both => Reason::Upstream,
+        Ended::Client => Reason::ClientAborted,
+        Ended::Backend => Reason::UpstreamReset,
+        Ended::Idle => {
+            shared.counts.timeout("stream_idle");
+            Reason::StreamIdle
+        }
+        Ended::TooOld => {
+            shared.counts.timeout("tunnel_max");
+            Reason::StreamMaxDuration
+        }
+    }
+}
+
+/// An endpoint that answers, and a connection to it. Nothing has been sent, so that each failure may be tried elsewhere.
+async fn connect(
+    backend: &BackendRuntime,
+    rule: &RuleRuntime,
+    client: IpAddr,
+    connection: &PassedConnection,
+    story: &mut Story,
+) -> Result<(Pick, crate::upstream::Opened), Reason> {
+    let patience = backend.config().policy.connect_timeout.unwrap_or(connection.edge.timeouts.connect);
+    let retries = if rule.config.retry.attempts == 0 { 0 } else { rule.config.retry.attempts.max(RECONNECTS) };
+    let mut tried = Tried::new();
+    loop {
+        let wanted = PickRequest { headers: &NO_HEADERS, client, tried: &tried };
+        let picked = match backend.pick(&wanted) {
+            Err(PickError::NoEndpoints) if tried.is_empty() => {
+                backend.settled(SETTLE).await;
+                backend.pick(&wanted)
+            }
+            picked => picked,
+        };
+        let mut pick = picked.map_err(PickError::reason)?;
+        story.endpoint = Some(pick.address());
+        let begun = Instant::now();
+        let failure = match tokio::time::timeout(patience, pick.open()).await {
+            Ok(Ok(opened)) => {
+                story.connect = Some(begun.elapsed());
+                pick.connected();
+                // All that is asked of an endpoint of bytes.
+                pick.report(Outcome::Response(200));
+                return Ok((pick, opened));
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(endpoint = %pick.address(), %error, "an endpoint cannot be connected to");
+                Failure::of(&error).unwrap_or(Failure::Connect)
+            }
+            Err(_) => Failure::ConnectTimeout,
+        };
+        pick.report(Outcome::Failed(failure));
+        if story.retries >= retries {
+            return Err(failure.reason());
+        }
+        story.retries += 1;
+        tried.push(pick.address());
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // all that a line may say
+fn tell(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    connection: &PassedConnection,
+    listener: Option<&ListenerRuntime>,
+    backend: Option<(&RuleRuntime, usize)>,
+    rule: Option<&RuleRuntime>,
+    reason: Reason,
+    story: &Story,
+) {
+    // What went wrong is never left out by sampling.
+    if !snapshot.access_log.wants(reason.status()) {
+        return;
+    }
+    let backend = backend.and_then(|(rule, index)| rule.backends.get(index)?.target.as_ref());
+    let info = &connection.info;
+    let duration = info.accepted.elapsed();
+    let record = Record {
+        time: SystemTime::now(),
+        request_id: b"",
+        trace_id: "",
+        client: info.peer.ip().to_canonical(),
+        method: "",
+        scheme: "",
+        authority: b"",
+        path: b"",
+        protocol: if connection.tls { "TLS" } else { "TCP" },
+        listener: listener.map_or("", |listener| &listener.label),
+        route: rule.map_or("", |rule| &rule.route_label),
+        rule: rule.map_or("", |rule| &rule.config.id.rule),
+        backend: backend.map_or("", |(_, metrics)| &metrics.label),
+        endpoint: story.endpoint,
+        status: 0,
+        reason,
+        bytes_in: story.bytes_in,
+        bytes_out: story.bytes_out,
+        duration,
+        ttfb: None,
+        upstream_connect: story.connect,
+        upstream: None,
+        plugins: None,
+        retries: story.retries,
+        tls_version: info.tls.as_ref().map_or("", |tls| tls.version),
+        sni: connection.sni.as_deref().unwrap_or_default(),
+        user_agent: b"",
+        attributes: b"",
+    };
+    shared.log.write(snapshot.access_log.line(&record));
+}
