@@ -1,14 +1,14 @@
 //! The status page: one HTML document without scripts or anything to load. Whatever comes from configuration is
 //! escaped.
 
-use crate::{Status, WatchStatus};
-use jiff::Timestamp;
-use sluice_model::config::{Action, BackendTarget, Config, PathMatch, RouteMatch, Rule};
-use sluice_model::{Problem, Severity};
+use crate::rows::{self, CertificateRow, ListenerRow, RouteRow};
+use crate::{EndpointStatus, PluginStatus, Status, WatchStatus, wire};
+use sluice_model::config::EXPIRES_SOON_DAYS;
+use sluice_model::{Config, Problem, Severity};
 use std::fmt::{self, Display, Write};
 use std::time::SystemTime;
 
-/// Rows of one table. `/config` has them all.
+/// Rows of one table. `sluice get` has them all.
 const MAX_ROWS: usize = 500;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222;background:#fff}\
@@ -51,50 +51,42 @@ fn write(page: &mut String, status: &Status, config: &Config, problems: &[Proble
         page,
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Sluice</title>\
          <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body><h1>Sluice {}</h1>",
-        Escaped(status.version)
+        Escaped(&status.version)
     )?;
-    write!(page, "<p>Generation {}, running since {}.", status.generation, time(status.started))?;
-    if let Some((when, what)) = &status.last_reload {
-        write!(page, " Last change at {}: {}.", time(*when), Escaped(what))?;
+    write!(page, "<p>Generation {}, running since {}.", status.generation, wire::text(status.started))?;
+    if let Some(reload) = &status.last_reload {
+        write!(page, " Last change at {}: {}.", wire::text(reload.time), Escaped(&reload.summary))?;
     }
     if status.draining {
         page.push_str(" <strong class=\"warning\">Draining.</strong>");
     }
     page.push_str("</p>");
     problems_table(page, problems)?;
-    listeners_table(page, config)?;
-    routes_table(page, config)?;
-    let endpoints = status.endpoints.iter().map(|e| {
-        format!(
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-            Escaped(&e.backend),
-            Escaped(&e.address),
-            Escaped(&e.state),
-            e.in_flight
-        )
-    });
-    table(page, "Endpoints", &["Backend", "Address", "State", "Requests in flight"], endpoints)?;
-    let plugins = status.plugins.iter().map(|p| {
-        format!(
-            "<tr><td>{}</td><td><code>{}</code></td><td>{}</td></tr>",
-            Escaped(&p.name),
-            Escaped(&p.digest),
-            Escaped(&p.state)
-        )
-    });
-    table(page, "Plugins", &["Plugin and use", "SHA-256", "State"], plugins)?;
+    let listeners = rows::listeners(config, status);
+    let columns = ["Address", "Protocol", "Listener", "Hosts", "Certificates", "Open"];
+    table(page, "Listeners", &columns, listeners.len(), listeners.iter().map(listener_row))?;
+    let (routes, count) = rows::routes(config, MAX_ROWS);
+    let columns = ["Listener", "Host", "Match", "Rule", "Does", "Plugins"];
+    table(page, "Routes", &columns, count, routes.iter().map(route_row))?;
+    let columns = ["Backend", "Address", "State", "In flight"];
+    table(page, "Endpoints", &columns, status.endpoints.len(), status.endpoints.iter().map(endpoint_row))?;
+    let certificates = rows::certificates(config, SystemTime::now());
+    let columns = ["Names", "Secret", "Ends", "Days left", "Listeners"];
+    table(page, "Certificates", &columns, certificates.len(), certificates.iter().map(certificate_row))?;
+    let columns = ["Plugin", "SHA-256", "State"];
+    table(page, "Plugins", &columns, status.plugins.len(), status.plugins.iter().map(plugin_row))?;
     if !status.watches.is_empty() {
         let columns = ["Kind", "State", "Objects", "Stale for", "Why"];
-        table(page, "Watches", &columns, status.watches.iter().map(watch_row))?;
+        table(page, "Watches", &columns, status.watches.len(), status.watches.iter().map(watch_row))?;
     }
     page.push_str(
-        "<p><a href=\"/config\">Configuration</a> · <a href=\"/problems\">Problems</a> · <a href=\"/log-level\">Log level</a></p></body></html>\n",
+        "<p><a href=\"/config\">Configuration</a> · <a href=\"/problems\">Problems</a> · <a href=\"/status\">Status</a> · <a href=\"/log-level\">Log level</a></p></body></html>\n",
     );
     Ok(())
 }
 
 fn watch_row(watch: &WatchStatus) -> String {
-    let class = match watch.state {
+    let class = match watch.state.as_str() {
         "forbidden" | "failing" => "error",
         "syncing" | "not installed" => "warning",
         _ => "",
@@ -102,26 +94,33 @@ fn watch_row(watch: &WatchStatus) -> String {
     let stale = if watch.stale.is_zero() { String::new() } else { format!("{:.0} s", watch.stale.as_secs_f64()) };
     format!(
         "<tr><td>{}</td><td class=\"{class}\">{}</td><td>{}</td><td>{stale}</td><td>{}</td></tr>",
-        Escaped(watch.kind),
-        Escaped(watch.state),
+        Escaped(&watch.kind),
+        Escaped(&watch.state),
         watch.objects,
         Escaped(&watch.message)
     )
 }
 
-fn table(page: &mut String, title: &str, columns: &[&str], rows: impl ExactSizeIterator<Item = String>) -> fmt::Result {
-    let count = rows.len();
+/// `count`: of how many rows these are the first.
+fn table(
+    page: &mut String,
+    title: &str,
+    columns: &[&str],
+    count: usize,
+    rows: impl Iterator<Item = String>,
+) -> fmt::Result {
     write!(page, "<h2>{title} ({count})</h2>")?;
     if count == 0 {
         return Ok(());
     }
-    page.push_str("<table><thead><tr>");
+    // A table that is wider than the screen is scrolled by itself.
+    page.push_str("<div class=\"table\"><table><thead><tr>");
     for column in columns {
         write!(page, "<th>{column}</th>")?;
     }
     page.push_str("</tr></thead><tbody>");
     page.extend(rows.take(MAX_ROWS));
-    page.push_str("</tbody></table>");
+    page.push_str("</tbody></table></div>");
     if count > MAX_ROWS {
         write!(page, "<p>The first {MAX_ROWS} of {count}.</p>")?;
     }
@@ -146,100 +145,84 @@ fn problems_table(page: &mut String, problems: &[Problem]) -> fmt::Result {
             Escaped(&problem.hint)
         )
     });
-    table(page, "Problems", &["Code", "Where", "What"], rows)
+    table(page, "Problems", &["Code", "Where", "What"], problems.len(), rows)
 }
 
-fn listeners_table(page: &mut String, config: &Config) -> fmt::Result {
-    let mut rows = Vec::new();
-    for (address, port) in &config.ports {
-        for listener in &port.listeners {
-            let certificates = listener.tls.as_ref().map_or(0, |tls| tls.certificates.len());
-            rows.push(format!(
-                "<tr><td>{address}</td><td>{:?}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-                port.protocol,
-                Escaped(&listener.id),
-                Escaped(&listener.hostname),
-                if listener.tls.is_some() { certificates.to_string() } else { String::new() },
-            ));
-        }
-    }
-    table(page, "Listeners", &["Address", "Protocol", "Listener", "Hosts", "Certificates"], rows.into_iter())
-}
-
-fn routes_table(page: &mut String, config: &Config) -> fmt::Result {
-    let mut rows = Vec::new();
-    for (listener, hosts) in &config.virtual_hosts {
-        for (pattern, host) in hosts {
-            for route in &host.matches {
-                let Some(rule) = host.rules.get(route.rule as usize) else { continue };
-                rows.push(route_row(&format!("{listener}"), &format!("{pattern}"), route, rule));
-            }
-        }
-    }
-    table(page, "Routes", &["Listener", "Host", "Match", "Rule", "Does", "Plugins"], rows.into_iter())
-}
-
-fn route_row(listener: &str, host: &str, route: &RouteMatch, rule: &Rule) -> String {
-    let path = match &route.path {
-        PathMatch::Exact(path) => format!("= {path}"),
-        PathMatch::Prefix(path) => format!("{path}/"),
-        PathMatch::Regex(pattern) => format!("~ {}", pattern.source),
-    };
-    let mut conditions = path;
-    if let Some(method) = &route.method {
-        conditions.insert_str(0, &format!("{method} "));
-    }
-    for header in &route.headers {
-        conditions.push_str(&format!(" [{}]", header.name));
-    }
-    for query in &route.query {
-        conditions.push_str(&format!(" ?{}", query.name));
-    }
-    let plugins: Vec<&str> = rule.plugins.iter().map(|plugin| &*plugin.name).collect();
+fn listener_row(row: &ListenerRow) -> String {
+    let (class, open) = if row.open { ("", "yes") } else { ("warning", "no") };
+    let certificates = if row.certificates > 0 { row.certificates.to_string() } else { String::new() };
     format!(
-        "<tr><td>{}</td><td>{}</td><td><code>{}</code></td><td>{}</td><td>{}</td><td>{}</td></tr>",
-        Escaped(listener),
-        Escaped(host),
-        Escaped(conditions),
-        Escaped(&rule.id),
-        Escaped(action(&rule.action)),
-        Escaped(plugins.join(", "))
+        "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{certificates}</td><td class=\"{class}\">{open}</td></tr>",
+        row.address,
+        Escaped(&row.protocol),
+        Escaped(&row.listener),
+        Escaped(&row.hostname),
     )
 }
 
-fn action(action: &Action) -> String {
-    match action {
-        Action::Redirect(redirect) => format!("redirect {}", redirect.status.as_u16()),
-        Action::Reply { status, reason } => format!("reply {} ({reason})", status.as_u16()),
-        Action::Forward(backends) => {
-            let parts: Vec<String> = backends
-                .iter()
-                .map(|backend| match &backend.target {
-                    BackendTarget::Backend(key) => format!("{key} × {}", backend.weight),
-                    BackendTarget::Invalid { status, .. } => format!("reply {} × {}", status.as_u16(), backend.weight),
-                })
-                .collect();
-            parts.join(", ")
-        }
-    }
+fn route_row(row: &RouteRow) -> String {
+    format!(
+        "<tr><td>{}</td><td>{}</td><td><code>{}</code></td><td>{}</td><td>{}</td><td>{}</td></tr>",
+        Escaped(&row.listener),
+        Escaped(&row.host),
+        Escaped(&row.matches),
+        Escaped(&row.rule),
+        Escaped(&row.action),
+        Escaped(row.plugins.join(", "))
+    )
 }
 
-fn time(time: SystemTime) -> String {
-    Timestamp::try_from(time).map(|t| format!("{t:.0}")).unwrap_or_default()
+fn endpoint_row(endpoint: &EndpointStatus) -> String {
+    let class = if endpoint.is_ready() { "" } else { "warning" };
+    format!(
+        "<tr><td>{}</td><td>{}</td><td class=\"{class}\">{}</td><td>{}</td></tr>",
+        Escaped(&endpoint.backend),
+        Escaped(&endpoint.address),
+        Escaped(&endpoint.state),
+        endpoint.in_flight
+    )
+}
+
+fn certificate_row(row: &CertificateRow) -> String {
+    let class = match row.days_left {
+        ..0 => "error",
+        0..=EXPIRES_SOON_DAYS => "warning",
+        _ => "",
+    };
+    format!(
+        "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"{class}\">{}</td><td>{}</td></tr>",
+        Escaped(row.names.join(", ")),
+        Escaped(row.secret.as_deref().unwrap_or("the gateway's own")),
+        row.ends(),
+        row.days_left,
+        Escaped(row.listeners.join(", "))
+    )
+}
+
+fn plugin_row(plugin: &PluginStatus) -> String {
+    let class = if plugin.state.starts_with("failed") { "error" } else { "" };
+    format!(
+        "<tr><td>{}</td><td><code>{}</code></td><td class=\"{class}\">{}</td></tr>",
+        Escaped(&plugin.name),
+        Escaped(&plugin.digest),
+        Escaped(&plugin.state)
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Reload;
     use sluice_model::{Code, Kind, ObjectRef};
 
     fn status() -> Status {
         Status {
-            version: "0.0.0",
+            version: "0.0.0".into(),
             started: SystemTime::UNIX_EPOCH,
             generation: 7,
-            last_reload: Some((SystemTime::UNIX_EPOCH, "HTTPRoute <b>/x".into())),
+            last_reload: Some(Reload { time: SystemTime::UNIX_EPOCH, summary: "HTTPRoute <b>/x".into() }),
             draining: false,
+            open: Vec::new(),
             endpoints: Vec::new(),
             plugins: Vec::new(),
             watches: Vec::new(),
@@ -260,8 +243,8 @@ mod tests {
     fn watches_are_shown_where_there_are_any() {
         assert!(!render(&status(), &Config::default(), &[]).contains("Watches"));
         let watch = WatchStatus {
-            kind: "HTTPRoute",
-            state: "forbidden",
+            kind: "HTTPRoute".into(),
+            state: "forbidden".into(),
             message: "needs <list>".into(),
             stale: std::time::Duration::from_secs(7),
             objects: 3,
