@@ -1,4 +1,4 @@
-//! `sluice check`, `explain`, `get` and `doctor`, and what their exit codes say.
+//! `sluice check`, `explain` and `get`, and what their exit codes say.
 
 use crate::shop::{HOST, Shop};
 use serde_json::Value;
@@ -6,16 +6,16 @@ use sluice_tests::objects::{class, gateway, http_route, join, route_to, service}
 use sluice_tests::{Backend, Folder, binary, ports, wait};
 use std::process::{Command, Output};
 
-fn sluice(arguments: &[&str]) -> Output {
+pub(crate) fn sluice(arguments: &[&str]) -> Output {
     Command::new(binary::sluice()).args(arguments).output().expect("the binary starts")
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// What it said beside its result.
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -154,7 +154,9 @@ async fn get_says_the_way_out_where_no_gateway_of_its_kind_answers() {
         assert_eq!((output.status.code(), text(&output).as_str()), (Some(1), ""), "{error}");
         assert!(error.contains(told) && error.contains("--admin-address"), "{error}");
     }
-    for wrong in [&["get"][..], &["get", "pods"], &["get", "backends", "--host", HOST], &["get", "routes", "--host", "a..b"]] {
+    for wrong in
+        [&["get"][..], &["get", "pods"], &["get", "backends", "--host", HOST], &["get", "routes", "--host", "a..b"]]
+    {
         assert_eq!(sluice(wrong).status.code(), Some(2), "{wrong:?}");
     }
 }

@@ -16,7 +16,7 @@ mod wire;
 pub use axum::Router;
 pub use local::{LogFilter, local};
 pub use probes::{MetricsHandle, probes};
-pub use rows::{BackendRow, CertificateRow, ListenerRow, RouteRow};
+pub use rows::{BackendRow, CertificateRow, ListenerRow, RouteRow, certificates};
 pub use server::serve;
 
 use futures::future::BoxFuture;

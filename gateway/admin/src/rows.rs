@@ -106,7 +106,8 @@ pub(crate) fn listeners(config: &Config, status: &Status) -> Vec<ListenerRow> {
 
 /// The first `limit` of them; and how many there are.
 pub(crate) fn routes(config: &Config, limit: usize) -> (Vec<RouteRow>, usize) {
-    let hosts = config.virtual_hosts.iter().flat_map(|(listener, hosts)| hosts.iter().map(move |host| (listener, host)));
+    let hosts =
+        config.virtual_hosts.iter().flat_map(|(listener, hosts)| hosts.iter().map(move |host| (listener, host)));
     let matches = hosts.flat_map(|(listener, (pattern, host))| {
         host.matches.iter().filter_map(move |route| {
             let rule = host.rules.get(route.rule as usize)?;
@@ -204,7 +205,7 @@ pub(crate) fn backends(config: &Config, status: &Status) -> Vec<BackendRow> {
 
 fn in_slices(config: &Config, backend: &Backend) -> (usize, usize) {
     let EndpointSource::Slices(key) = &backend.source else { return (0, 0) };
-    let endpoints = config.endpoints.get(key).map(|set| set.endpoints.as_slice()).unwrap_or_default();
+    let endpoints = config.endpoints_of(key);
     (endpoints.iter().filter(|endpoint| endpoint.ready).count(), endpoints.len())
 }
 
@@ -236,7 +237,8 @@ fn source(source: &EndpointSource) -> String {
     }
 }
 
-pub(crate) fn certificates(config: &Config, now: SystemTime) -> Vec<CertificateRow> {
+/// All that are in use.
+pub fn certificates(config: &Config, now: SystemTime) -> Vec<CertificateRow> {
     let mut shown: BTreeMap<&CertificateKey, BTreeSet<&ListenerId>> = BTreeMap::new();
     for listener in config.ports.values().flat_map(|port| &port.listeners) {
         for key in listener.tls.iter().flat_map(|tls| &tls.certificates) {

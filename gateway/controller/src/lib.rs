@@ -29,4 +29,4 @@ mod time;
 pub use api::{Api, Failure, collection};
 pub use controller::{Controller, Observed, OwnServed, ServiceSettings, Settings};
 pub use desired::{Bundle, SUPPORTED_FEATURES};
-pub use rights::{Place, RIGHTS, Use, rights};
+pub use rights::{GATEWAY_SERVICES, Place, RIGHTS, Use, rights};

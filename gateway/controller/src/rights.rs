@@ -30,7 +30,8 @@ pub struct Use {
 }
 
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
-const GATEWAY_SERVICES: &str = "Services of Gateways (--gateway-services)";
+/// [`Use::only_for`] of what a Gateway's own Service takes.
+pub const GATEWAY_SERVICES: &str = "Services of Gateways (--gateway-services)";
 
 /// A status, which is written by merge patch.
 const fn status(place: Place, group: &'static str, resource: &'static str) -> Use {

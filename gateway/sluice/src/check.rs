@@ -60,6 +60,18 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Reading> {
 }
 
 impl Reading {
+    /// Objects, and files that they stand in.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.objects, self.source.file_count())
+    }
+
+    /// What is wrong with the plugins: each is compiled and configured, as the gateway would, and thrown away.
+    pub(crate) fn plugin_problems(&self) -> Result<Vec<Problem>> {
+        let mut problems = plugin_problems(&self.config)?;
+        self.source.locate_all(&mut problems);
+        Ok(problems)
+    }
+
     fn sort(&mut self) {
         self.problems.sort_by(|a, b| {
             (&a.location, a.severity, &a.object, &a.field).cmp(&(&b.location, b.severity, &b.object, &b.field))
@@ -67,7 +79,6 @@ impl Reading {
     }
 }
 
-/// What is wrong with the plugins: each is compiled and configured, as the gateway would, and thrown away.
 fn plugin_problems(config: &Config) -> Result<Vec<Problem>> {
     if config.plugins.is_empty() {
         return Ok(Vec::new());
@@ -82,8 +93,7 @@ fn plugin_problems(config: &Config) -> Result<Vec<Problem>> {
 
 pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode> {
     let mut reading = read(&args.paths)?;
-    let mut problems = plugin_problems(&reading.config)?;
-    reading.source.locate_all(&mut problems);
+    let mut problems = reading.plugin_problems()?;
     reading.problems.append(&mut problems);
     reading.sort();
     let report = Report::of(&reading);
@@ -107,9 +117,10 @@ struct Report<'a> {
 impl<'a> Report<'a> {
     fn of(reading: &'a Reading) -> Report<'a> {
         let count = |severity| reading.problems.iter().filter(|p| p.severity == severity).count();
+        let (objects, files) = reading.counts();
         Report {
-            files: reading.source.file_count(),
-            objects: reading.objects,
+            files,
+            objects,
             errors: count(Severity::Error),
             warnings: count(Severity::Warning),
             problems: &reading.problems,

@@ -8,6 +8,7 @@ mod cluster;
 mod configuration;
 mod control;
 mod crds;
+mod doctor;
 mod echo;
 mod explain;
 mod feed;
@@ -44,6 +45,7 @@ enum Command {
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
     Get(get::GetArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     Echo(echo::EchoArgs),
     Crds(crds::CrdsArgs),
 }
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Get(args) => get::run(args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Echo(args) => lifecycle::block_on(echo::run(args)).map(|()| ExitCode::SUCCESS),
         Command::Crds(args) => crds::run(&args),
     };

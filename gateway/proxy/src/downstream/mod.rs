@@ -59,5 +59,6 @@ pub use connection::{ConnectionInfo, EdgeObserver, Refusal, TlsInfo};
 pub use listeners::{Downstream, DownstreamError, DownstreamOptions};
 pub use metrics::DownstreamMetrics;
 pub use port::PortState;
+pub use sockets::can_bind;
 pub use tls::{TlsCache, TlsError, TlsFault, TlsListener};
 pub use workers::RuntimeMode;

@@ -59,13 +59,14 @@ impl Scope {
         let mut rights = Vec::new();
         for kind in Kind::ALL {
             for namespace in target::places(kind, &namespaces, &of_services) {
+                let served = namespace.as_ref().is_none_or(|namespace| namespaces.contains(namespace));
                 rights.extend(["list", "watch"].map(|verb| Right {
                     group: kind.group(),
                     resource: kind.plural(),
                     namespace: namespace.clone(),
                     name: None,
                     verb,
-                    only_for: "",
+                    only_for: if served { "" } else { "Sluice's own Services" },
                 }));
             }
         }
@@ -181,7 +182,8 @@ mod tests {
             ..Scope::default()
         };
         let rights: Vec<String> = scope.rights().iter().map(ToString::to_string).collect();
-        for right in ["list secrets in namespace shop", "watch services in namespace sluice-system", "list namespaces"] {
+        for right in ["list secrets in namespace shop", "watch services in namespace sluice-system", "list namespaces"]
+        {
             assert!(rights.iter().any(|r| r == right), "{right}: {rights:?}");
         }
         assert!(!rights.iter().any(|right| right == "list secrets in namespace sluice-system"), "{rights:?}");
