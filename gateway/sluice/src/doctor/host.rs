@@ -32,7 +32,9 @@ pub(super) fn examine(report: &mut Report, paths: &[PathBuf], admin: SocketAddr)
     }
     let plugins = reading.plugin_problems()?;
     objects::problems(report, Check::Plugins, &plugins, &[]);
-    let count = reading.config.plugins.len();
+    let plugins = &reading.config.plugins;
+    // What has no code was named above.
+    let count = plugins.values().filter(|plugin| plugin.source.is_some()).count();
     if count > 0 && !report.has_found(Check::Plugins) {
         report.ok(Check::Plugins, "", format!("{}: compiled, and configured as used", counted(count, "plugin")));
     }
