@@ -130,6 +130,7 @@ fn pod(name: &str, component: &str, ready: bool) -> Value {
     let state = if ready { json!({"running": {}}) } else { json!({"waiting": {"reason": "CrashLoopBackOff"}}) };
     json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": SYSTEM, "labels": {"app.kubernetes.io/component": component}},
+        "spec": {"serviceAccountName": format!("sluice-{component}"), "containers": [{"args": ["run", "--kube"]}]},
         "status": {"conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
                    "containerStatuses": [{"state": state}]}})
 }
@@ -186,7 +187,8 @@ async fn a_fit_cluster_is_called_so() {
         ("api-server", "API server", "v1.34.1"),
         ("crds", "Gateway API", "version v1.6.3, channel standard"),
         ("crds", "sluice.dev", "of this version"),
-        ("rights", "the account in use", "of the role all"),
+        ("rights", "ServiceAccount sluice-system/sluice-proxy", "has all 30 rights of the role proxy"),
+        ("rights", "ServiceAccount sluice-system/sluice-controller", "of the role controller"),
         ("classes", "GatewayClass sluice", ""),
         ("classes", "IngressClass sluice", ""),
         ("gateways", "Gateway shop/edge", "192.0.2.7"),
@@ -197,6 +199,10 @@ async fn a_fit_cluster_is_called_so() {
     ] {
         findings.find("ok", check, object, message);
     }
+    // Where the role is named it is about whoever asks.
+    let findings = doctor(&cluster.server, &cluster.folder, &["--role", "all"]);
+    assert!(findings.is_clean(), "{:#}", findings.report);
+    findings.find("ok", "rights", "the account in use", "of the role all");
     // It looks, and writes nothing.
     assert!(cluster.server.writes().is_empty(), "{:?}", cluster.server.writes());
 }
@@ -239,6 +245,7 @@ async fn what_is_wrong_with_a_cluster_is_named_with_the_way_out() {
     assert!(may_not["hint"].as_str().unwrap().ends_with(rule), "{may_not}");
     findings.find("error", "rights", "Gateway status", "may not patch gateways.gateway.networking.k8s.io/status");
     findings.find("warning", "rights", "nodes", "NodePort");
+    findings.find("warning", "watches", "Ingress", "was not looked at");
     let missing = findings.find("warning", "crds", "BackendTLSPolicy", "not installed");
     assert!(missing["hint"].as_str().unwrap().starts_with("kubectl apply"), "{missing}");
     findings.find("warning", "crds", "Gateway API", "version v9.0.0");

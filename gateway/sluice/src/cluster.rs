@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What a process does in a cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Role {
     /// Serve requests, and write nothing to the cluster
     Proxy,
@@ -51,9 +51,9 @@ pub(crate) struct ClusterArgs {
     /// Read the objects of this namespace only, and of kinds that have none; may be repeated [default: all namespaces]
     #[arg(long, value_name = "NS", conflicts_with = "config", requires = "kube", value_parser = namespace)]
     pub(crate) namespace: Vec<String>,
-    /// What this process does; of all that write, the holder of a Lease does [default: all]
+    /// What a process does in the cluster; of all that write, the holder of a Lease does [default: all]
     #[arg(long, value_enum, conflicts_with = "config", requires = "kube")]
-    role: Option<Role>,
+    pub(crate) role: Option<Role>,
     /// Sluice's own namespace: where the Lease and the Services of Gateways lie
     #[arg(long, value_name = "NS", env = "POD_NAMESPACE", default_value = "sluice-system", value_parser = namespace)]
     pub(crate) system_namespace: String,

@@ -2,12 +2,14 @@
 //! read once, by the same watches and the same translation as `sluice run --kube`.
 
 use super::findings::{Check, Report};
+use super::rights::Subject;
 use super::{DoctorArgs, crds, objects, rights};
-use crate::cluster::ClusterArgs;
+use crate::cluster::{ClusterArgs, Role};
 use crate::output::counted;
 use crate::run::of_cluster;
 use crate::{certificate, watches};
 use anyhow::Result;
+use futures::future::join_all;
 use serde_json::Value;
 use sluice_controller::{Api, Controller, collection};
 use sluice_model::object::NamespacedName;
@@ -16,7 +18,7 @@ use sluice_resources::api::Service;
 use sluice_resources::{Change, Held, Object};
 use sluice_sources::kubernetes::{Client, KubernetesSource, Pauses, Scope, WatchState, WatchStatus};
 use sluice_translate::{GATEWAY_CONTROLLER, GATEWAY_UID, INGRESS_CONTROLLER, Output, Translator, is_default_class};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -44,18 +46,16 @@ pub(super) async fn examine(report: &mut Report, args: &DoctorArgs) -> Result<()
             return Ok(());
         }
     }
-    let account = args.account.as_ref();
     let system = &*args.cluster.system_namespace;
-    let pods = format!("{}?labelSelector={COMPONENT}", collection("v1", system, "pods"));
-    let (found, answers, pods, read) = tokio::join!(
-        crds::ask(&api),
-        rights::ask(&api, &args.cluster, account),
-        api.get(&pods),
-        read(&client, &args.cluster)
-    );
+    let pods = api.get(&format!("{}?labelSelector={COMPONENT}", collection("v1", system, "pods"))).await;
+    let subjects = subjects(args, pods.as_ref().ok());
+    let rights = join_all(subjects.iter().map(|subject| rights::ask(&api, subject, system)));
+    let (found, answers, read) = tokio::join!(crds::ask(&api), rights, read(&client, &args.cluster));
     crds::report(report, &found, &read.watches);
-    rights::report(report, &answers, account, args.cluster.role().name(), read.with_services);
-    read.report_watches(report, account.is_some());
+    for (subject, answers) in subjects.iter().zip(&answers) {
+        rights::report(report, subject, answers, read.with_services);
+    }
+    read.report_watches(report, subjects.iter().any(|subject| subject.account.is_some()));
     if let Some(seen) = read.translate(&args.cluster)? {
         seen.classes(report);
         seen.gateways(report);
@@ -75,6 +75,46 @@ pub(super) async fn examine(report: &mut Report, args: &DoctorArgs) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Whose rights are asked for: as the flags say, else those of the pods that run, else one's own.
+fn subjects(args: &DoctorArgs, pods: Option<&Value>) -> Vec<Subject> {
+    let cluster = &args.cluster;
+    let namespaces = cluster.namespace.clone();
+    if args.account.is_some() || cluster.role.is_some() {
+        return vec![Subject { role: cluster.role(), account: args.account.clone(), namespaces }];
+    }
+    let mut subjects = BTreeSet::new();
+    for pod in pods.map(items).unwrap_or_default() {
+        let role = match component(pod) {
+            "proxy" => Role::Proxy,
+            "controller" => Role::Controller,
+            _ => continue,
+        };
+        let Some(name) = pod.pointer("/spec/serviceAccountName").and_then(Value::as_str) else { continue };
+        let mut namespaces = namespaces.clone();
+        if namespaces.is_empty() {
+            let arguments = pod.pointer("/spec/containers/0/args").and_then(Value::as_array).into_iter().flatten();
+            let named = arguments.filter_map(|argument| argument.as_str()?.strip_prefix("--namespace="));
+            namespaces.extend(named.map(str::to_owned));
+        }
+        let account = Some(NamespacedName::new(&*cluster.system_namespace, name));
+        subjects.insert(Subject { role, account, namespaces });
+    }
+    if subjects.is_empty() {
+        subjects.insert(Subject { role: cluster.role(), account: None, namespaces });
+    }
+    subjects.into_iter().collect()
+}
+
+fn items(list: &Value) -> &[Value] {
+    list.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// What a pod of Sluice is; empty for others.
+fn component(pod: &Value) -> &str {
+    let labels = pod.pointer("/metadata/labels");
+    labels.and_then(|labels| labels.get(COMPONENT)).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn server(report: &mut Report, version: &Value) {
@@ -320,16 +360,11 @@ fn condition<'s>(status: &'s Value, kind: &str) -> Option<Condition<'s>> {
 
 /// The pods of an installed Sluice, by what they are.
 fn report_pods(report: &mut Report, list: &Value, system: &str) {
-    let pods = list.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    for component in ["proxy", "controller"] {
-        let is_of = |pod: &&Value| {
-            let labels = pod.pointer("/metadata/labels");
-            labels.and_then(|labels| labels.get(COMPONENT)).and_then(Value::as_str) == Some(component)
-        };
-        let pods: Vec<&Value> = pods.iter().filter(is_of).collect();
+    for of in ["proxy", "controller"] {
+        let pods: Vec<&Value> = items(list).iter().filter(|pod| component(pod) == of).collect();
         if pods.is_empty() {
             // A cluster without a controller is a choice; one without a proxy serves nobody.
-            if component == "proxy" {
+            if of == "proxy" {
                 let message = format!("no pod with the label {COMPONENT}=proxy: no Sluice is installed by its chart");
                 let hint = "helm install sluice …; or name its namespace with --system-namespace";
                 report.warning(Check::Pods, format!("Namespace {system}"), message, hint);
@@ -341,11 +376,11 @@ fn report_pods(report: &mut Report, list: &Value, system: &str) {
         for pod in &waiting {
             let name = pod.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
             let hint = format!("kubectl -n {system} describe pod {name}; kubectl -n {system} logs {name}");
-            let message = format!("is a {component}, and not ready{}", why(pod));
+            let message = format!("is a {of}, and not ready{}", why(pod));
             report.error(Check::Pods, format!("Pod {system}/{name}"), message, hint);
         }
         if waiting.is_empty() {
-            report.ok(Check::Pods, component, format!("{} ready", counted(count, "pod")));
+            report.ok(Check::Pods, of, format!("{} ready", counted(count, "pod")));
         }
     }
 }

@@ -35,7 +35,8 @@ pub(crate) struct DoctorArgs {
     kube: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// Ask for the rights of this ServiceAccount (NAMESPACE/NAME) [default: those of whoever asks]
+    /// Ask for the rights that this ServiceAccount (NAMESPACE/NAME) needs in --role [default: with --role, those of
+    /// whoever asks; without, those of the pods of Sluice, each in its role]
     #[arg(long, value_name = "ACCOUNT", conflicts_with = "config", requires = "kube", value_parser = crate::cluster::object)]
     account: Option<NamespacedName>,
     /// How to print

@@ -1,8 +1,8 @@
-//! What the account may do: one question to the API server for each right that the program uses, asked for the account
-//! at work (SelfSubjectAccessReview) or for a named one (SubjectAccessReview).
+//! What accounts may do: one question to the API server for each right that the program uses, asked for the account at
+//! work (SelfSubjectAccessReview) or for another (SubjectAccessReview).
 
 use super::findings::{Check, Level, Report};
-use crate::cluster::{ClusterArgs, Role};
+use crate::cluster::Role;
 use crate::output::counted;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
@@ -10,27 +10,42 @@ use sluice_controller::{Api, Failure, collection};
 use sluice_model::object::NamespacedName;
 use sluice_model::right::Resource;
 use sluice_model::{Kind, Right};
+use sluice_sources::kubernetes::Scope;
 
 /// Questions at a time.
 const AT_ONCE: usize = 8;
 
 const GROUP: &str = "authorization.k8s.io/v1";
 
-/// What a process of this role needs.
-fn needed(args: &ClusterArgs) -> Vec<Right> {
-    let mut rights = args.scope(vec![args.system_namespace.clone()]).rights();
-    if args.role() != Role::Proxy {
-        rights.extend(sluice_controller::rights(&args.namespace, &args.system_namespace));
+/// Who is to be allowed what.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Subject {
+    pub(super) role: Role,
+    /// `None`: whoever asks.
+    pub(super) account: Option<NamespacedName>,
+    /// That it serves; none: all.
+    pub(super) namespaces: Vec<String>,
+}
+
+impl Subject {
+    /// `system`: Sluice's own namespace.
+    fn needs(&self, system: &str) -> Vec<Right> {
+        let scope =
+            Scope { namespaces: self.namespaces.clone(), services_of: vec![system.to_owned()], ..Scope::default() };
+        let mut rights = scope.rights();
+        if self.role.writes() {
+            rights.extend(sluice_controller::rights(&self.namespaces, system));
+        }
+        rights
     }
-    rights
 }
 
 /// Each with whether it is granted.
 pub(super) struct Answers(Result<Vec<(Right, bool)>, Failure>);
 
-pub(super) async fn ask(api: &Api, args: &ClusterArgs, account: Option<&NamespacedName>) -> Answers {
-    let questions = needed(args).into_iter().map(|right| async move {
-        let allowed = review(api, &right, account).await?;
+pub(super) async fn ask(api: &Api, subject: &Subject, system: &str) -> Answers {
+    let questions = subject.needs(system).into_iter().map(|right| async move {
+        let allowed = review(api, &right, subject.account.as_ref()).await?;
         Ok((right, allowed))
     });
     Answers(stream::iter(questions).buffered(AT_ONCE).try_collect().await)
@@ -63,23 +78,17 @@ struct Missing<'r> {
 }
 
 /// `with_services`: Gateways have Services of their own here.
-pub(super) fn report(
-    report: &mut Report,
-    answers: &Answers,
-    account: Option<&NamespacedName>,
-    role: &str,
-    with_services: bool,
-) {
-    let whose = match account {
+pub(super) fn report(report: &mut Report, subject: &Subject, answers: &Answers, with_services: bool) {
+    let whose = match &subject.account {
         Some(account) => format!("ServiceAccount {account}"),
         None => "the account in use".to_owned(),
     };
     let answers = match &answers.0 {
         Ok(answers) => answers,
         Err(failure) => {
-            let hint = match account {
+            let hint = match subject.account {
                 Some(_) => {
-                    "asking for another account takes the verb create on subjectaccessreviews: ask as an administrator"
+                    "asking for another account takes the verb create on subjectaccessreviews: ask as an administrator, or with --role for the account in use"
                 }
                 None => {
                     "every account may ask for its own rights: see whether the API server has a role binding of system:basic-user"
@@ -98,7 +107,7 @@ pub(super) fn report(
         }
     }
     if missing.is_empty() {
-        let message = format!("has all {} of the role {role}", counted(answers.len(), "right"));
+        let message = format!("has all {} of the role {}", counted(answers.len(), "right"), subject.role.name());
         return report.ok(Check::Rights, whose, message);
     }
     for Missing { right, verbs } in missing {
@@ -118,12 +127,12 @@ pub(super) fn report(
         };
         let kind = if right.namespace.is_some() { "Role" } else { "ClusterRole" };
         let hint = format!("add to its {kind} (the chart does): {}", rule(right, &verbs));
-        report.add(level, Check::Rights, subject(right), message, hint);
+        report.add(level, Check::Rights, named(right), message, hint);
     }
 }
 
 /// The kind where it is one that is read, else the resource.
-fn subject(right: &Right) -> String {
+fn named(right: &Right) -> String {
     let (plural, subresource) = right.resource.split_once('/').unwrap_or((right.resource, ""));
     let kind = Kind::ALL.into_iter().find(|kind| kind.group() == right.group && kind.plural() == plural);
     let name = kind.map_or_else(|| plural.to_owned(), |kind| kind.name().to_owned());
