@@ -85,14 +85,17 @@ fn what_is_wrong_with_a_host_is_said_at_once() {
             route_to("all", &[HOST], "idle"),
             objects::service("idle", &[]),
             objects::plugin("lost", "lost.wasm", ""),
+            objects::plugin("junk", "junk.wasm", ""),
         ]),
     );
+    folder.write("junk.wasm", "no module");
     folder.write("broken.yaml", "kind: [");
     let path = folder.path().display().to_string();
     let nobody = format!("127.0.0.1:{}", ports::free());
     let findings = Findings::of(&["--config", &path, "--admin", &nobody]);
     findings.find("error", "configuration", "", "broken.yaml:1");
     findings.find("error", "configuration", "Plugin default/lost", "SLUICE-P401");
+    findings.find("error", "plugins", "Plugin default/junk", "SLUICE-P402");
     findings.find("warning", "certificates", "Secret default/soon", "ends in 10 days");
     findings.find("warning", "endpoints", "Service default/idle", "no endpoint");
     findings.find("ok", "ports", &http.to_string(), "can be bound");
