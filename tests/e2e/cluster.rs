@@ -8,30 +8,30 @@ use std::net::SocketAddr;
 
 const HOST: &str = "shop.example";
 
-fn class() -> Value {
+pub(crate) fn class() -> Value {
     json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "sluice"},
         "spec": {"controllerName": "sluice.dev/gateway-controller"}})
 }
 
-fn gateway(port: u16) -> Value {
+pub(crate) fn gateway(port: u16) -> Value {
     json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
         "metadata": {"name": "edge", "namespace": "shop"},
         "spec": {"gatewayClassName": "sluice", "listeners": [{"name": "http", "port": port, "protocol": "HTTP"}]}})
 }
 
-fn route(service: &str) -> Value {
+pub(crate) fn route(service: &str) -> Value {
     json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
         "metadata": {"name": "all", "namespace": "shop"},
         "spec": {"parentRefs": [{"name": "edge"}], "hostnames": [HOST],
                  "rules": [{"backendRefs": [{"name": service, "port": 80}]}]}})
 }
 
-fn service(name: &str) -> Value {
+pub(crate) fn service(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
         "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "main", "port": 80}]}})
 }
 
-fn slice(service: &str, endpoint: SocketAddr) -> Value {
+pub(crate) fn slice(service: &str, endpoint: SocketAddr) -> Value {
     json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": format!("{service}-1"), "namespace": "shop",
                      "labels": {"kubernetes.io/service-name": service}},
@@ -39,16 +39,16 @@ fn slice(service: &str, endpoint: SocketAddr) -> Value {
         "endpoints": [{"addresses": [endpoint.ip().to_string()], "conditions": {"ready": true}}]})
 }
 
-struct Cluster {
-    server: ApiServer,
-    folder: Folder,
+pub(crate) struct Cluster {
+    pub(crate) server: ApiServer,
+    pub(crate) folder: Folder,
     backends: Vec<Backend>,
     port: u16,
 }
 
 impl Cluster {
     /// A route to the first of two backends.
-    async fn new() -> Cluster {
+    pub(crate) async fn new() -> Cluster {
         let server = ApiServer::start().await;
         let port = ports::free();
         let mut backends = Vec::new();

@@ -8,6 +8,7 @@ mod bad_input;
 mod cluster;
 mod commands;
 mod controller;
+mod doctor;
 mod ingress;
 mod lifecycle;
 mod plugin_phases;

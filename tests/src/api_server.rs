@@ -1,6 +1,6 @@
 //! A Kubernetes API server in miniature: it lists and watches the objects that a test puts in, as JSON over plain HTTP,
 //! takes what clients write (create, merge patch, server-side apply, delete; the status subresource; conflicts of
-//! versions), and misbehaves where a test asks for it. Enough for `sluice run --kube`; no schema is checked.
+//! versions), says who may do what, and misbehaves where a test asks for it. Enough for `sluice run --kube`; no schema is checked.
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -47,6 +47,10 @@ struct State {
     /// Watches from before this version are answered 410.
     oldest: u64,
     forbidden: BTreeSet<String>,
+    /// Verb and resource that reviews deny, beside those of forbidden kinds.
+    denied: BTreeSet<(String, String)>,
+    /// The questions that were asked (`spec`).
+    reviews: Vec<Value>,
     /// Versions by plural, where they are not v1 (or v1alpha1); none: not installed.
     served: HashMap<String, Vec<String>>,
     no_streaming: Option<u16>,
@@ -167,7 +171,12 @@ impl ApiServer {
     }
 
     pub fn delete(&self, kind: Kind, namespace: &str, name: &str) {
-        let key = (kind.plural().to_owned(), namespace.to_owned(), name.to_owned());
+        self.remove(kind.plural(), namespace, name);
+    }
+
+    /// Deletes an object of any kind, watched or not.
+    pub fn remove(&self, plural: &str, namespace: &str, name: &str) {
+        let key = (plural.to_owned(), namespace.to_owned(), name.to_owned());
         self.change(|state| {
             state.remove(&key);
             None
@@ -213,6 +222,16 @@ impl ApiServer {
         self.shared.state.lock().unwrap().forbidden.remove(kind.plural());
     }
 
+    /// Answers reviews of this right with no: `patch`, `gateways/status`. Requests are not held against it.
+    pub fn deny(&self, verb: &str, resource: &str) {
+        self.shared.state.lock().unwrap().denied.insert((verb.to_owned(), resource.to_owned()));
+    }
+
+    /// What (Self)SubjectAccessReviews asked: their `spec`.
+    pub fn reviews(&self) -> Vec<Value> {
+        self.shared.state.lock().unwrap().reviews.clone()
+    }
+
     /// Which versions of a kind are served; none: 404, as where its CRD is not installed. Open watches are cut.
     pub fn serve_versions(&self, kind: Kind, versions: &[&str]) {
         let versions = versions.iter().map(|version| (*version).to_owned()).collect();
@@ -242,11 +261,12 @@ impl ApiServer {
     }
 }
 
+/// Of kinds that are not watched (Pod, CustomResourceDefinition), the regular one.
 fn plural(object: &Value) -> String {
     let api_version = object["apiVersion"].as_str().unwrap_or_default();
     let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    let kind = Kind::from_group_kind(group, object["kind"].as_str().unwrap_or_default());
-    kind.unwrap_or_else(|| panic!("not a kind that is read: {object}")).plural().to_owned()
+    let name = object["kind"].as_str().unwrap_or_else(|| panic!("no kind: {object}"));
+    Kind::from_group_kind(group, name).map_or_else(|| format!("{}s", name.to_lowercase()), |k| k.plural().to_owned())
 }
 
 fn key(plural: &str, object: &Value) -> (String, String, String) {
@@ -328,6 +348,9 @@ fn answer(shared: &Arc<Shared>, request: &http::request::Parts, body: &[u8]) -> 
     let uri = &request.uri;
     let mut state = shared.state.lock().unwrap();
     state.requests.push(decode(&uri.to_string()));
+    if uri.path() == "/version" {
+        return json_answer(StatusCode::OK, &json!({"major": "1", "minor": "34", "gitVersion": "v1.34.1"}));
+    }
     let Some(asked) = Asked::read(uri.path(), uri.query().unwrap_or_default()) else { return not_found() };
     let served = match state.served.get(&asked.plural) {
         Some(versions) => versions.contains(&asked.version),
@@ -338,6 +361,9 @@ fn answer(shared: &Arc<Shared>, request: &http::request::Parts, body: &[u8]) -> 
     }
     if state.forbidden.contains(&asked.plural) {
         return refuse(403, "Forbidden", &format!("{} is forbidden: User \"test\" cannot list it", asked.plural));
+    }
+    if asked.plural.ends_with("subjectaccessreviews") {
+        return review(&mut state, body);
     }
     if request.method != http::Method::GET {
         let answer = write(&mut state, request, &asked, body);
@@ -375,6 +401,20 @@ fn answer(shared: &Arc<Shared>, request: &http::request::Parts, body: &[u8]) -> 
     let from = from.unwrap_or(state.version);
     drop(state);
     follow(shared.clone(), asked, from, first)
+}
+
+/// Who may do what: everything but what a test took away.
+fn review(state: &mut State, body: &[u8]) -> Response<Body> {
+    let Ok(mut review) = serde_json::from_slice::<Value>(body) else { return refuse(400, "BadRequest", "not JSON") };
+    let attributes = &review["spec"]["resourceAttributes"];
+    let text = |field: &str| attributes[field].as_str().unwrap_or_default().to_owned();
+    let (verb, plural, subresource) = (text("verb"), text("resource"), text("subresource"));
+    let reads = matches!(verb.as_str(), "list" | "watch") && subresource.is_empty();
+    let resource = if subresource.is_empty() { plural.clone() } else { format!("{plural}/{subresource}") };
+    let denied = state.denied.contains(&(verb, resource)) || (reads && state.forbidden.contains(&plural));
+    state.reviews.push(review["spec"].clone());
+    review["status"] = json!({"allowed": !denied});
+    json_answer(StatusCode::CREATED, &review)
 }
 
 /// What a client writes.

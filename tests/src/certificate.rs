@@ -57,6 +57,13 @@ impl Authority {
         self.sign(params)
     }
 
+    /// A leaf that is valid until then.
+    pub fn leaf_until(&self, names: &[&str], end: std::time::SystemTime) -> Leaf {
+        let mut params = CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).unwrap();
+        params.not_after = end.into();
+        self.sign(params)
+    }
+
     fn sign(&self, params: CertificateParams) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &*self.issuer).unwrap();

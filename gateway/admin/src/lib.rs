@@ -4,20 +4,25 @@
 //! | port | who may reach it | paths |
 //! |---|---|---|
 //! | metrics | the cluster | `/metrics` `/livez` `/readyz` `/served` |
-//! | admin | this host | `/` `/config` `/problems` `/explain` `/log-level` |
+//! | admin | this host | `/` `/status` `/listeners` `/routes` `/backends` `/certificates` `/config` `/problems` `/explain` `/log-level` |
 
 mod local;
 mod page;
 mod probes;
+mod rows;
 mod server;
+mod wire;
 
 pub use axum::Router;
 pub use local::{LogFilter, local};
 pub use probes::{MetricsHandle, probes};
+pub use rows::{BackendRow, CertificateRow, ListenerRow, RouteRow, certificates};
 pub use server::serve;
 
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use sluice_model::{Config, Problem, Served, ServedQuestion};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -43,51 +48,71 @@ pub enum Readiness {
     NotReady(String),
 }
 
-/// The gateway at a glance.
-#[derive(Clone, Debug)]
+/// The gateway at a glance: `/status`, as JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    pub version: &'static str,
+    pub version: String,
+    #[serde(with = "wire::time")]
     pub started: SystemTime,
     /// Counts the snapshots that were published.
     pub generation: u64,
-    /// When the configuration last changed, and what changed.
-    pub last_reload: Option<(SystemTime, String)>,
+    pub last_reload: Option<Reload>,
     pub draining: bool,
+    /// Addresses of the configuration whose sockets are open. A controller opens none.
+    pub open: Vec<SocketAddr>,
     pub endpoints: Vec<EndpointStatus>,
     pub plugins: Vec<PluginStatus>,
     /// The watches of a cluster; none where objects come from files.
     pub watches: Vec<WatchStatus>,
 }
 
+/// When the configuration last changed, and what changed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reload {
+    #[serde(with = "wire::time")]
+    pub time: SystemTime,
+    pub summary: String,
+}
+
 /// How reading one kind of object fares.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WatchStatus {
-    pub kind: &'static str,
+    pub kind: String,
     /// `synced`, `syncing`, `not installed`, `forbidden`, `failing`.
-    pub state: &'static str,
+    pub state: String,
     /// Why, where that is to be said.
     pub message: String,
     /// For how long it has not been known to be current.
+    #[serde(rename = "stale_seconds", with = "wire::seconds")]
     pub stale: Duration,
     pub objects: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EndpointStatus {
+    /// `namespace/name:port`.
     pub backend: String,
+    /// Tells backends of one Service apart that differ in policy.
+    pub policy: String,
     pub address: String,
-    /// `ready`, `ejected`, `failing checks`, `terminating`, …
+    /// `ready`, `not ready`, `ejected`, `failing its health checks`.
     pub state: String,
     /// Requests that it is answering.
     pub in_flight: usize,
 }
 
-#[derive(Clone, Debug)]
+impl EndpointStatus {
+    pub fn is_ready(&self) -> bool {
+        self.state == "ready"
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PluginStatus {
-    /// The Plugin and the use, as `namespace/name#config`.
+    /// The Plugin, as `namespace/name`.
     pub name: String,
     /// SHA-256 of the module, in hex.
     pub digest: String,
-    /// `ready`, `compiling`, `failed: …`.
+    /// `ready, 2 in use`, `compiling, …`, `failed: …`.
     pub state: String,
 }

@@ -1,7 +1,7 @@
 //! The admin port: the status page, the snapshot, problems, `explain` and the log level. For this host only; a request
 //! under another name than this host's is refused, or a web page could have its visitor's browser ask.
 
-use crate::{View, page};
+use crate::{View, page, rows};
 use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
@@ -12,6 +12,7 @@ use http::{StatusCode, Uri};
 use sluice_model::explain::{self, Question};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 /// The log's filter, which can be exchanged while the gateway runs.
@@ -29,6 +30,11 @@ struct Local {
 pub fn local(view: Arc<dyn View>, filter: LogFilter) -> Router {
     Router::new()
         .route("/", get(index))
+        .route("/status", get(status))
+        .route("/listeners", get(listeners))
+        .route("/routes", get(routes))
+        .route("/backends", get(backends))
+        .route("/certificates", get(certificates))
         .route("/config", get(config))
         .route("/problems", get(problems))
         .route("/explain", get(explain))
@@ -42,6 +48,26 @@ async fn index(State(local): State<Arc<Local>>) -> Response {
     let view = &local.view;
     let html = page::render(&view.status(), &view.config(), &view.problems());
     ([(CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'")], Html(html)).into_response()
+}
+
+async fn status(State(local): State<Arc<Local>>) -> Response {
+    Json(local.view.status()).into_response()
+}
+
+async fn listeners(State(local): State<Arc<Local>>) -> Response {
+    Json(rows::listeners(&local.view.config(), &local.view.status())).into_response()
+}
+
+async fn routes(State(local): State<Arc<Local>>) -> Response {
+    Json(rows::routes(&local.view.config(), usize::MAX).0).into_response()
+}
+
+async fn backends(State(local): State<Arc<Local>>) -> Response {
+    Json(rows::backends(&local.view.config(), &local.view.status())).into_response()
+}
+
+async fn certificates(State(local): State<Arc<Local>>) -> Response {
+    Json(rows::certificates(&local.view.config(), SystemTime::now())).into_response()
 }
 
 /// Keys of certificates are no part of what is written: a certificate shows as its fingerprint.

@@ -37,11 +37,12 @@ impl View for Gateway {
 
     fn status(&self) -> Status {
         Status {
-            version: "1.2.3",
+            version: "1.2.3".into(),
             started: SystemTime::UNIX_EPOCH,
             generation: 4,
             last_reload: None,
             draining: false,
+            open: Vec::new(),
             endpoints: Vec::new(),
             plugins: Vec::new(),
             watches: Vec::new(),
@@ -151,6 +152,11 @@ async fn the_admin_port_shows_the_page_the_configuration_and_the_problems() {
     assert!(config["ports"].is_object());
     let problems: serde_json::Value = serde_json::from_str(&get(address, "/problems").await.1).unwrap();
     assert_eq!(problems[0]["code"], "SLUICE-P102");
+    let status: Status = serde_json::from_str(&get(address, "/status").await.1).unwrap();
+    assert_eq!((&*status.version, status.generation, status.started), ("1.2.3", 4, SystemTime::UNIX_EPOCH));
+    for rows in ["/listeners", "/routes", "/backends", "/certificates"] {
+        assert_eq!(get(address, rows).await, (200, "[]".to_owned()), "{rows}");
+    }
     let (status, text) = get(address, "/explain?method=GET&url=http%3A%2F%2Fa.example%2F&output=text").await;
     assert!(status == 200 && text.starts_with("GET http://a.example/"), "{text}");
     assert_eq!(get(address, "/explain?url=ftp%3A%2F%2Fa").await.0, 400);

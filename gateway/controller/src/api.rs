@@ -20,7 +20,7 @@ const MAX_ANSWER: usize = 64 << 20;
 const FIELD_MANAGER: &str = "sluice-controller";
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Failure {
+pub enum Failure {
     /// 409 of a write: it is another object than we thought; or it is there already.
     #[error("the object was changed meanwhile (409)")]
     Conflict,
@@ -35,20 +35,20 @@ pub(crate) enum Failure {
 }
 
 #[derive(Clone)]
-pub(crate) struct Api {
+pub struct Api {
     client: Client,
 }
 
 impl Api {
-    pub(crate) fn new(client: Client) -> Api {
+    pub fn new(client: Client) -> Api {
         Api { client }
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
+    pub async fn get(&self, path: &str) -> Result<Value, Failure> {
         self.send(Method::GET, path, None).await
     }
 
-    pub(crate) async fn create(&self, path: &str, object: &Value) -> Result<Value, Failure> {
+    pub async fn create(&self, path: &str, object: &Value) -> Result<Value, Failure> {
         self.send(Method::POST, path, Some(("application/json", object))).await
     }
 
@@ -117,7 +117,7 @@ fn transport(error: &(dyn std::error::Error + 'static)) -> Failure {
 }
 
 /// Where objects of a kind lie: `/apis/networking.k8s.io/v1/namespaces/shop/ingresses`.
-pub(crate) fn collection(api_version: &str, namespace: &str, plural: &str) -> String {
+pub fn collection(api_version: &str, namespace: &str, plural: &str) -> String {
     let root = if api_version.contains('/') { "apis" } else { "api" };
     match namespace {
         "" => format!("/{root}/{api_version}/{plural}"),

@@ -7,6 +7,7 @@ use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::model::{Model, gateway_of};
 use crate::nodes::Nodes;
+use crate::rights::GATEWAY_CLASS_CRD;
 use crate::served::Asker;
 use kube::Client;
 use prometheus_client::registry::Registry;
@@ -205,16 +206,9 @@ impl Controller {
 
     /// The Gateway API's CRDs, where they may be looked at.
     async fn read_bundle(&self) {
-        let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/gatewayclasses.gateway.networking.k8s.io";
-        let bundle = match self.api.get(path).await {
-            Ok(crd) => {
-                let annotation = |name: &str| {
-                    let all = crd.pointer("/metadata/annotations")?;
-                    all.get(format!("gateway.networking.k8s.io/{name}"))?.as_str().map(str::to_owned)
-                };
-                let channel = annotation("channel").unwrap_or_default();
-                annotation("bundle-version").map(|version| Bundle { version, channel })
-            }
+        let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{GATEWAY_CLASS_CRD}");
+        let bundle = match self.api.get(&path).await {
+            Ok(crd) => Bundle::of(&crd),
             Err(failure) => {
                 tracing::debug!(%failure, "the version of the Gateway API's CRDs cannot be read");
                 None

@@ -53,10 +53,27 @@ const EXPERIMENTAL_FEATURES: &[&str] = &["HTTPRouteRetry"];
 
 /// The installed CRDs of the Gateway API, as their annotations have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Bundle {
-    pub(crate) version: String,
+pub struct Bundle {
+    pub version: String,
     /// `standard` or `experimental`.
-    pub(crate) channel: String,
+    pub channel: String,
+}
+
+impl Bundle {
+    /// What a CRD says; `None` for one that is not the Gateway API's.
+    pub fn of(crd: &Value) -> Option<Bundle> {
+        let annotation = |name: &str| {
+            let all = crd.pointer("/metadata/annotations")?;
+            all.get(format!("{GROUP}/{name}"))?.as_str().map(str::to_owned)
+        };
+        let channel = annotation("channel").unwrap_or_default();
+        annotation("bundle-version").map(|version| Bundle { version, channel })
+    }
+
+    /// Whether Sluice was tried with this version.
+    pub fn is_known(&self) -> bool {
+        KNOWN_BUNDLES.iter().any(|known| self.version.starts_with(known))
+    }
 }
 
 /// What is supported with the CRDs that are installed.
@@ -78,8 +95,9 @@ pub(crate) fn class(status: &ClassStatus, bundle: Option<&Bundle>) -> Vec<Condit
         None => Condition::good("Accepted", "Accepted", "Sluice serves Gateways of this class"),
         Some(message) => Condition::bad("Accepted", "InvalidParameters", message),
     }];
-    if let Some(Bundle { version: bundle, .. }) = bundle {
-        conditions.push(if KNOWN_BUNDLES.iter().any(|known| bundle.starts_with(known)) {
+    if let Some(installed) = bundle {
+        let bundle = &installed.version;
+        conditions.push(if installed.is_known() {
             Condition::good("SupportedVersion", "SupportedVersion", format!("Gateway API {bundle} is installed"))
         } else {
             let message = format!(

@@ -24,7 +24,7 @@ const GIVE_UP: Duration = Duration::from_secs(10);
 /// 15 s + 2 x 1 s.
 const LOOK: Duration = Duration::from_secs(1);
 
-const NAME: &str = "sluice-controller";
+pub(crate) const NAME: &str = "sluice-controller";
 /// The annotation in which resting target ports stand.
 const RESTING: &str = "sluice.dev/resting-ports";
 

@@ -20,10 +20,13 @@ mod metrics;
 mod model;
 mod nodes;
 mod ports;
+mod rights;
 mod served;
 mod services;
 mod statuses;
 mod time;
 
+pub use api::{Api, Failure, collection};
 pub use controller::{Controller, Observed, OwnServed, ServiceSettings, Settings};
-pub use desired::SUPPORTED_FEATURES;
+pub use desired::{Bundle, SUPPORTED_FEATURES};
+pub use rights::{GATEWAY_SERVICES, Place, RIGHTS, Use, rights};

@@ -15,6 +15,7 @@ pub mod plugin;
 mod print;
 pub mod problem;
 pub mod reason;
+pub mod right;
 pub mod served;
 
 pub use config::Config;
@@ -22,4 +23,5 @@ pub use hostname::{HostPattern, HostTable, Hostname};
 pub use object::{Kind, ObjectRef};
 pub use problem::{Code, Location, Problem, Severity};
 pub use reason::Reason;
+pub use right::Right;
 pub use served::{Served, ServedObject, ServedQuestion};

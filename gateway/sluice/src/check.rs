@@ -1,14 +1,15 @@
 //! `sluice check`: everything that is wrong with a set of files, without starting anything.
 
+use crate::output::{self, Output, Tint, counted};
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use sluice_model::{Config, Problem, Severity};
 use sluice_sources::files::FileSource;
 use sluice_translate::{Options, Translator};
 use sluice_wasm::{HostOptions, PluginHost};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,13 +27,6 @@ pub(crate) struct CheckArgs {
     /// How to print
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
-}
-
-/// For people or for programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    Text,
-    Json,
 }
 
 /// What files amount to, without anything started.
@@ -66,6 +60,18 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Reading> {
 }
 
 impl Reading {
+    /// Objects, and files that they stand in.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.objects, self.source.file_count())
+    }
+
+    /// What is wrong with the plugins: each is compiled and configured, as the gateway would, and thrown away.
+    pub(crate) fn plugin_problems(&self) -> Result<Vec<Problem>> {
+        let mut problems = plugin_problems(&self.config)?;
+        self.source.locate_all(&mut problems);
+        Ok(problems)
+    }
+
     fn sort(&mut self) {
         self.problems.sort_by(|a, b| {
             (&a.location, a.severity, &a.object, &a.field).cmp(&(&b.location, b.severity, &b.object, &b.field))
@@ -73,7 +79,6 @@ impl Reading {
     }
 }
 
-/// What is wrong with the plugins: each is compiled and configured, as the gateway would, and thrown away.
 fn plugin_problems(config: &Config) -> Result<Vec<Problem>> {
     if config.plugins.is_empty() {
         return Ok(Vec::new());
@@ -88,18 +93,14 @@ fn plugin_problems(config: &Config) -> Result<Vec<Problem>> {
 
 pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode> {
     let mut reading = read(&args.paths)?;
-    let mut problems = plugin_problems(&reading.config)?;
-    reading.source.locate_all(&mut problems);
+    let mut problems = reading.plugin_problems()?;
     reading.problems.append(&mut problems);
     reading.sort();
     let report = Report::of(&reading);
     let mut out = io::stdout().lock();
     match args.output {
-        Output::Json => {
-            serde_json::to_writer_pretty(&mut out, &report)?;
-            writeln!(out)?;
-        }
-        Output::Text => report.print(&mut out, io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none())?,
+        Output::Json => output::json(&mut out, &report)?,
+        Output::Text => report.print(&mut out, output::colours())?,
     }
     Ok(if report.errors > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -116,27 +117,28 @@ struct Report<'a> {
 impl<'a> Report<'a> {
     fn of(reading: &'a Reading) -> Report<'a> {
         let count = |severity| reading.problems.iter().filter(|p| p.severity == severity).count();
+        let (objects, files) = reading.counts();
         Report {
-            files: reading.source.file_count(),
-            objects: reading.objects,
+            files,
+            objects,
             errors: count(Severity::Error),
             warnings: count(Severity::Warning),
             problems: &reading.problems,
         }
     }
 
-    fn print(&self, out: &mut impl Write, colour: bool) -> io::Result<()> {
-        let paint = |code: &'static str| if colour { code } else { "" };
-        let (bold, plain) = (paint("\x1b[1m"), paint("\x1b[0m"));
+    fn print(&self, out: &mut impl Write, colours: bool) -> io::Result<()> {
         for problem in self.problems {
             let (word, tint) = match problem.severity {
-                Severity::Error => ("error", paint("\x1b[31m")),
-                Severity::Warning => ("warning", paint("\x1b[33m")),
+                Severity::Error => ("error", Tint::Red),
+                Severity::Warning => ("warning", Tint::Yellow),
             };
             if let Some(location) = &problem.location {
-                write!(out, "{bold}{location}{plain}: ")?;
+                let (before, after) = Tint::Bold.codes(colours);
+                write!(out, "{before}{location}{after}: ")?;
             }
-            write!(out, "{tint}{word}{plain} {}", problem.code)?;
+            let (before, after) = tint.codes(colours);
+            write!(out, "{before}{word}{after} {}", problem.code)?;
             if let Some(object) = &problem.object {
                 write!(out, " {object}")?;
             }
@@ -157,8 +159,4 @@ impl<'a> Report<'a> {
             counted(self.warnings, "warning")
         )
     }
-}
-
-fn counted(number: usize, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

@@ -1,7 +1,6 @@
 //! `sluice run --kube`: what is read of the cluster, and what is written to it.
 
 use crate::plane::Plane;
-use crate::run::RunArgs;
 use crate::served::ServedForms;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -11,10 +10,11 @@ use sluice_model::object::NamespacedName;
 use sluice_sources::kubernetes::{self, Client, ClientOptions, KubernetesSource, Pauses, Scope};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What a process does in a cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Role {
     /// Serve requests, and write nothing to the cluster
     Proxy,
@@ -25,20 +25,64 @@ pub(crate) enum Role {
 }
 
 impl Role {
+    /// As the flag has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Role::Proxy => "proxy",
+            Role::Controller => "controller",
+            Role::All => "all",
+        }
+    }
+
     pub(crate) fn writes(self) -> bool {
         self != Role::Proxy
     }
 }
 
-/// Flags that mean something with `--kube` only.
+/// Which cluster, what of it, and what for. Flags that mean something with `--kube` only.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ClusterArgs {
-    /// What this process does; of all that write, the holder of a Lease does [default: all]
+    /// The kubeconfig [default: $KUBECONFIG or ~/.kube/config]
+    #[arg(long, value_name = "FILE", conflicts_with = "config", requires = "kube")]
+    kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME", conflicts_with = "config", requires = "kube")]
+    context: Option<String>,
+    /// Read the objects of this namespace only, and of kinds that have none; may be repeated [default: all namespaces]
+    #[arg(long, value_name = "NS", conflicts_with = "config", requires = "kube", value_parser = namespace)]
+    pub(crate) namespace: Vec<String>,
+    /// What a process does in the cluster; of all that write, the holder of a Lease does [default: all]
     #[arg(long, value_enum, conflicts_with = "config", requires = "kube")]
-    role: Option<Role>,
+    pub(crate) role: Option<Role>,
     /// Sluice's own namespace: where the Lease and the Services of Gateways lie
     #[arg(long, value_name = "NS", env = "POD_NAMESPACE", default_value = "sluice-system", value_parser = namespace)]
     pub(crate) system_namespace: String,
+}
+
+impl ClusterArgs {
+    pub(crate) fn role(&self) -> Role {
+        self.role.unwrap_or(Role::All)
+    }
+
+    /// The API server has not been asked for anything yet.
+    pub(crate) async fn connect(&self) -> Result<Client> {
+        let options = ClientOptions { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
+        kubernetes::connect(&options).await.context("--kube")
+    }
+
+    /// What is read; `services_of`: the namespaces of Services that are looked at besides.
+    pub(crate) fn scope(&self, services_of: Vec<String>) -> Scope {
+        Scope {
+            namespaces: self.namespace.clone(),
+            services_of,
+            with_status: if self.role().writes() { Controller::kinds() } else { Vec::new() },
+        }
+    }
+}
+
+/// The Services around it, for `sluice run --kube`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ServicesArgs {
     /// Give each Gateway a Service of its own, which selects the proxies' pods by these labels (NAME=VALUE,...); their
     /// listeners are then bound to target ports that the Service records [default: no Services; listeners bind the
     /// ports that they name]
@@ -55,12 +99,6 @@ pub(crate) struct ClusterArgs {
     /// Ingress objects get no address]
     #[arg(long, value_name = "SERVICE", conflicts_with = "config", requires = "kube", value_parser = object)]
     ingress_service: Option<NamespacedName>,
-}
-
-impl ClusterArgs {
-    pub(crate) fn role(&self) -> Role {
-        self.role.unwrap_or(Role::All)
-    }
 }
 
 /// Above what pods usually listen on, below node ports (30000) and ephemeral ports (32768).
@@ -97,7 +135,7 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     }
 }
 
-fn object(text: &str) -> Result<NamespacedName, String> {
+pub(crate) fn object(text: &str) -> Result<NamespacedName, String> {
     match text.split_once('/') {
         Some((namespace_of, name)) if !name.is_empty() && !name.contains('/') => {
             Ok(NamespacedName::new(namespace(namespace_of)?, name))
@@ -110,25 +148,19 @@ fn object(text: &str) -> Result<NamespacedName, String> {
 pub(crate) struct Cluster {
     pub(crate) source: KubernetesSource,
     pub(crate) args: ClusterArgs,
+    pub(crate) services: ServicesArgs,
     client: Client,
 }
 
 impl Cluster {
-    pub(crate) async fn open(args: &RunArgs) -> Result<Cluster> {
-        let options = ClientOptions { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
-        let client = kubernetes::connect(&options).await.context("--kube")?;
-        let cluster = args.cluster.clone();
-        let named = cluster.proxy_service.iter().chain(&cluster.ingress_service);
+    pub(crate) async fn open(args: &ClusterArgs, services: &ServicesArgs) -> Result<Cluster> {
+        let client = args.connect().await?;
+        let named = services.proxy_service.iter().chain(&services.ingress_service);
         let mut services_of: Vec<_> = named.map(|service| service.namespace.to_string()).collect();
         // The Services of Gateways.
-        services_of.extend(cluster.gateway_services.is_some().then(|| cluster.system_namespace.clone()));
-        let scope = Scope {
-            namespaces: args.namespace.clone(),
-            services_of,
-            with_status: if cluster.role().writes() { Controller::kinds() } else { Vec::new() },
-        };
-        let source = KubernetesSource::new(client.clone(), &scope, Pauses::default());
-        Ok(Cluster { source, args: cluster, client })
+        services_of.extend(services.gateway_services.is_some().then(|| args.system_namespace.clone()));
+        let source = KubernetesSource::new(client.clone(), &args.scope(services_of), Pauses::default());
+        Ok(Cluster { source, args: args.clone(), services: services.clone(), client })
     }
 
     /// What writes to the cluster, if this process is to. Registers under the prefix of `registry`.
@@ -141,15 +173,15 @@ impl Cluster {
         if !self.args.role().writes() {
             return None;
         }
-        let args = self.args.clone();
+        let services = self.services.clone();
         let settings = Settings {
-            namespace: args.system_namespace,
+            namespace: self.args.system_namespace.clone(),
             identity: identity(),
-            services: args
+            services: services
                 .gateway_services
-                .map(|selector| ServiceSettings { selector, ports: args.target_ports.unwrap_or(TARGET_PORTS) }),
-            ingress_service: args.ingress_service,
-            proxies: args.proxy_service,
+                .map(|selector| ServiceSettings { selector, ports: services.target_ports.unwrap_or(TARGET_PORTS) }),
+            ingress_service: services.ingress_service,
+            proxies: services.proxy_service,
         };
         let (served, plane) = (served.clone(), plane.clone());
         let own = Arc::new(move |question: &_| served.answer(question, &plane));

@@ -11,6 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use sluice_admin::Reload;
 use sluice_controller::{Controller, Observed};
 use sluice_model::{Code, Config, Problem, Severity};
 use sluice_sources::SourceUpdate;
@@ -352,7 +353,7 @@ impl Path {
         let took = seen.elapsed();
         self.configuration.metrics.propagation.observe(took.as_secs_f64());
         tracing::info!(generation, took_ms = took.as_millis() as u64, "configuration applied: {summary}");
-        let reload = (SystemTime::now(), summary.to_owned());
+        let reload = Reload { time: SystemTime::now(), summary: summary.to_owned() };
         self.configuration.state.last_reload.store(Some(Arc::new(reload)));
     }
 

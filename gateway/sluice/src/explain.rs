@@ -1,13 +1,10 @@
 //! `sluice explain`: what becomes of a request, and why. From files, without anything started; or by a running gateway.
 
-use crate::check::{self, Output};
-use crate::lifecycle;
-use anyhow::{Context, Result, bail};
+use crate::output::{self, Output};
+use crate::{admin, check, lifecycle};
+use anyhow::Result;
 use bytes::Bytes;
 use clap::Args;
-use http::Request;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sluice_model::Severity;
 use sluice_model::explain::{Question, explain};
@@ -15,14 +12,6 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
-use tokio::net::TcpStream;
-
-/// Longest time for the running gateway's answer.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Bytes of it.
-const MAX_ANSWER: usize = 16 << 20;
 
 /// Say which listener, host, rule, backends and plugins a request meets, and why no others
 #[derive(Args, Debug)]
@@ -62,10 +51,7 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode> {
     let reading = check::read(&args.paths)?;
     let explanation = explain(&reading.config, &question);
     match args.output {
-        Output::Json => {
-            serde_json::to_writer_pretty(&mut out, &explanation)?;
-            writeln!(out)?;
-        }
+        Output::Json => output::json(&mut out, &explanation)?,
         Output::Text => writeln!(out, "{}", explanation.to_string().trim_end())?,
     }
     let errors = reading.problems.iter().filter(|p| p.severity == Severity::Error).count();
@@ -86,19 +72,5 @@ async fn ask(admin: SocketAddr, args: &ExplainArgs) -> Result<Bytes> {
         target.push_str("&header=");
         target.push_str(&encode(header));
     }
-    let exchange = async {
-        let stream = TcpStream::connect(admin).await.with_context(|| format!("no gateway answers at {admin}"))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        let request = Request::get(target).header("host", admin.to_string()).body(Empty::<Bytes>::new())?;
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
-        if !status.is_success() {
-            bail!("the gateway answered {status}: {}", String::from_utf8_lossy(&body).trim());
-        }
-        Ok(body)
-    };
-    tokio::time::timeout(PATIENCE, exchange).await.context("the gateway does not answer")?
+    admin::get(admin, &target).await
 }

@@ -1,17 +1,21 @@
 //! The `sluice` binary: commands, and for `sluice run` the wiring of the rooms. Nothing here decides what a request
 //! gets.
 
+mod admin;
 mod certificate;
 mod check;
 mod cluster;
 mod configuration;
 mod control;
 mod crds;
+mod doctor;
 mod echo;
 mod explain;
 mod feed;
+mod get;
 mod lifecycle;
 mod logging;
+mod output;
 mod plane;
 mod plugins;
 mod problems;
@@ -40,6 +44,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    Get(get::GetArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     Echo(echo::EchoArgs),
     Crds(crds::CrdsArgs),
 }
@@ -53,6 +59,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Get(args) => get::run(args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Echo(args) => lifecycle::block_on(echo::run(args)).map(|()| ExitCode::SUCCESS),
         Command::Crds(args) => crds::run(&args),
     };

@@ -4,6 +4,7 @@ use arc_swap::ArcSwap;
 use sluice_model::{Config, Problem};
 use sluice_proxy::{Applied, Proxy};
 use sluice_wasm::PluginHost;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
@@ -36,6 +37,13 @@ impl Plane {
             Plane::Serving { proxy, .. } => proxy.snapshot().config.clone(),
             Plane::Idle(shown) => shown.config.load_full(),
         }
+    }
+
+    /// Addresses of the configuration whose sockets are open.
+    pub(crate) fn open(&self) -> Vec<SocketAddr> {
+        let Plane::Serving { proxy, .. } = self else { return Vec::new() };
+        let config = proxy.snapshot().config.clone();
+        config.ports.keys().filter(|address| proxy.local_addr(**address).is_some()).copied().collect()
     }
 
     pub(crate) fn generation(&self) -> u64 {

@@ -1,7 +1,7 @@
 //! `sluice run`: the rooms wired together, from start to the end of the drain.
 
 use crate::certificate;
-use crate::cluster::{Cluster, ClusterArgs, Role};
+use crate::cluster::{Cluster, ClusterArgs, Role, ServicesArgs};
 use crate::configuration::{Configuration, Metrics, Start};
 use crate::control;
 use crate::feed::Origin;
@@ -46,17 +46,10 @@ pub(crate) struct RunArgs {
     /// Read the objects of a cluster: as the kubeconfig says, or where there is none, by the pod's own account
     #[arg(long)]
     kube: bool,
-    /// The kubeconfig [default: $KUBECONFIG or ~/.kube/config]
-    #[arg(long, value_name = "FILE", conflicts_with = "config", requires = "kube")]
-    pub(crate) kubeconfig: Option<PathBuf>,
-    /// A context of the kubeconfig [default: its current one]
-    #[arg(long, value_name = "NAME", conflicts_with = "config", requires = "kube")]
-    pub(crate) context: Option<String>,
-    /// Read the objects of this namespace only, and of kinds that have none; may be repeated [default: all namespaces]
-    #[arg(long, value_name = "NS", conflicts_with = "config", requires = "kube", value_parser = crate::cluster::namespace)]
-    pub(crate) namespace: Vec<String>,
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
+    #[command(flatten)]
+    pub(crate) services: ServicesArgs,
     /// Where /metrics, /livez and /readyz are answered; in a cluster, the pod's address
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9180")]
     pub(crate) metrics_address: SocketAddr,
@@ -149,7 +142,7 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
         (Some(chain), Some(key)) => certificate::load(chain, key)?,
         _ => certificate::load_or_make(&state_folder)?,
     };
-    let cluster = if args.kube { Some(Cluster::open(&args).await?) } else { None };
+    let cluster = if args.kube { Some(Cluster::open(&args.cluster, &args.services).await?) } else { None };
     let upgrade_socket = state_folder.join("upgrade.sock");
     let mut former = if args.upgrade { take_over(&upgrade_socket)? } else { None };
     let mut sockets = former.as_mut().map(|former| std::mem::take(&mut former.sockets)).unwrap_or_default();
@@ -205,7 +198,10 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
             Some(source) => Origin::Cluster(source.clone()),
             None => Origin::Files { paths: args.config.clone(), poll: Duration::from_secs(args.poll) },
         },
-        options: translation(Some(default_certificate), cluster.as_ref().map(|cluster| &cluster.args)),
+        options: match &cluster {
+            Some(cluster) => translation(Some(default_certificate), cluster),
+            None => of_files(Some(default_certificate)),
+        },
         plane,
         served,
         controller: controller.clone(),
@@ -282,18 +278,31 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// What is translated, and for whom.
-pub(crate) fn translation(default_certificate: Option<Arc<Certificate>>, cluster: Option<&ClusterArgs>) -> Options {
-    let files = Options { default_certificate, now: Some(SystemTime::now()), ..Options::default() };
-    let Some(cluster) = cluster else { return files };
+/// How objects of files are translated.
+fn of_files(default_certificate: Option<Arc<Certificate>>) -> Options {
+    Options { default_certificate, now: Some(SystemTime::now()), ..Options::default() }
+}
+
+/// How objects of a cluster are translated.
+pub(crate) fn translation(default_certificate: Option<Arc<Certificate>>, cluster: &Cluster) -> Options {
+    let with_services = cluster.services.gateway_services.is_some();
+    of_cluster(default_certificate, &cluster.args, with_services)
+}
+
+/// `with_services`: each Gateway has a Service of its own.
+pub(crate) fn of_cluster(
+    default_certificate: Option<Arc<Certificate>>,
+    args: &ClusterArgs,
+    with_services: bool,
+) -> Options {
     let (ingress_http_port, ingress_https_port) = INGRESS_PORTS;
     Options {
         files: false,
         ingress_http_port,
         ingress_https_port,
-        gateway_services: cluster.gateway_services.is_some().then(|| cluster.system_namespace.as_str().into()),
-        follow_status: cluster.role().writes(),
-        ..files
+        gateway_services: with_services.then(|| args.system_namespace.as_str().into()),
+        follow_status: args.role().writes(),
+        ..of_files(default_certificate)
     }
 }
 

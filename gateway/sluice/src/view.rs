@@ -7,7 +7,7 @@ use crate::watches;
 use arc_swap::ArcSwapOption;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use sluice_admin::{EndpointStatus, PluginStatus, Readiness, Status, View, WatchStatus};
+use sluice_admin::{EndpointStatus, PluginStatus, Readiness, Reload, Status, View, WatchStatus};
 use sluice_model::{Config, Problem, Served, ServedQuestion};
 use sluice_proxy::snapshot::Snapshot;
 use sluice_sources::kubernetes::KubernetesSource;
@@ -23,7 +23,7 @@ pub(crate) struct State {
     pub(crate) serving: AtomicBool,
     pub(crate) draining: AtomicBool,
     /// When the configuration last changed, and how.
-    pub(crate) last_reload: ArcSwapOption<(SystemTime, String)>,
+    pub(crate) last_reload: ArcSwapOption<Reload>,
 }
 
 impl State {
@@ -67,11 +67,12 @@ impl View for GatewayView {
             Plane::Idle(_) => Default::default(),
         };
         Status {
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.state.started,
             generation: self.plane.generation(),
             last_reload: self.state.last_reload.load_full().map(|reload| (*reload).clone()),
             draining: self.state.draining.load(Ordering::Relaxed),
+            open: self.plane.open(),
             endpoints,
             plugins: plugins.into_iter().map(plugin_status).collect(),
             watches: self.watches().into_iter().map(watch_status).collect(),
@@ -108,20 +109,21 @@ fn endpoints(snapshot: &Snapshot) -> Vec<EndpointStatus> {
         for endpoint in backend.endpoints() {
             endpoints.push(EndpointStatus {
                 backend: backend.key().to_string(),
+                policy: format!("{:016x}", backend.key().policy),
                 address: endpoint.address.to_string(),
                 state: endpoint.state.as_str().to_owned(),
                 in_flight: endpoint.in_flight as usize,
             });
         }
     }
-    endpoints.sort_by(|a, b| (&a.backend, &a.address).cmp(&(&b.backend, &b.address)));
+    endpoints.sort_by(|a, b| (&a.backend, &a.policy, &a.address).cmp(&(&b.backend, &b.policy, &b.address)));
     endpoints
 }
 
 fn watch_status(watch: sluice_sources::kubernetes::WatchStatus) -> WatchStatus {
     WatchStatus {
-        kind: watch.kind.name(),
-        state: watch.state.name(),
+        kind: watch.kind.name().to_owned(),
+        state: watch.state.name().to_owned(),
         message: watch.state.message().to_owned(),
         stale: watch.stale,
         objects: watch.objects,

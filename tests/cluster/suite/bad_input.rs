@@ -6,6 +6,8 @@ use crate::cluster::{
     NAMESPACE, Namespace, Pod, Sluice, get, kubectl, kubectl_with, try_apply, try_kubectl, until, until_everywhere,
 };
 use crate::workload::{Backend, ingress_tls as ingress};
+use serde_json::Value;
+use sluice_model::Kind as ObjectKind;
 use sluice_tests::certificate::{self, Authority};
 use sluice_tests::load::{Kind, Plan, Rate, Running, Target};
 use sluice_tests::{Address, binary, objects, raw};
@@ -244,12 +246,25 @@ async fn a_kind_that_may_not_be_read_is_named_and_the_rest_goes_on() {
         assert!(log.contains("SLUICE-P601"), "{log}");
     }
     answers(healthy.sluice.http(), &healthy.host, 200).await;
+    // Whoever looks after the cluster is told which kind, and what to add; the other kinds are well.
+    let found = doctor().await;
+    let of_rights = |finding: &&Value| finding["check"] == "rights" && finding["level"] == "error";
+    let missing: Vec<&Value> = found["findings"].as_array().unwrap().iter().filter(of_rights).collect();
+    let [missing] = missing[..] else { panic!("one kind: {found:#}") };
+    assert_eq!(missing["object"], "HTTPRoute");
+    let message = missing["message"].as_str().unwrap();
+    assert!(message.contains("ServiceAccount sluice-system/sluice-proxy may not list, watch httproutes"), "{missing}");
+    let hint = missing["hint"].as_str().unwrap();
+    assert!(hint.contains("resources: [httproutes], verbs: [list, watch]"), "{missing}");
 
     replace(role, "/rules", &rules).await;
     for pod in namespace.pods("app.kubernetes.io/component=proxy").await {
         until("the kind to be read", || async { (of_proxy(&pod, "/readyz").await?.text() == "ready\n").then_some(()) })
             .await;
     }
+    let found = doctor().await;
+    let all = format!("has all {} rights of the role proxy", 2 * ObjectKind::ALL.len());
+    assert!(found.to_string().contains(&all), "{found:#}");
     healthy.was_not_disturbed().await;
 }
 
@@ -313,6 +328,15 @@ spec:
     kubectl(&format!("apply --server-side --force-conflicts -f {}", binary::root().join("deploy/crds").display()))
         .await;
     healthy.was_not_disturbed().await;
+}
+
+/// `sluice doctor --kube`, as an administrator types it.
+async fn doctor() -> Value {
+    let arguments = ["doctor", "--kube", "-o", "json"];
+    // It ends with 1 where something is wrong, which it is here: its report is the answer.
+    let output = tokio::process::Command::new(binary::sluice()).args(arguments).output().await.unwrap();
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
 /// Replaces, or adds, one part of an object.

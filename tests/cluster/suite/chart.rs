@@ -2,6 +2,7 @@
 
 use crate::cluster::{NAMESPACE, RELEASE, Sluice, chart, get, helm, kubectl, try_apply, until};
 use serde_json::Value;
+use sluice_controller::{Place, RIGHTS};
 use sluice_model::Kind;
 use sluice_sources::yaml;
 use sluice_tests::{binary, raw};
@@ -145,30 +146,13 @@ async fn proxies_may_read_the_kinds_that_are_watched_and_nothing_else() {
     assert!(["--namespace=shop", "--namespace=staff"].iter().all(|flag| flags.iter().any(|f| f == flag)), "{flags:?}");
 }
 
-/// What the controller writes, or asks for besides the kinds that are watched: where (`everywhere`, or in Sluice's own
-/// namespace), group, resource, verbs.
-const CONTROLLER: [(&str, &str, &str, &str); 13] = [
-    ("everywhere", "gateway.networking.k8s.io", "gatewayclasses/status", "patch"),
-    ("everywhere", "gateway.networking.k8s.io", "gateways/status", "patch"),
-    ("everywhere", "gateway.networking.k8s.io", "grpcroutes/status", "patch"),
-    ("everywhere", "gateway.networking.k8s.io", "httproutes/status", "patch"),
-    ("everywhere", "gateway.networking.k8s.io", "tcproutes/status", "patch"),
-    ("everywhere", "gateway.networking.k8s.io", "tlsroutes/status", "patch"),
-    ("everywhere", "networking.k8s.io", "ingresses/status", "patch"),
-    ("everywhere", "", "serviceaccounts", "create patch"),
-    ("everywhere", "", "events", "create get patch"),
-    ("everywhere", "", "nodes", "list"),
-    ("everywhere", "apiextensions.k8s.io", "customresourcedefinitions", "get"),
-    ("own", "", "services", "create delete patch"),
-    ("own", "coordination.k8s.io", "leases", "create get patch"),
-];
-
-fn writing(place: &str) -> Rights {
-    let here = CONTROLLER.iter().filter(|(of, ..)| *of == place);
-    here.flat_map(|(_, group, resource, verbs)| {
-        verbs.split(' ').map(|verb| ((*group).to_owned(), (*resource).to_owned(), verb.to_owned()))
-    })
-    .collect()
+/// What the controller may beside reading: in its own namespace, or everywhere else.
+fn writing(own: bool) -> Rights {
+    let here = RIGHTS.iter().filter(|used| (used.place == Place::Own) == own);
+    let rights = here.flat_map(|used| {
+        used.verbs.iter().map(|verb| (used.group.to_owned(), used.resource.to_owned(), (*verb).to_owned()))
+    });
+    rights.collect()
 }
 
 #[tokio::test]
@@ -182,8 +166,8 @@ async fn the_controller_may_write_status_and_what_belongs_to_gateways_and_nothin
     };
     let reads = reading(Kind::ALL.into_iter());
     assert_eq!(rights(named("ClusterRole", "proxy")), reads);
-    assert_eq!(rights(named("ClusterRole", "controller")), &reads | &writing("everywhere"));
-    assert_eq!(rights(named("Role", "controller")), writing("own"));
+    assert_eq!(rights(named("ClusterRole", "controller")), &reads | &writing(false));
+    assert_eq!(rights(named("Role", "controller")), writing(true));
     assert_eq!(of_kind(&objects, "Role").len(), 1, "a proxy has no Role: it may write nothing");
     // Two pods of each kind, of which each knows its part.
     let flags: Vec<Vec<String>> = of_kind(&objects, "Deployment")

@@ -138,6 +138,9 @@ pub struct Certificate {
     pub not_after: SystemTime,
 }
 
+/// Days before a certificate's end in which operators are told of it.
+pub const EXPIRES_SOON_DAYS: i64 = 21;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum KeyFormat {
     Pkcs8,

@@ -42,6 +42,13 @@ pub struct Config {
     pub access_log: Arc<AccessLog>,
 }
 
+impl Config {
+    /// None for a set that is not there.
+    pub fn endpoints_of(&self, key: &EndpointsKey) -> &[Endpoint] {
+        self.endpoints.get(key).map(|set| set.endpoints.as_slice()).unwrap_or_default()
+    }
+}
+
 /// A map whose keys print as text.
 fn by_display<K: std::fmt::Display, V: Serialize, S: serde::Serializer>(
     map: &BTreeMap<K, V>,

@@ -62,5 +62,6 @@ pub use listeners::{Downstream, DownstreamError, DownstreamOptions};
 pub use metrics::DownstreamMetrics;
 pub use passed::PassedConnection;
 pub use port::PortState;
+pub use sockets::can_bind;
 pub use tls::{TlsCache, TlsError, TlsFault, TlsListener};
 pub use workers::RuntimeMode;

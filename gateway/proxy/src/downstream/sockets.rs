@@ -27,6 +27,11 @@ pub(super) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListe
     (0..count).map(|_| listen(address, true)).collect()
 }
 
+/// Whether `address` could be bound now. The socket is closed again, and never listened on.
+pub fn can_bind(address: SocketAddr) -> io::Result<()> {
+    open(address, false).map(drop)
+}
+
 fn listen(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     let socket = open(address, share)?;
     socket.listen(BACKLOG)?;
@@ -94,6 +99,9 @@ mod tests {
         for count in [1, 2] {
             assert_eq!(bind(address, count).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         }
+        assert_eq!(can_bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(taken);
+        can_bind(address).unwrap();
     }
 
     #[test]

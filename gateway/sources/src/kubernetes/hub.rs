@@ -9,7 +9,7 @@ use super::held::Holding;
 use super::pending::{Pending, Ready};
 use super::references::References;
 use super::state::{self, Health, WatchStatus};
-use super::target::Target;
+use super::target::{self, Target};
 use crate::SourceUpdate;
 use sluice_model::{Code, Kind, ObjectRef, Problem, Severity};
 use sluice_resources::{Change, Parsed};
@@ -278,16 +278,11 @@ impl Hub {
     }
 
     fn usual(&self, kind: Kind) -> Vec<Target> {
-        match kind {
-            Kind::ConfigMap => Vec::new(),
-            _ if !kind.namespaced() || self.namespaces.is_empty() => vec![Target::all(kind, None)],
-            _ => {
-                let more = self.of_services.iter().filter(|_| matches!(kind, Kind::Service | Kind::EndpointSlice));
-                let more = more.filter(|namespace| !self.namespaces.contains(namespace));
-                let all = self.namespaces.iter().chain(more);
-                all.map(|namespace| Target::all(kind, Some(namespace.clone()))).collect()
-            }
+        if kind == Kind::ConfigMap {
+            return Vec::new();
         }
+        let places = target::places(kind, &self.namespaces, &self.of_services);
+        places.into_iter().map(|namespace| Target::all(kind, namespace)).collect()
     }
 
     fn in_scope(&self, object: &ObjectRef) -> bool {

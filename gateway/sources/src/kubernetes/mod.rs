@@ -32,7 +32,7 @@ pub use state::{WatchState, WatchStatus};
 use crate::SourceUpdate;
 use held::Holding;
 use hub::Hub;
-use sluice_model::{Kind, ObjectRef};
+use sluice_model::{Kind, ObjectRef, Right};
 use sluice_resources::Held;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -52,6 +52,36 @@ pub struct Scope {
     pub with_status: Vec<Kind>,
 }
 
+impl Scope {
+    /// What an account needs to read all of it.
+    pub fn rights(&self) -> Vec<Right> {
+        let (namespaces, of_services) = (sorted(&self.namespaces), sorted(&self.services_of));
+        let mut rights = Vec::new();
+        for kind in Kind::ALL {
+            for namespace in target::places(kind, &namespaces, &of_services) {
+                let served = namespace.as_ref().is_none_or(|namespace| namespaces.contains(namespace));
+                rights.extend(["list", "watch"].map(|verb| Right {
+                    group: kind.group(),
+                    resource: kind.plural(),
+                    namespace: namespace.clone(),
+                    name: None,
+                    verb,
+                    only_for: if served { "" } else { "Sluice's own Services" },
+                }));
+            }
+        }
+        rights
+    }
+}
+
+/// In order, each once.
+fn sorted(names: &[String]) -> Vec<Arc<str>> {
+    let mut names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// The objects of a cluster. Clones are the same source: some run its watches, one takes its changes.
 #[derive(Clone)]
 pub struct KubernetesSource {
@@ -62,14 +92,8 @@ pub struct KubernetesSource {
 impl KubernetesSource {
     /// Nothing is read before [`KubernetesSource::watch`] runs for each kind of [`Kind::ALL`].
     pub fn new(client: Client, scope: &Scope, pauses: Pauses) -> KubernetesSource {
-        let names = |names: &[String]| {
-            let mut names: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
-            names.sort_unstable();
-            names.dedup();
-            names
-        };
         let holding = Holding::new(scope.with_status.iter().copied());
-        let hub = Hub::new(names(&scope.namespaces), names(&scope.services_of), holding, pauses);
+        let hub = Hub::new(sorted(&scope.namespaces), sorted(&scope.services_of), holding, pauses);
         KubernetesSource { hub: Arc::new(hub), client }
     }
 
@@ -140,5 +164,28 @@ impl KubernetesSource {
     /// How the watches fare, a line a kind.
     pub fn statuses(&self) -> Vec<WatchStatus> {
         self.hub.statuses()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_are_asked_for_where_kinds_are_read() {
+        let everywhere = Scope::default().rights();
+        assert_eq!(everywhere.len(), 2 * Kind::ALL.len());
+        assert!(everywhere.iter().all(|right| right.namespace.is_none()));
+        let scope = Scope {
+            namespaces: vec!["shop".into(), "shop".into()],
+            services_of: vec!["sluice-system".into()],
+            ..Scope::default()
+        };
+        let rights: Vec<String> = scope.rights().iter().map(ToString::to_string).collect();
+        for right in ["list secrets in namespace shop", "watch services in namespace sluice-system", "list namespaces"]
+        {
+            assert!(rights.iter().any(|r| r == right), "{right}: {rights:?}");
+        }
+        assert!(!rights.iter().any(|right| right == "list secrets in namespace sluice-system"), "{rights:?}");
     }
 }

@@ -29,6 +29,17 @@ pub(super) enum Objects {
     OneOfAnotherType(Arc<str>),
 }
 
+/// Where a kind is read; `None`: everywhere, or it has no namespace. `namespaces`: none for all; `of_services`: those
+/// whose Services and endpoints are read besides.
+pub(super) fn places(kind: Kind, namespaces: &[Arc<str>], of_services: &[Arc<str>]) -> Vec<Option<Arc<str>>> {
+    if !kind.namespaced() || namespaces.is_empty() {
+        return vec![None];
+    }
+    let more = of_services.iter().filter(|_| matches!(kind, Kind::Service | Kind::EndpointSlice));
+    let more = more.filter(|namespace| !namespaces.contains(namespace));
+    namespaces.iter().chain(more).cloned().map(Some).collect()
+}
+
 impl Target {
     pub(super) fn all(kind: Kind, namespace: Option<Arc<str>>) -> Target {
         Target { kind, namespace, objects: Objects::Usual }

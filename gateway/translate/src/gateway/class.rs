@@ -105,7 +105,7 @@ pub(super) fn ingress_config(builder: &mut Builder<'_>, classes: &BTreeMap<Strin
         .values()
         .filter(|class| class.spec.as_ref().and_then(|s| s.controller.as_deref()) == Some(INGRESS_CONTROLLER))
         .collect();
-    ours.sort_by_key(|class| (!is_default(class), Rank::of(&class.metadata)));
+    ours.sort_by_key(|class| (!is_default_class(class), Rank::of(&class.metadata)));
     let mut used = None;
     for class in ours {
         let Some(reference) = class.spec.as_ref().and_then(|spec| spec.parameters.as_ref()) else { continue };
@@ -162,7 +162,8 @@ pub(crate) enum Claim {
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 const DEFAULT_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
 
-fn is_default(class: &sluice_resources::api::IngressClass) -> bool {
+/// Whether Ingress objects that name no class are its.
+pub fn is_default_class(class: &sluice_resources::api::IngressClass) -> bool {
     class.metadata.annotations.as_ref().and_then(|a| a.get(DEFAULT_ANNOTATION)).is_some_and(|v| v == "true")
 }
 
@@ -174,10 +175,10 @@ pub(super) fn ingress_classes(store: &Store, options: &Options) -> IngressClasse
         let ours = class.spec.as_ref().and_then(|s| s.controller.as_deref()) == Some(INGRESS_CONTROLLER);
         if ours {
             classes.ours.insert(name.name.to_string());
-            ours_default |= is_default(class);
+            ours_default |= is_default_class(class);
         } else {
             classes.foreign.insert(name.name.to_string());
-            foreign_default |= is_default(class);
+            foreign_default |= is_default_class(class);
         }
     }
     if options.files && !classes.foreign.contains(BUILT_IN_CLASS) {

@@ -10,6 +10,7 @@ mod ports;
 mod target_ports;
 mod tls;
 
+pub use class::is_default_class;
 pub(crate) use class::{Claim, IngressClasses};
 pub(crate) use target_ports::SERVICE_PREFIX;
 pub use target_ports::{GATEWAY_UID, TARGET_PORTS, TargetPorts, service_name};
