@@ -23,6 +23,7 @@ mod overload;
 mod proxy;
 pub mod snapshot;
 mod supervise;
+mod trace;
 pub mod upstream;
 
 pub use proxy::{Applied, Drained, Proxy, ProxyOptions, StartError};

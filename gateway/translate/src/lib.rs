@@ -32,6 +32,7 @@ mod service;
 mod state;
 mod status;
 mod summary;
+mod tracing;
 mod translator;
 mod values;
 mod world;

@@ -1,6 +1,6 @@
 //! Sockets, the listeners that share them, and their certificates.
 
-use super::Edge;
+use super::{Edge, Tracing};
 use crate::hostname::HostPattern;
 use crate::object::{NamespacedName, ObjectRef};
 use serde::Serialize;
@@ -54,6 +54,8 @@ pub struct Listener {
     /// `Some` exactly where the port's protocol is [`Protocol::Https`].
     pub tls: Option<Arc<ListenerTls>>,
     pub edge: Arc<Edge>,
+    /// `None`: no spans are made, and trace context is passed on as it came.
+    pub tracing: Option<Arc<Tracing>>,
 }
 
 /// TLS of one listener; chosen by SNI before the handshake goes on.

@@ -69,6 +69,7 @@ pub use resolve::AddressGuard;
 pub use runtime::{BackendRuntime, PeerSettings, Pick};
 pub use standing::{EndpointCondition, EndpointStanding};
 pub use tls::BackendTlsError;
+pub(crate) use tls::system_roots;
 
 #[cfg(test)]
 mod tests;

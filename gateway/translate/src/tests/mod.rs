@@ -9,3 +9,4 @@ mod policy;
 mod service;
 mod support;
 mod tls;
+mod tracing;

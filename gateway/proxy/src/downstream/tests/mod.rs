@@ -253,6 +253,7 @@ fn listener(name: &str, host: Option<&str>, tls: Option<ListenerTls>, edge: &Arc
         hostname: HostPattern::parse_gateway(host).unwrap(),
         tls: tls.map(Arc::new),
         edge: edge.clone(),
+        tracing: None,
     })
 }
 
