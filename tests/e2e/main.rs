@@ -18,3 +18,4 @@ mod reload_under_load;
 mod routes;
 mod services;
 mod tls;
+mod traces;

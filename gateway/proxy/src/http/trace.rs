@@ -21,12 +21,12 @@ const LONGEST_USER_AGENT: usize = 256;
 /// With a tracer each request is in one: whether it is sampled is said by the trusted peer, or else by the ratio.
 /// `None`: it is not, or by others alone.
 pub(super) fn enter(headers: &mut HeaderMap, trusted: bool, tracer: Option<&Arc<Tracer>>) -> Option<Box<Trace>> {
-    let parent = headers.get(names::TRACEPARENT).and_then(|value| TraceParent::parse(value.as_bytes()));
     let Some(tracer) = tracer else {
-        pass_on(headers, trusted, parent);
+        pass_on(headers, trusted);
         return None;
     };
-    match parent.filter(|_| trusted) {
+    let parent = headers.get(names::TRACEPARENT).filter(|_| trusted);
+    match parent.and_then(|value| TraceParent::parse(value.as_bytes())) {
         Some(parent) if !parent.is_sampled() => None,
         Some(parent) => {
             let span = parent.child();
@@ -42,15 +42,17 @@ pub(super) fn enter(headers: &mut HeaderMap, trusted: bool, tracer: Option<&Arc<
     }
 }
 
-fn pass_on(headers: &mut HeaderMap, trusted: bool, parent: Option<TraceParent>) {
-    match parent {
-        Some(_) if trusted => return,
-        Some(parent) => {
-            let anew = TraceParent::root().with_sampled(parent.is_sampled());
-            headers.insert(names::TRACEPARENT, anew.value());
+fn pass_on(headers: &mut HeaderMap, trusted: bool) {
+    if let Some(value) = headers.get(names::TRACEPARENT) {
+        match TraceParent::parse(value.as_bytes()) {
+            Some(_) if trusted => return,
+            Some(parent) => {
+                let anew = TraceParent::root().with_sampled(parent.is_sampled());
+                headers.insert(names::TRACEPARENT, anew.value());
+            }
+            // Invalid: to be treated as absent (Trace Context, section 4.3).
+            None => drop(headers.remove(names::TRACEPARENT)),
         }
-        // Invalid: to be treated as absent (Trace Context, section 4.3).
-        None => drop(headers.remove(names::TRACEPARENT)),
     }
     headers.remove(names::TRACESTATE);
 }
@@ -76,7 +78,7 @@ pub(super) fn end(session: &Session, ctx: &mut RequestContext, status: u16, dura
         duration,
         method: request.method.clone(),
         scheme: if ctx.tls { "https" } else { "http" },
-        host: authority.as_ref().map(|authority| authority.host.as_ref().into()).unwrap_or_default(),
+        host: authority.as_ref().map(|a| a.host.trim_matches(['[', ']']).into()).unwrap_or_default(),
         port: authority.and_then(|authority| authority.port).unwrap_or(default_port),
         path: clipped(path(ctx.raw_target.as_deref(), &request.uri), LONGEST_PATH),
         protocol: match request.version {
