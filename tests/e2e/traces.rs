@@ -5,7 +5,9 @@ use bytes::Bytes;
 use http::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use sluice_tests::backend::{Handler, echo_as, text};
+use sluice_tests::certificate::Authority;
 use sluice_tests::collector::{Script, Span};
+use sluice_tests::gateway::Options;
 use sluice_tests::objects::{self, NAMESPACE, http_route, join, plugin, plugin_on_route, route_to, service};
 use sluice_tests::raw::{self, Response};
 use sluice_tests::{Backend, Collector, Folder, Gateway, guests, ports, wait};
@@ -357,4 +359,33 @@ async fn traces_follow_the_configuration_without_a_restart() {
     })
     .await;
     assert!(collector.spans().iter().any(|span| span.get("url.path") == "/first"), "nothing of before is lost");
+}
+
+#[tokio::test]
+async fn a_collector_behind_tls_is_sent_to_only_where_the_host_trusts_it() {
+    let (authority, stranger) = (Authority::default(), Authority::default());
+    let collector = Collector::with_tls(&authority.leaf(&["localhost"])).await;
+    let tracing = format!("otlp: {{endpoint: \"https://localhost:{}\"}}, ratio: 1.0", collector.address().port());
+    let start = async |trusted: &Authority| {
+        let (folder, http) = (Folder::new(), ports::free());
+        let anchors = folder.state().join("anchors.pem");
+        std::fs::write(&anchors, trusted.pem()).unwrap();
+        let config = objects::configured_gateway(http, None, "via: true") + &format!("  tracing: {{{tracing}}}\n");
+        folder.write("edge.yaml", join([objects::class(), config, redirect()]));
+        let gateway = Options::new(&folder).environment("SSL_CERT_FILE", &anchors).start().await;
+        assert_eq!(raw::get(http, HOST, "/").await.unwrap().status, 302);
+        (gateway, folder)
+    };
+    let (gateway, _folder) = start(&stranger).await;
+    wait::until("a word of the certificate", || async {
+        gateway
+            .log()
+            .iter()
+            .any(|line| line.contains("cannot be exported") && line.contains("UnknownIssuer"))
+            .then_some(())
+    })
+    .await;
+    assert!(collector.spans().is_empty());
+    let (_gateway, _folder) = start(&authority).await;
+    collector.trace("the request", |span| span.get("url.path") == "/").await;
 }

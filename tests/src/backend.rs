@@ -63,6 +63,10 @@ impl Backend {
         Backend::serve(0, handler, None).await
     }
 
+    pub async fn with_tls(leaf: &Leaf, handler: Handler) -> Backend {
+        Backend::serve(0, handler, Some(TlsAcceptor::from(leaf.server_config(&["http/1.1"])))).await
+    }
+
     /// On a port that was free before, for one that comes later than who asks it.
     pub async fn on_port(port: u16, handler: Handler) -> Backend {
         Backend::serve(port, handler, None).await

@@ -1,6 +1,7 @@
 //! A collector of traces: it takes OTLP over HTTP in protobuf, and keeps each span.
 
 use crate::backend::{self, Answer, Backend, Seen};
+use crate::certificate::Leaf;
 use crate::wait;
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
@@ -14,6 +15,7 @@ use opentelemetry_proto::tonic::trace::v1::Span as Message;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message as _;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 /// A span as a test looks at it.
@@ -72,13 +74,17 @@ impl Collector {
     }
 
     pub async fn on_port(port: u16) -> Collector {
-        let taken = Arc::new(Mutex::new(Taken::default()));
-        let records = taken.clone();
-        let handler: backend::Handler = Arc::new(move |request| {
-            let records = records.clone();
-            Box::pin(async move { take(request, &records).await })
-        });
-        Collector { backend: Backend::on_port(port, handler).await, taken }
+        let taken = Arc::default();
+        Collector { backend: Backend::on_port(port, handler(&taken)).await, taken }
+    }
+
+    pub async fn with_tls(leaf: &Leaf) -> Collector {
+        let taken = Arc::default();
+        Collector { backend: Backend::with_tls(leaf, handler(&taken)).await, taken }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.backend.address
     }
 
     pub fn endpoint(&self) -> String {
@@ -118,6 +124,14 @@ impl Collector {
         })
         .await
     }
+}
+
+fn handler(taken: &Arc<Mutex<Taken>>) -> backend::Handler {
+    let taken = taken.clone();
+    Arc::new(move |request| {
+        let taken = taken.clone();
+        Box::pin(async move { take(request, &taken).await })
+    })
 }
 
 async fn take(request: Request<Incoming>, taken: &Mutex<Taken>) -> Answer {

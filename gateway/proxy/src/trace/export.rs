@@ -85,6 +85,8 @@ impl Drop for Exporter {
     }
 }
 
+type Live = Vec<(Otlp, Weak<Exporter>)>;
+
 /// The exporters in use: one a collector, however many listeners name it. The lock is taken when a snapshot is assembled
 /// and at the drain.
 #[derive(Clone)]
@@ -92,7 +94,7 @@ pub(crate) struct Exporters {
     runtime: Handle,
     metrics: Arc<RequestMetrics>,
     counts: DownstreamMetrics,
-    live: Arc<Mutex<Vec<(Otlp, Weak<Exporter>)>>>,
+    live: Arc<Mutex<Live>>,
 }
 
 impl Exporters {
@@ -138,7 +140,7 @@ impl Exporters {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(Otlp, Weak<Exporter>)>> {
+    fn lock(&self) -> MutexGuard<'_, Live> {
         // A list of weak handles has no state that a panic could leave half-done.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }

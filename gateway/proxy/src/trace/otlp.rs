@@ -220,3 +220,78 @@ fn integer(key: &str, value: i64) -> KeyValue {
 fn key_value(key: &str, value: Value) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, SystemTime};
+
+    fn ended(status: u16, reason: Reason) -> Server {
+        Server {
+            began: SystemTime::now(),
+            started: Instant::now(),
+            duration: Duration::from_secs(1),
+            method: Method::GET,
+            scheme: "https",
+            host: "shop.example".into(),
+            port: 443,
+            path: "/".into(),
+            protocol: "2",
+            client: [192, 0, 2, 1].into(),
+            user_agent: "".into(),
+            status,
+            reason,
+            tunnel: false,
+            listener: "shop/gw/https".into(),
+            rule: None,
+            backend: None,
+        }
+    }
+
+    fn tried(status: u16, over: bool, failure: Option<Reason>) -> Try {
+        let began = Instant::now();
+        let endpoint = ([192, 0, 2, 2], 80).into();
+        Try { span: 1, endpoint, began, ended: over.then_some(began), status, failure }
+    }
+
+    #[test]
+    fn a_request_fails_by_its_status_or_by_why_its_answer_ended() {
+        for (status, reason, expected) in [
+            (200, Reason::Upstream, None),
+            (404, Reason::Upstream, None),
+            (403, Reason::PluginDenied, None),
+            (500, Reason::Upstream, Some("500")),
+            (503, Reason::NoEndpoints, Some("no_endpoints")),
+            (502, Reason::PluginReplied, Some("plugin_replied")),
+            // gRPC: what HTTP would have said.
+            (200, Reason::UpstreamTimeout, Some("upstream_timeout")),
+            (200, Reason::ResponseTruncated, Some("response_truncated")),
+            (200, Reason::StreamIdle, Some("stream_idle")),
+            // The client's affair.
+            (200, Reason::ClientAborted, None),
+            (0, Reason::ClientAborted, None),
+        ] {
+            assert_eq!(server_error(&ended(status, reason)).as_deref(), expected, "{status} {reason}");
+        }
+        let tunnel = Server { tunnel: true, ..ended(101, Reason::StreamIdle) };
+        assert_eq!(server_error(&tunnel), None, "a tunnel's idle time is its ordinary end");
+    }
+
+    #[test]
+    fn a_try_fails_by_its_failure_its_status_or_with_the_request() {
+        let good = ended(200, Reason::Upstream);
+        assert_eq!(client_error(&good, &tried(200, false, None)), None);
+        assert_eq!(client_error(&good, &tried(404, false, None)).as_deref(), Some("404"));
+        assert_eq!(
+            client_error(&good, &tried(0, true, Some(Reason::UpstreamReset))).as_deref(),
+            Some("upstream_reset")
+        );
+        let cut = ended(200, Reason::ResponseTruncated);
+        assert_eq!(client_error(&cut, &tried(200, false, None)).as_deref(), Some("response_truncated"));
+        assert_eq!(client_error(&cut, &tried(503, true, None)).as_deref(), Some("503"), "an earlier one");
+        let gone = ended(0, Reason::ClientAborted);
+        assert_eq!(client_error(&gone, &tried(0, false, None)).as_deref(), Some("client_aborted"));
+        let replaced = ended(403, Reason::PluginDenied);
+        assert_eq!(client_error(&replaced, &tried(200, false, None)), None, "the plugin did not like a good answer");
+    }
+}
