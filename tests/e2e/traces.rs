@@ -363,7 +363,7 @@ async fn traces_follow_the_configuration_without_a_restart() {
 
 #[tokio::test]
 async fn a_collector_behind_tls_is_sent_to_only_where_the_host_trusts_it() {
-    let (authority, stranger) = (Authority::default(), Authority::default());
+    let (authority, stranger) = (Authority::default(), Authority::new("another authority"));
     let collector = Collector::with_tls(&authority.leaf(&["localhost"])).await;
     let tracing = format!("otlp: {{endpoint: \"https://localhost:{}\"}}, ratio: 1.0", collector.address().port());
     let start = async |trusted: &Authority| {
@@ -377,7 +377,7 @@ async fn a_collector_behind_tls_is_sent_to_only_where_the_host_trusts_it() {
         (gateway, folder)
     };
     let (gateway, _folder) = start(&stranger).await;
-    wait::until("a word of the certificate", || async {
+    wait::until("the certificate to be told", || async {
         gateway
             .log()
             .iter()
