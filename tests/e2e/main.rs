@@ -20,3 +20,4 @@ mod routes;
 mod services;
 mod streams;
 mod tls;
+mod traces;

@@ -127,12 +127,7 @@ async fn a_change_of_the_backend_is_for_new_connections_and_cuts_none_that_run()
     let (one, two, port) = (Parrot::named("one").await, Parrot::named("two").await, ports::free());
     folder.write(
         "tcp.yaml",
-        join([
-            class(),
-            gateway(&[tcp("db", port)]),
-            service("one", &[one.address]),
-            service("two", &[two.address]),
-        ]),
+        join([class(), gateway(&[tcp("db", port)]), service("one", &[one.address]), service("two", &[two.address])]),
     );
     folder.write("route.yaml", route("TCPRoute", "db", "db", "", "one"));
     let _gateway = Gateway::start(&folder).await;
@@ -141,10 +136,7 @@ async fn a_change_of_the_backend_is_for_new_connections_and_cuts_none_that_run()
     for n in 0..10 {
         let (wanted, backend) = if n % 2 == 0 { ("two", "two") } else { ("one", "one") };
         folder.write("route.yaml", route("TCPRoute", "db", "db", "", backend));
-        wait::until("the other backend", || async {
-            (greeting(port).await.ok()?.1 == wanted).then_some(())
-        })
-        .await;
+        wait::until("the other backend", || async { (greeting(port).await.ok()?.1 == wanted).then_some(()) }).await;
         running.write_all(b"still here").await.unwrap();
         let mut back = [0; 10];
         running.read_exact(&mut back).await.unwrap();
@@ -224,9 +216,7 @@ async fn tls_passes_through_ends_here_or_carries_http_on_one_port_by_its_name() 
             gateway(&[
                 tls("through", port, "through.example", "mode: Passthrough"),
                 tls("ends", port, "ends.example", &format!("mode: Terminate, {refs}")),
-                format!(
-                    "{{name: web, port: {port}, protocol: HTTPS, hostname: web.example, tls: {{{refs}}}}}"
-                ),
+                format!("{{name: web, port: {port}, protocol: HTTPS, hostname: web.example, tls: {{{refs}}}}}"),
             ]),
             secret("edge", &authority.leaf(&["ends.example", "web.example"])),
             route("TLSRoute", "through", "through", "through.example", "secure"),

@@ -56,15 +56,24 @@ impl Backend {
 
     /// The same behind TLS; ALPN offers `alpn`.
     pub async fn echo_tls(name: &'static str, leaf: &Leaf, alpn: &[&str]) -> Backend {
-        Backend::serve(echo_as(name), Some(TlsAcceptor::from(leaf.server_config(alpn)))).await
+        Backend::serve(0, echo_as(name), Some(TlsAcceptor::from(leaf.server_config(alpn)))).await
     }
 
     pub async fn with(handler: Handler) -> Backend {
-        Backend::serve(handler, None).await
+        Backend::serve(0, handler, None).await
     }
 
-    async fn serve(handler: Handler, tls: Option<TlsAcceptor>) -> Backend {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    pub async fn with_tls(leaf: &Leaf, handler: Handler) -> Backend {
+        Backend::serve(0, handler, Some(TlsAcceptor::from(leaf.server_config(&["http/1.1"])))).await
+    }
+
+    /// On a port that was free before, for one that comes later than who asks it.
+    pub async fn on_port(port: u16, handler: Handler) -> Backend {
+        Backend::serve(port, handler, None).await
+    }
+
+    async fn serve(port: u16, handler: Handler, tls: Option<TlsAcceptor>) -> Backend {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(Mutex::new(0));

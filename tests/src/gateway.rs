@@ -31,6 +31,7 @@ pub struct Options {
     source: Vec<String>,
     state: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, std::ffi::OsString)>,
     wait_for_ready: bool,
     label: &'static str,
     addresses: Option<(SocketAddr, SocketAddr)>,
@@ -43,6 +44,7 @@ impl Options {
             source: vec!["--config".to_owned(), folder.path().display().to_string()],
             state: folder.state(),
             arguments: Vec::new(),
+            environment: Vec::new(),
             wait_for_ready: true,
             label: "first",
             addresses: None,
@@ -66,6 +68,11 @@ impl Options {
 
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    pub fn environment(mut self, name: &'static str, value: impl Into<std::ffi::OsString>) -> Self {
+        self.environment.push((name, value.into()));
         self
     }
 
@@ -111,6 +118,7 @@ impl Options {
             .arg(&self.state)
             .args(["--log-format", "json"])
             .args(&self.arguments)
+            .envs(self.environment)
             .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -12,6 +12,7 @@ use crate::snapshot::{
     BackendRef, FastMap, HostRuntime, ListenerPlugins, ListenerRuntime, PluginRef, PortRuntime, RuleRuntime,
     ServerField, Slot, Slots, Snapshot,
 };
+use crate::trace::Exporters;
 use crate::upstream::{BackendRuntime, Registry};
 use ::http::HeaderValue;
 use changes::changed;
@@ -39,6 +40,7 @@ pub(crate) struct Assembler {
     registry: Registry,
     metrics: Arc<RequestMetrics>,
     plugins: Arc<PluginHost>,
+    exporters: Exporters,
     backend_slots: Slots<BackendKey>,
     plugin_slots: Slots<UseKey>,
     /// Which backends an endpoint set is for.
@@ -50,11 +52,17 @@ pub(crate) struct Assembler {
 }
 
 impl Assembler {
-    pub(crate) fn new(registry: Registry, metrics: Arc<RequestMetrics>, plugins: Arc<PluginHost>) -> Self {
+    pub(crate) fn new(
+        registry: Registry,
+        metrics: Arc<RequestMetrics>,
+        plugins: Arc<PluginHost>,
+        exporters: Exporters,
+    ) -> Self {
         Assembler {
             registry,
             metrics,
             plugins,
+            exporters,
             backend_slots: Slots::default(),
             plugin_slots: Slots::default(),
             by_endpoints: FastMap::default(),
@@ -219,7 +227,13 @@ impl Assembler {
             let before = before.map(|before| (before.uses.as_slice(), before.slots.as_slice()));
             ListenerPlugins { uses: uses.clone(), slots: self.plugin_refs(uses, before) }
         });
-        Arc::new(ListenerRuntime { config: listener.clone(), hosts, label, server_header, metrics, plugins })
+        // What is unchanged keeps its queue, which the former listener still holds.
+        let tracer = match (&listener.tracing, former) {
+            (None, _) => None,
+            (Some(tracing), Some(former)) if former.config.tracing.as_ref() == Some(tracing) => former.tracer.clone(),
+            (Some(tracing), _) => self.exporters.tracer(tracing),
+        };
+        Arc::new(ListenerRuntime { config: listener.clone(), hosts, label, server_header, metrics, plugins, tracer })
     }
 
     /// `old` is what served the same host pattern before: rules that did not change are taken from it.

@@ -25,6 +25,7 @@ mod proxy;
 mod relay;
 pub mod snapshot;
 mod supervise;
+mod trace;
 pub mod upstream;
 
 pub use proxy::{Applied, Drained, Proxy, ProxyOptions, StartError};

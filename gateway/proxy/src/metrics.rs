@@ -174,6 +174,21 @@ pub enum MirrorResult {
     Dropped,
 }
 
+/// What became of spans: the label `result` of `sluice_trace_spans_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanResult {
+    /// A collector took them.
+    Sent,
+    /// The queue was full.
+    Dropped,
+    /// No try of an export succeeded.
+    Failed,
+    /// A collector took the export and not these.
+    Rejected,
+}
+
+const SPAN_RESULTS: [&str; 4] = ["sent", "dropped", "failed", "rejected"];
+
 /// All handles that are in use, by label. The lock is taken when a snapshot is assembled and when metrics are scraped.
 #[derive(Debug, Default)]
 pub struct RequestMetrics {
@@ -181,6 +196,7 @@ pub struct RequestMetrics {
     routes: Mutex<BTreeMap<Arc<str>, Weak<RouteMetrics>>>,
     backends: Mutex<BTreeMap<Arc<str>, Weak<BackendMetrics>>>,
     mirrors: [AtomicU64; 3],
+    spans: [AtomicU64; SPAN_RESULTS.len()],
     log_lines: AtomicU64,
     log_dropped: AtomicU64,
     held_bytes: AtomicU64,
@@ -262,6 +278,15 @@ impl RequestMetrics {
         self.mirrors[result as usize].load(Relaxed)
     }
 
+    pub(crate) fn spans(&self, result: SpanResult, count: u64) {
+        self.spans[result as usize].fetch_add(count, Relaxed);
+    }
+
+    /// Spans of which this became.
+    pub fn spans_of(&self, result: SpanResult) -> u64 {
+        self.spans[result as usize].load(Relaxed)
+    }
+
     pub(crate) fn log_line(&self) {
         self.log_lines.fetch_add(1, Relaxed);
     }
@@ -329,7 +354,8 @@ impl Collector for RequestMetrics {
             }
         }
 
-        let help = "Bytes of connections that have ended, by TCPRoute or TLSRoute, received from clients and sent to them";
+        let help =
+            "Bytes of connections that have ended, by TCPRoute or TLSRoute, received from clients and sent to them";
         let mut family = encoder.encode_descriptor("sluice_stream_bytes", help, None, counter)?;
         for route in &routes {
             for (direction, count) in ["received", "sent"].into_iter().zip(&route.bytes) {
@@ -381,6 +407,13 @@ impl Collector for RequestMetrics {
         let help = "Mirrored copies of requests, by result: answered, failed, dropped";
         let mut family = encoder.encode_descriptor("sluice_mirror_requests", help, None, counter)?;
         for (result, count) in ["answered", "failed", "dropped"].into_iter().zip(&self.mirrors) {
+            let count = count.load(Relaxed);
+            family.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+        }
+
+        let help = "Spans of traces, by result: sent, dropped (the queue was full), failed (after all tries), rejected";
+        let mut family = encoder.encode_descriptor("sluice_trace_spans", help, None, counter)?;
+        for (result, count) in SPAN_RESULTS.into_iter().zip(&self.spans) {
             let count = count.load(Relaxed);
             family.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
         }

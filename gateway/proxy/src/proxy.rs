@@ -10,6 +10,7 @@ use crate::metrics::RequestMetrics;
 use crate::mirror::Mirrors;
 use crate::overload::Overload;
 use crate::snapshot::Snapshot;
+use crate::trace::Exporters;
 use crate::upstream::{
     AddressGuard, EngineError, Registry as UpstreamRegistry, RegistryOptions, UpstreamConnector, UpstreamMetrics,
     http_proxy,
@@ -35,6 +36,8 @@ const IDLE_UPSTREAM_CONNECTIONS: usize = 1_024;
 const MAX_TRIES: usize = 16;
 /// How long the access log may take to be written at the end.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
+/// How long collectors may take for the last traces at the end.
+const TRACE_PATIENCE: Duration = Duration::from_secs(2);
 
 type Engine = HttpProxy<Gateway, UpstreamConnector>;
 
@@ -139,12 +142,15 @@ impl Proxy {
             .enable_all()
             .build()?;
         let upstreams = RegistryOptions::new(background.handle().clone(), upstream_metrics, options.guard);
-        let assembler = Assembler::new(UpstreamRegistry::new(upstreams), metrics.clone(), plugins.clone());
+        let exporters = Exporters::new(background.handle().clone(), metrics.clone(), counts.clone());
+        let registry_of = UpstreamRegistry::new(upstreams);
+        let assembler = Assembler::new(registry_of, metrics.clone(), plugins.clone(), exporters.clone());
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::new(assembler.previous().clone()),
             metrics: metrics.clone(),
             counts: counts.clone(),
             log: AccessLogWriter::start(options.access_log, metrics.clone(), counts.clone())?,
+            exporters,
             mirrors: Mirrors::start(background.handle(), metrics, &counts),
             overload: Overload::start(options.memory_limit, background.handle(), registry, &counts),
         });
@@ -250,7 +256,8 @@ impl Proxy {
         let cut = self.downstream.drain(deadline).await;
         let log = self.shared.log.clone();
         // The log's thread is waited for aside, as this may be a runtime's only thread.
-        let flushed = tokio::task::spawn_blocking(move || log.flush(LOG_PATIENCE)).await;
+        let flushing = tokio::task::spawn_blocking(move || log.flush(LOG_PATIENCE));
+        let (flushed, ()) = tokio::join!(flushing, self.shared.exporters.flush(TRACE_PATIENCE));
         if let Err(error) = flushed {
             tracing::warn!(%error, "the access log may lack its last lines");
         }

@@ -8,6 +8,7 @@
 
 use crate::access_log::LogFormat;
 use crate::metrics::{BackendMetrics, ListenerMetrics, RouteMetrics};
+use crate::trace::Tracer;
 use crate::upstream::BackendRuntime;
 use http::HeaderValue;
 use sluice_model::config::{BackendKey, Config, Edge, Listener, Port, Rule, VirtualHost};
@@ -181,6 +182,8 @@ pub struct ListenerRuntime {
     pub metrics: Arc<ListenerMetrics>,
     /// For answers to requests that no rule takes.
     pub plugins: Option<ListenerPlugins>,
+    /// `None`: no spans are made.
+    pub(crate) tracer: Option<Arc<Tracer>>,
 }
 
 #[derive(Debug)]

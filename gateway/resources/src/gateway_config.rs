@@ -45,6 +45,9 @@ pub struct GatewayConfigSpec {
     pub listeners: Option<Vec<ListenerConfig>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLogConfig>,
+    /// OpenTelemetry traces. Default: none; trace context is passed on as it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<TracingConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_names: Option<ExternalNamesConfig>,
 }
@@ -356,13 +359,45 @@ pub struct AccessLogConfig {
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
+pub struct TracingConfig {
+    /// Default true, where otlp.endpoint is set. False switches off what a class switches on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// The collector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub otlp: Option<OtlpConfig>,
+    /// The share of the traces begun here that are sampled, 0 to 1. A trusted proxy's trace is sampled as it says.
+    /// Default 0.01.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub ratio: Option<f64>,
+}
+
+/// A collector that takes OTLP over HTTP, in protobuf.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct OtlpConfig {
+    /// `http://host:port` or `https://host:port`; without a path, /v1/traces is added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^https?://"), length(max = 2048))]
+    pub endpoint: Option<String>,
+    /// Header fields to send with each export. Whoever may read this object may read their values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<BTreeMap<String, String>>,
+    /// Longest time for an export, 100ms to 60s. Default 10s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<DurationText>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
 pub struct ExternalNamesConfig {
     /// Suffixes of the DNS names that Services of type ExternalName may have. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<Vec<String>>,
 }
 
-layered!(GatewayConfigSpec { addresses; service, ingress, listeners, access_log, external_names });
+layered!(GatewayConfigSpec { addresses; service, ingress, listeners, access_log, tracing, external_names });
 layered!(ServiceConfig { kind, annotations, external_traffic_policy, load_balancer_class, pinned_ports; });
 layered!(IngressConfig { http_port, https_port, default_certificate_ref, default_backend_ref; });
 layered!(LimitsConfig {
@@ -379,6 +414,8 @@ layered!(Http2Config {
 });
 layered!(PathConfig { escaped_slashes, merge_slashes; });
 layered!(AccessLogConfig { enabled, fields, sample; });
+layered!(TracingConfig { enabled, ratio; otlp });
+layered!(OtlpConfig { endpoint, headers, timeout; });
 layered!(ExternalNamesConfig { allow; });
 
 /// All but the name, which says whose settings they are.

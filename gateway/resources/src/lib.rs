@@ -46,10 +46,10 @@ pub mod api {
     pub use gateway_api::experimental::grpcroutes::GrpcRoute;
     pub use gateway_api::experimental::httproutes as http_route;
     pub use gateway_api::experimental::httproutes::HttpRoute;
-    pub use gateway_api::experimental::tcproutes::TcpRoute;
-    pub use gateway_api::experimental::tlsroutes::TlsRoute;
     pub use gateway_api::experimental::referencegrants as reference_grant;
     pub use gateway_api::experimental::referencegrants::ReferenceGrant;
+    pub use gateway_api::experimental::tcproutes::TcpRoute;
+    pub use gateway_api::experimental::tlsroutes::TlsRoute;
     pub use k8s_openapi::ByteString;
     pub use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service, ServicePort, ServiceSpec};
     pub use k8s_openapi::api::discovery::v1::EndpointSlice;

@@ -1,8 +1,8 @@
 //! One object of any kind that Sluice reads.
 
 use crate::api::{
-    BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass, Namespace,
-    ObjectMeta, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
+    BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass,
+    Namespace, ObjectMeta, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
 };
 use crate::{GatewayConfig, Plugin, TrafficPolicy};
 use sluice_model::{Kind, ObjectRef};

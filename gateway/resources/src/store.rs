@@ -1,8 +1,8 @@
 //! The objects that are there now.
 
 use crate::api::{
-    BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass, Namespace,
-    ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
+    BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass,
+    Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
 };
 use crate::{GatewayConfig, Object, Plugin, TrafficPolicy};
 use sluice_model::object::NamespacedName;

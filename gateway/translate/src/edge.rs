@@ -38,6 +38,9 @@ pub(crate) fn check(spec: &GatewayConfigSpec, report: &mut Report<'_>) {
         tls(entry.tls.as_ref(), &format!("{field}.tls"), report);
     }
     access_log(spec.access_log.as_ref(), report);
+    if let Some(tracing) = &spec.tracing {
+        crate::tracing::tracing(tracing, report);
+    }
     external_names(spec, report);
 }
 

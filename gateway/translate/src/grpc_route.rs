@@ -22,8 +22,7 @@ pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, route: &GrpcRout
     let object = ObjectRef::new(Kind::GRPCRoute, name.namespace.clone(), name.name.clone());
     let mut spec = route.spec.clone();
     let rules = spec.rules.iter_mut().flatten();
-    let matches: Vec<Vec<GrpcRouteRulesMatches>> =
-        rules.map(|rule| rule.matches.take().unwrap_or_default()).collect();
+    let matches: Vec<Vec<GrpcRouteRulesMatches>> = rules.map(|rule| rule.matches.take().unwrap_or_default()).collect();
     match to_value(spec).and_then(from_value) {
         Ok(spec) => {
             let common = HttpRoute { metadata: route.metadata.clone(), spec, status: None };
@@ -111,12 +110,8 @@ fn method_match(
         return None;
     }
     match (service, method) {
-        (Some(service), Some(method)) => {
-            path(path_match(&format!("/{service}/{method}"), false, field, report)?)
-        }
-        (Some(service), None) => {
-            path(path_match(&format!("/{service}"), true, &format!("{field}.service"), report)?)
-        }
+        (Some(service), Some(method)) => path(path_match(&format!("/{service}/{method}"), false, field, report)?),
+        (Some(service), None) => path(path_match(&format!("/{service}"), true, &format!("{field}.service"), report)?),
         (None, Some(method)) => any(ValueMatch::Exact(method.into())),
         (None, None) => None,
     }

@@ -70,7 +70,11 @@ impl Hosts {
 
 /// Whether two matches take the same requests.
 fn same(a: &RouteMatch, b: &RouteMatch) -> bool {
-    a.path == b.path && a.grpc_method == b.grpc_method && a.method == b.method && a.headers == b.headers && a.query == b.query
+    a.path == b.path
+        && a.grpc_method == b.grpc_method
+        && a.method == b.method
+        && a.headers == b.headers
+        && a.query == b.query
 }
 
 /// A default backend is meant to come after others.

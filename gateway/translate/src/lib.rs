@@ -34,6 +34,7 @@ mod state;
 mod status;
 mod stream_route;
 mod summary;
+mod tracing;
 mod translator;
 mod values;
 mod world;

@@ -1,5 +1,6 @@
 //! What a plugin decided.
 
+use crate::metrics::Outcome;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
@@ -13,6 +14,13 @@ pub enum Decision {
     Respond(Box<LocalReply>),
     /// After `on_request` only: read the body, then call [`on_request_body`](crate::Invocation::on_request_body).
     ReadBody(BodyRequest),
+}
+
+impl Decision {
+    /// The label `outcome` of `sluice_plugin_calls_total`.
+    pub fn outcome(&self) -> &'static str {
+        Outcome::of(self).as_str()
+    }
 }
 
 /// An answer that a plugin gives itself. `content-length` is the gateway's to set.

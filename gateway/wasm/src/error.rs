@@ -45,7 +45,11 @@ impl PluginError {
     }
 
     /// The label `outcome` of `sluice_plugin_calls_total`.
-    pub(crate) fn outcome(&self) -> crate::metrics::Outcome {
+    pub fn outcome(&self) -> &'static str {
+        self.kind().as_str()
+    }
+
+    pub(crate) fn kind(&self) -> crate::metrics::Outcome {
         use crate::metrics::Outcome;
         match self {
             PluginError::Busy { .. } | PluginError::PoolFull { .. } => Outcome::Busy,

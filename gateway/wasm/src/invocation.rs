@@ -70,12 +70,8 @@ impl Invocation {
         let started = Instant::now();
         let result = self.admitted(exchange, call, started).await;
         let outcome = match &result {
-            Ok(finished) => match finished.decision {
-                Decision::Continue => Outcome::Continue,
-                Decision::Respond(_) => Outcome::Respond,
-                Decision::ReadBody(_) => Outcome::ReadBody,
-            },
-            Err(error) => error.outcome(),
+            Ok(finished) => Outcome::of(&finished.decision),
+            Err(error) => error.kind(),
         };
         self.configured.plugin.metrics.called(phase, outcome, started.elapsed());
         result

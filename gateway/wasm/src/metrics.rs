@@ -2,6 +2,7 @@
 
 use crate::TrapKind;
 use crate::configured::Phase;
+use crate::decision::Decision;
 use crate::histogram::Durations;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -34,6 +35,18 @@ impl Outcome {
         (Outcome::Busy, "busy"),
         (Outcome::Deadline, "deadline"),
     ];
+
+    pub(crate) const fn of(decision: &Decision) -> Outcome {
+        match decision {
+            Decision::Continue => Outcome::Continue,
+            Decision::Respond(_) => Outcome::Respond,
+            Decision::ReadBody(_) => Outcome::ReadBody,
+        }
+    }
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        Outcome::ALL[self as usize].1
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -1,6 +1,6 @@
 //! Sockets, the listeners that share them, and their certificates.
 
-use super::Edge;
+use super::{Edge, Tracing};
 use crate::hostname::HostPattern;
 use crate::object::{NamespacedName, ObjectRef};
 use serde::Serialize;
@@ -66,6 +66,8 @@ pub struct Listener {
     /// `Some` where TLS ends here: the port's protocol is [`Protocol::Https`], and nothing passes through.
     pub tls: Option<Arc<ListenerTls>>,
     pub edge: Arc<Edge>,
+    /// `None`: no spans are made, and trace context is passed on as it came.
+    pub tracing: Option<Arc<Tracing>>,
 }
 
 /// TLS of one listener; chosen by SNI before the handshake goes on.

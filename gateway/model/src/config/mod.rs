@@ -9,12 +9,14 @@ mod backend;
 mod edge;
 mod listener;
 mod route;
+mod tracing;
 
 pub use access_log::*;
 pub use backend::*;
 pub use edge::*;
 pub use listener::*;
 pub use route::*;
+pub use tracing::*;
 
 use crate::plugin::{PluginKey, PluginSpec, PluginUse};
 use serde::Serialize;

@@ -23,7 +23,15 @@ fn listener(name: &str, hostname: &str, tls: bool) -> Arc<Listener> {
         })
     });
     let id = ListenerId { gateway: NamespacedName::new("shop", "edge"), name: name.into() };
-    Arc::new(Listener { id, port: 80, hostname: pattern(hostname), carries: Carries::Http, tls, edge: Arc::default() })
+    Arc::new(Listener {
+        id,
+        port: 80,
+        hostname: pattern(hostname),
+        carries: Carries::Http,
+        tls,
+        edge: Arc::default(),
+        tracing: None,
+    })
 }
 
 fn port(listeners: Vec<Arc<Listener>>) -> Arc<Port> {

@@ -1,7 +1,8 @@
 use super::*;
+use crate::downstream::DownstreamMetrics;
 use crate::upstream::{AddressGuard, RegistryOptions, UpstreamMetrics};
 use sluice_model::config::{
-    Carries, AccessLog, Backend, BackendPolicy, BackendProtocol, ClientPolicy, Edge, Endpoint, EndpointId, EndpointSet,
+    AccessLog, Backend, BackendPolicy, BackendProtocol, Carries, ClientPolicy, Edge, Endpoint, EndpointId, EndpointSet,
     ListenerId, PathMatch, Protocol, Retry, RouteMatch, RuleId, WeightedBackend,
 };
 use sluice_model::object::NamespacedName;
@@ -63,7 +64,15 @@ fn host(name: &str, rule: Arc<Rule>) -> (HostPattern, Arc<VirtualHost>) {
 /// Hosts `h0.test` to `h{n-1}.test`, each with a backend of its own.
 fn config(n: usize) -> Config {
     let edge = Arc::new(Edge::default());
-    let listener = Listener { id: listener_id(), port: 80, hostname: HostPattern::Any, carries: Carries::Http, tls: None, edge: edge.clone() };
+    let listener = Listener {
+        id: listener_id(),
+        port: 80,
+        hostname: HostPattern::Any,
+        carries: Carries::Http,
+        tls: None,
+        edge: edge.clone(),
+        tracing: None,
+    };
     let port = Port { protocol: Protocol::Http, edge, listeners: vec![Arc::new(listener)] };
     let mut config = Config { access_log: Arc::new(AccessLog::default()), ..Config::default() };
     config.ports.insert(([127, 0, 0, 1], 0).into(), Arc::new(port));
@@ -82,7 +91,8 @@ fn assembler() -> (Assembler, tokio::runtime::Runtime) {
     let options = RegistryOptions::new(runtime.handle().clone(), UpstreamMetrics::default(), AddressGuard::default());
     let small = HostOptions { instances: 1, max_memory: 1 << 20, ..HostOptions::default() };
     let plugins = PluginHost::new(small, &mut prometheus_client::registry::Registry::default()).unwrap();
-    (Assembler::new(Registry::new(options), Arc::default(), Arc::new(plugins)), runtime)
+    let exporters = Exporters::new(runtime.handle().clone(), Arc::default(), DownstreamMetrics::default());
+    (Assembler::new(Registry::new(options), Arc::default(), Arc::new(plugins), exporters), runtime)
 }
 
 fn host_of<'s>(snapshot: &'s Snapshot, name: &str) -> &'s Arc<HostRuntime> {

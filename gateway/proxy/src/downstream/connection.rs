@@ -1,12 +1,12 @@
 //! One client connection: what is known of it, its place in the limits, and the way from the accepted socket to the
 //! protocol that it speaks.
 
+use super::handshake::{End, Greeted};
 use super::open_port::{ConnectionPermit, OpenPort};
+use super::passed::PassedConnection;
 use super::port::PortState;
 use super::stream::DownstreamStream;
 use super::transport::Transport;
-use super::handshake::{End, Greeted};
-use super::passed::PassedConnection;
 use super::{handshake, http1, http2, proxy_protocol};
 use bytes::Bytes;
 use pingora_core::apps::HttpServerApp;
@@ -208,12 +208,7 @@ enum Prepared {
 }
 
 /// A connection without TLS: of TCP there is one listener on a port, of HTTP the request says which one is meant.
-fn plain(
-    io: TcpStream,
-    info: ConnectionInfo,
-    permit: ConnectionPermit,
-    connection: Connection,
-) -> Option<Established> {
+fn plain(io: TcpStream, info: ConnectionInfo, permit: ConnectionPermit, connection: Connection) -> Option<Established> {
     let transport = Transport::Plain(io);
     if connection.state.config.protocol != Protocol::Tcp {
         return Some(Established::Http(DownstreamStream::new(transport, info, permit, &connection), connection));

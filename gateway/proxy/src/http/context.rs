@@ -4,6 +4,7 @@ use super::plugins::PluginRun;
 use super::retry::Tries;
 use crate::metrics::InFlight;
 use crate::snapshot::{BackendRef, ListenerRuntime, RuleRuntime, Snapshot};
+use crate::trace::Trace;
 use crate::upstream::{Deadline, Pick};
 use ::http::StatusCode;
 use ::http::header::{self, HeaderMap, HeaderValue};
@@ -58,6 +59,8 @@ pub(crate) struct RequestContext {
     pub(super) cors: super::cors::Verdict,
     pub(super) answered_at: Option<Instant>,
     pub(super) tunnel: bool,
+    /// `Some` where the request is sampled.
+    pub(super) trace: Option<Box<Trace>>,
 }
 
 /// What is to be answered instead of asking a backend.
@@ -162,6 +165,7 @@ impl RequestContext {
             cors: super::cors::Verdict::default(),
             answered_at: None,
             tunnel: false,
+            trace: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::context::{RequestContext, Upstream};
 use super::retry::{Failed, Next};
-use super::{headers, target};
+use super::{headers, names, target};
 use crate::mirror::Mirrors;
 use crate::upstream::{Deadline, Failure, Outcome, PeerSettings, PickRequest};
 use ::http::header::{self, HeaderValue};
@@ -28,6 +28,9 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut RequestContext) -> Res
     let settings = settings(session, ctx);
     let Some(pick) = &ctx.upstream.pick else { return Err(give_up(ctx, Reason::Internal)) };
     ctx.upstream.address = Some(pick.address());
+    if let Some(trace) = &mut ctx.trace {
+        trace.begin_try(pick.address());
+    }
     let peer = pick.peer(&settings);
     ctx.upstream.picked_at = Some(Instant::now());
     Ok(peer)
@@ -145,6 +148,11 @@ pub(super) fn request(
     request: &mut RequestHeader,
     mirrors: &Mirrors,
 ) -> Result<()> {
+    if let Some(trace) = &ctx.trace
+        && let Some(value) = trace.for_try(request.headers.get(names::TRACEPARENT))
+    {
+        request.insert_header(&names::TRACEPARENT, value)?;
+    }
     if let Some(rule) = &ctx.rule {
         let prefix = filter(&rule.config.filters, ctx.prefix, request)?;
         if let Some(filters) = ctx.backend_filters() {
@@ -209,8 +217,16 @@ fn report(ctx: &mut RequestContext, outcome: Outcome) {
     }
 }
 
+/// For the trace. A try that nothing ends is over when the request is.
+fn end_try(ctx: &mut RequestContext, failure: Option<Failure>) {
+    if let Some(trace) = &mut ctx.trace {
+        trace.end_try(failure.map(Failure::reason));
+    }
+}
+
 pub(super) fn failed_to_connect(session: &Session, ctx: &mut RequestContext, mut error: Box<Error>) -> Box<Error> {
     let failure = Failure::of(&error).unwrap_or(Failure::Connect);
+    end_try(ctx, Some(failure));
     report(ctx, Outcome::Failed(failure));
     let again = next(session, ctx, failure, false);
     error.set_retry(again);
@@ -220,11 +236,16 @@ pub(super) fn failed_to_connect(session: &Session, ctx: &mut RequestContext, mut
 /// An error between the connection and the response's end.
 pub(super) fn failed(session: &Session, ctx: &mut RequestContext, mut error: Box<Error>, reused: bool) -> Box<Error> {
     if std::mem::take(&mut ctx.tries.on_status) {
+        end_try(ctx, None);
         error.set_retry(true);
         return error;
     }
     let begun = session.response_written().is_some_and(|sent| !sent.status.is_informational());
-    let again = match Failure::of(&error) {
+    let failure = Failure::of(&error);
+    if failure.is_some() {
+        end_try(ctx, failure);
+    }
+    let again = match failure {
         Some(failure) if ctx.refused.is_none() && !begun => {
             let again = next(session, ctx, failure, reused);
             // A pooled connection that was closed meanwhile says nothing about its endpoint.
@@ -303,6 +324,9 @@ pub(super) fn answered(session: &Session, ctx: &mut RequestContext, response: &R
     }
     wait_until(ctx, None);
     let status = response.status.as_u16();
+    if let Some(trace) = &mut ctx.trace {
+        trace.try_answered(status);
+    }
     report(ctx, Outcome::Response(status));
     if let (Some(connected), Some((_, metrics))) =
         (ctx.upstream.connected_at, ctx.backend_ref().and_then(|backend| backend.target.as_ref()))

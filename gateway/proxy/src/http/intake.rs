@@ -4,7 +4,7 @@ use super::admission::{self, MaxForwards, Refused};
 use super::authority::{self, Authority};
 use super::context::{Reply, RequestContext};
 use super::forwarding::{self, Arrival};
-use super::{cors, names, parts};
+use super::{cors, names, parts, trace};
 use crate::downstream::{ConnectionInfo, DownstreamMetrics};
 use crate::metrics::InFlight;
 use crate::snapshot::{HostRuntime, ListenerRuntime, Snapshot};
@@ -41,8 +41,12 @@ pub(super) fn look(
     let mut head = parts::take_request(session.req_header_mut());
     let looked = match session.digest().and_then(ConnectionInfo::of) {
         Some(connection) if readable => {
-            let mut intake = Intake { connection, head: &mut head, ctx, snapshot: &snapshot };
-            intake.run(target_bytes, raw.as_deref())
+            let mut intake = Intake { connection, head: &mut head, ctx, snapshot: &snapshot, traced: false };
+            let looked = intake.run(target_bytes, raw.as_deref());
+            if !intake.traced {
+                intake.trace_refused();
+            }
+            looked
         }
         Some(_) => Err(Refusal::from(Reason::InvalidTarget)),
         None => Err(Refusal::from(Reason::Internal)),
@@ -86,6 +90,8 @@ struct Intake<'a> {
     head: &'a mut request::Parts,
     ctx: &'a mut RequestContext,
     snapshot: &'a Snapshot,
+    /// It was decided whether the request is sampled.
+    traced: bool,
 }
 
 impl Intake<'_> {
@@ -119,7 +125,7 @@ impl Intake<'_> {
         let origin = forwarding::origin(&self.head.headers, peer, &edge.forwarding);
         self.ctx.client = origin.client;
         forwarding::request_id(&mut self.head.headers, origin.trusted, &edge.forwarding);
-        forwarding::trace_context(&mut self.head.headers, origin.trusted);
+        self.trace(origin.trusted);
         let arrival = Arrival { peer, tls: self.ctx.tls, authority_port: authority.port };
         forwarding::write(self.head, &host_field, arrival, &origin, &edge.forwarding)?;
 
@@ -128,6 +134,19 @@ impl Intake<'_> {
         let (host, index) =
             listener.and_then(|listener| find(listener, &authority.host, self.head)).ok_or(Reason::RouteNotFound)?;
         self.choose(host, index, edge)
+    }
+
+    fn trace(&mut self, trusted: bool) {
+        let tracer = self.ctx.listener.as_ref().and_then(|listener| listener.tracer.as_ref());
+        self.ctx.trace = trace::enter(&mut self.head.headers, trusted, tracer);
+        self.traced = true;
+    }
+
+    /// Refused for its form: of what it says of its way nothing is believed.
+    fn trace_refused(&mut self) {
+        if self.ctx.listener.as_ref().is_some_and(|listener| listener.tracer.is_some()) {
+            self.trace(false);
+        }
     }
 
     /// The authority as it came, in Host for both versions: that is where everything after here looks for it.
@@ -214,6 +233,14 @@ impl Intake<'_> {
             PathMatch::Exact(exact) => exact.len(),
             PathMatch::Regex(_) => 0,
         });
+        if let Some(trace) = &mut self.ctx.trace {
+            trace.route = Some(match &matched.path {
+                PathMatch::Exact(path) => path.clone(),
+                PathMatch::Prefix(prefix) if prefix.is_empty() => "/".into(),
+                PathMatch::Prefix(prefix) => prefix.clone(),
+                PathMatch::Regex(pattern) => pattern.source.clone(),
+            });
+        }
         self.ctx.rule = Some(rule.clone());
         let client = &rule.config.client;
         self.ctx.body_limit = match (edge.limits.body, client.max_body) {

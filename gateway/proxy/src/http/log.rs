@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::context::RequestContext;
-use super::{forwarding, names, plugins};
+use super::{names, plugins, trace};
 use crate::access_log::Record;
 use crate::downstream::{ConnectionInfo, DownstreamMetrics, EdgeObserver, PassedConnection, Refusal};
 use crate::relay;
@@ -39,6 +39,7 @@ pub(super) async fn end(shared: &Shared, session: &mut Session, ctx: &mut Reques
     if error.is_some() && ctx.reason == Reason::Upstream {
         ctx.reason = if status == 0 { Reason::ClientAborted } else { Reason::ResponseTruncated };
     }
+    let sent = status;
     let status = match status {
         0 => Reason::ClientAborted.status(),
         status => status,
@@ -55,6 +56,9 @@ pub(super) async fn end(shared: &Shared, session: &mut Session, ctx: &mut Reques
         let reason = Some(ctx.reason).filter(|reason| *reason != Reason::Upstream).map(Reason::as_str);
         let summary = Summary { duration, bytes_received: bytes_in, bytes_sent: bytes_out, reason };
         plugins::on_log(session, ctx, &summary).await;
+    }
+    if ctx.trace.is_some() {
+        trace::end(session, ctx, sent, duration);
     }
     let Some(snapshot) = ctx.snapshot.clone() else { return };
     if !snapshot.access_log.wants(status) {
@@ -74,7 +78,7 @@ pub(super) async fn end(shared: &Shared, session: &mut Session, ctx: &mut Reques
     let record = Record {
         time: SystemTime::now(),
         request_id: field(&names::X_REQUEST_ID),
-        trace_id: forwarding::trace_id(&request.headers).unwrap_or_default(),
+        trace_id: trace::id(&request.headers).unwrap_or_default(),
         client: ctx.client,
         method: request.method.as_str(),
         scheme: if ctx.tls { "https" } else { "http" },

@@ -30,6 +30,7 @@ mod respond;
 mod retry;
 mod rule;
 mod target;
+mod trace;
 
 pub(crate) use context::RequestContext;
 pub(crate) use log::Observer;
@@ -41,6 +42,7 @@ use crate::metrics::RequestMetrics;
 use crate::mirror::Mirrors;
 use crate::overload::{Load, Overload};
 use crate::snapshot::Snapshot;
+use crate::trace::Exporters;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -61,6 +63,7 @@ pub(crate) struct Shared {
     /// Limits and timeouts that act are counted where the accept path counts its own.
     pub(crate) counts: DownstreamMetrics,
     pub(crate) log: AccessLogWriter,
+    pub(crate) exporters: Exporters,
     pub(crate) mirrors: Mirrors,
     pub(crate) overload: Overload,
 }

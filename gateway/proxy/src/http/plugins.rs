@@ -12,6 +12,7 @@ use super::context::{Content, Reply, RequestContext};
 use super::{body, parts};
 use crate::metrics::RequestMetrics;
 use crate::snapshot::{RuleRuntime, Snapshot};
+use crate::trace::Called;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use sluice_model::Reason;
@@ -163,6 +164,7 @@ async fn request_phases(
             let decision = step.invocation.on_request(&mut run.exchange).await;
             let back = take_request(session, ctx, run);
             run.spent += began.elapsed();
+            note(ctx, &step, "request_headers", began, decision.as_ref().map(Decision::outcome));
             match judged(run.exchange.deadline, decision, step.fail_mode) {
                 Ok(decision) if back => decision,
                 // Without its head the request cannot go on, whatever the fail mode.
@@ -208,6 +210,7 @@ async fn read_body(
     let outcome = step.invocation.on_request_body(&mut run.exchange, read).await;
     let back = take_request(session, ctx, run);
     run.spent += began.elapsed();
+    note(ctx, step, "request_body", began, outcome.as_ref().map(|outcome| outcome.decision.outcome()));
     if !back {
         return Err(Reason::PluginFailed.into());
     }
@@ -255,6 +258,7 @@ async fn response_phases(
         lend_request(session, ctx, &mut run.exchange);
         run.exchange.put_response(Box::new(GatewayResponse::new(parts::take_response(response))));
         let decision = step.invocation.on_response(&mut run.exchange).await;
+        note(ctx, step, "response_headers", began, decision.as_ref().map(Decision::outcome));
         let request_back = take_request(session, ctx, run);
         let response_back = run.exchange.take_response::<GatewayResponse>();
         run.spent += began.elapsed();
@@ -283,9 +287,13 @@ pub(super) async fn on_log(session: &mut Session, ctx: &mut RequestContext, summ
             run.exchange.put_response(Box::new(GatewayResponse::new(sent.as_owned_parts())));
         }
         for step in &mut run.steps {
-            if step.invocation.configured().phases().log()
-                && let Err(error) = step.invocation.on_log(&mut run.exchange, summary.clone()).await
-            {
+            if !step.invocation.configured().phases().log() {
+                continue;
+            }
+            let began = Instant::now();
+            let logged = step.invocation.on_log(&mut run.exchange, summary.clone()).await;
+            note(ctx, step, "log", began, logged.as_ref().map(|()| Decision::Continue.outcome()));
+            if let Err(error) = logged {
                 tracing::debug!(%error, "a plugin's log phase failed");
             }
         }
@@ -293,6 +301,20 @@ pub(super) async fn on_log(session: &mut Session, ctx: &mut RequestContext, summ
         run.spent += began.elapsed();
     }
     ctx.plugins = Some(plugins);
+}
+
+/// For the trace: a span of one call.
+fn note(
+    ctx: &mut RequestContext,
+    step: &Step,
+    phase: &'static str,
+    began: Instant,
+    outcome: Result<&'static str, &PluginError>,
+) {
+    let Some(trace) = &mut ctx.trace else { return };
+    let failed = outcome.is_err();
+    let outcome = outcome.unwrap_or_else(|error| error.outcome());
+    trace.called(&step.invocation.configured().key().plugin, Called { phase, outcome, failed, began });
 }
 
 fn lend_request(session: &mut Session, ctx: &RequestContext, exchange: &mut Exchange) {

@@ -222,10 +222,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silence_and_age_end_it() {
-        for (limits, ended) in [
-            (LIMITS, Ended::Idle),
-            (Limits { until: Some(Instant::now()), ..LIMITS }, Ended::TooOld),
-        ] {
+        for (limits, ended) in
+            [(LIMITS, Ended::Idle), (Limits { until: Some(Instant::now()), ..LIMITS }, Ended::TooOld)]
+        {
             let (_client, mut near) = duplex(100);
             let (mut far, _backend) = duplex(100);
             // The paused clock moves on where nothing else can happen, but `Instant` does not: it is asked again.

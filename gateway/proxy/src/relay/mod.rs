@@ -65,7 +65,16 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut connection: PassedConnection)
     if let Some(rule) = &rule {
         rule.metrics.add_bytes(story.bytes_in, story.bytes_out);
     }
-    tell(&shared, &snapshot, &connection, listener.as_deref(), rule.as_deref().zip(backend), rule.as_deref(), reason, &story);
+    tell(
+        &shared,
+        &snapshot,
+        &connection,
+        listener.as_deref(),
+        rule.as_deref().zip(backend),
+        rule.as_deref(),
+        reason,
+        &story,
+    );
 }
 
 fn rule_of(listener: &ListenerRuntime, sni: &str) -> Option<Arc<RuleRuntime>> {

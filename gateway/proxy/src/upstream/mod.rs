@@ -67,9 +67,10 @@ pub use metrics::UpstreamMetrics;
 pub use registry::{Registry, RegistryOptions};
 pub use resolve::AddressGuard;
 pub use runtime::{BackendRuntime, PeerSettings, Pick};
-pub(crate) use transport::Opened;
 pub use standing::{EndpointCondition, EndpointStanding};
 pub use tls::BackendTlsError;
+pub(crate) use tls::system_roots;
+pub(crate) use transport::Opened;
 
 #[cfg(test)]
 mod tests;

@@ -151,7 +151,7 @@ fn roots(ca: &BackendCa) -> Result<Arc<RootCertStore>, BackendTlsError> {
 }
 
 /// Read once: some hundred files on most hosts.
-fn system_roots() -> Result<Arc<RootCertStore>, BackendTlsError> {
+pub(crate) fn system_roots() -> Result<Arc<RootCertStore>, BackendTlsError> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     let roots = ROOTS.get_or_init(|| {
         let found = rustls_native_certs::load_native_certs();

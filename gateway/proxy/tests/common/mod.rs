@@ -275,8 +275,15 @@ impl Setup {
 
     pub fn build(mut self) -> Arc<Config> {
         let edge = Arc::new(self.edge);
-        let listener =
-            Listener { id: listener_id(), port: 80, hostname: HostPattern::Any, carries: Carries::Http, tls: None, edge: edge.clone() };
+        let listener = Listener {
+            id: listener_id(),
+            port: 80,
+            hostname: HostPattern::Any,
+            carries: Carries::Http,
+            tls: None,
+            edge: edge.clone(),
+            tracing: None,
+        };
         let port = Port { protocol: Protocol::Http, edge, listeners: vec![Arc::new(listener)] };
         self.config.ports.insert(self.port, Arc::new(port));
         let hosts = self.config.virtual_hosts.entry(listener_id()).or_default();

@@ -23,7 +23,9 @@ use crate::options::Options;
 use crate::rank::Rank;
 use crate::report::Report;
 use crate::status::{ClassStatus, GatewayStatus, Infrastructure, ListenerStatus};
-use sluice_model::config::{AccessLog, Carries, Certificate, CertificateKey, Edge, ListenerId, ListenerTls, Protocol};
+use sluice_model::config::{
+    AccessLog, Carries, Certificate, CertificateKey, Edge, ListenerId, ListenerTls, Protocol, Tracing,
+};
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, HostPattern, Hostname, Kind, ObjectRef, Problem};
 use sluice_resources::api::{Gateway, LabelSelector};
@@ -128,6 +130,7 @@ pub(crate) struct ListenerPlan {
     pub(crate) carries: Carries,
     pub(crate) hostname: HostPattern,
     pub(crate) edge: Arc<Edge>,
+    pub(crate) tracing: Option<Arc<Tracing>>,
     pub(crate) tls: Option<ListenerTls>,
     pub(crate) certificates: Vec<Arc<Certificate>>,
 }
@@ -243,6 +246,7 @@ impl Builder<'_> {
         };
         let client_certificate = self.client_certificate(&object, gateway, &mut status);
         let external_names = edge::external_names(&settings, &mut Report::new(&object, &mut unreported));
+        let tracing = self.tracing(&object, "spec.infrastructure.parametersRef", &settings);
         let client_key = client_certificate.as_ref().map(|certificate| certificate.key.clone());
         result.certificates.extend(client_certificate);
         let conflicts = listener::conflicts_within(gateway);
@@ -297,6 +301,7 @@ impl Builder<'_> {
                         carries: read.carries,
                         hostname: read.hostname,
                         edge: read.edge,
+                        tracing: tracing.clone(),
                         tls: read.tls,
                         certificates: read.certificates,
                     });
@@ -339,6 +344,19 @@ impl Builder<'_> {
         };
         let own = class::parameters(self, object, "spec.infrastructure.parametersRef", &target).ok_or(())?;
         Ok(class::layered(own, defaults))
+    }
+
+    /// What the merged settings say of traces.
+    fn tracing(&mut self, object: &ObjectRef, field: &str, settings: &GatewayConfigSpec) -> Option<Arc<Tracing>> {
+        let tracing = settings.tracing.as_ref()?;
+        if crate::tracing::lacks_endpoint(tracing) {
+            let message = "spec.tracing of its GatewayConfig has no otlp.endpoint, so that no span is sent";
+            let hint =
+                "set spec.tracing.otlp.endpoint there or in the class's GatewayConfig, or spec.tracing.enabled: false";
+            self.problems.push(Problem::warning(Code::InvalidCombination, object, field, message).hint(hint));
+        }
+        let mut unreported = Vec::new();
+        crate::tracing::tracing(tracing, &mut Report::new(object, &mut unreported)).map(Arc::new)
     }
 
     /// The addresses that the Gateway asks for.

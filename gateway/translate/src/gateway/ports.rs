@@ -4,7 +4,9 @@ use super::class::IngressSettings;
 use super::{Builder, Gateways, ListenerPlan, Place, ingress_gateway};
 use crate::certificate::Certificates;
 use crate::report::Report;
-use sluice_model::config::{Carries, Certificate, CertificateKey, Edge, Listener, ListenerId, ListenerTls, Port, Protocol};
+use sluice_model::config::{
+    Carries, Certificate, CertificateKey, Edge, Listener, ListenerId, ListenerTls, Port, Protocol,
+};
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, HostPattern, Kind, ObjectRef, Problem};
 use sluice_resources::Store;
@@ -27,6 +29,7 @@ impl Builder<'_> {
         let ingress = settings.spec.ingress.clone().unwrap_or_default();
         let addresses = crate::edge::addresses(settings.spec.addresses.as_deref().unwrap_or_default(), "", &mut quiet);
         let external_names = crate::edge::external_names(&settings.spec, &mut quiet);
+        let tracing = self.tracing(&object, "", &settings.spec);
         let source = |is_set: fn(&sluice_resources::IngressConfig) -> bool| {
             let set = |spec: &sluice_resources::GatewayConfigSpec| spec.ingress.as_ref().is_some_and(is_set);
             settings.sources.iter().find(|(_, spec)| set(spec)).map(|(object, _)| object.clone())
@@ -84,6 +87,7 @@ impl Builder<'_> {
                         carries: Carries::Http,
                         hostname: HostPattern::Any,
                         edge: Arc::new(crate::edge::edge(&listener, "", &mut quiet)),
+                        tracing: tracing.clone(),
                         tls: (protocol == Protocol::Https).then(|| ListenerTls {
                             certificates: Vec::new(),
                             min_version: tls.min_version,
@@ -163,6 +167,7 @@ pub(crate) fn ports(
             carries: plan.carries,
             tls: tls.map(Arc::new),
             edge: plan.edge.clone(),
+            tracing: plan.tracing.clone(),
         });
         for address in plan.bind.iter().flat_map(|port| socket_addresses(&plan.addresses, *port)) {
             sockets.entry(address).or_default().push((plan, listener.clone()));
@@ -265,6 +270,9 @@ fn reuse(mut port: Port, former: Option<&Arc<Port>>) -> Arc<Port> {
         let mut changed = Listener::clone(listener);
         if changed.edge == old.edge {
             changed.edge = old.edge.clone();
+        }
+        if changed.tracing == old.tracing {
+            changed.tracing = old.tracing.clone();
         }
         if changed.tls == old.tls {
             changed.tls = old.tls.clone();

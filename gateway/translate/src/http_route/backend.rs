@@ -137,8 +137,10 @@ fn warn_of_protocol(
         .and_then(|port| port.app_protocol.as_deref())
         .filter(|protocol| !knows_protocol(protocol));
     if let Some(protocol) = protocol {
-        let message = format!("appProtocol `{protocol}` of Service {service} is not known; {} is spoken",
-            if spoken == Spoken::Grpc { "HTTP/2" } else { "HTTP/1.1" });
+        let message = format!(
+            "appProtocol `{protocol}` of Service {service} is not known; {} is spoken",
+            if spoken == Spoken::Grpc { "HTTP/2" } else { "HTTP/1.1" }
+        );
         report.warn(Code::UnsupportedValue, field, message);
     }
 }

@@ -8,8 +8,9 @@ use sluice_model::config::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, Value
 use sluice_model::path::normalize_configured;
 use sluice_resources::api::grpc_route::GrpcRouteRulesMatches;
 use sluice_resources::api::http_route::{
-    HttpRouteRules, HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType as HeadersType, HttpRouteRulesMatchesMethod as ApiMethod,
-    HttpRouteRulesMatchesPathType as PathType, HttpRouteRulesMatchesQueryParamsType as QueryType,
+    HttpRouteRules, HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType as HeadersType,
+    HttpRouteRulesMatchesMethod as ApiMethod, HttpRouteRulesMatchesPathType as PathType,
+    HttpRouteRulesMatchesQueryParamsType as QueryType,
 };
 
 /// Where the matches of a route's rules are written.

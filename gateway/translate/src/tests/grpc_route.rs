@@ -20,7 +20,9 @@ spec:
 
 /// One route on a Gateway with one listener, with Services a, b and c.
 fn one(spec: &str) -> Harness {
-    Harness::new(&(gateway("infra", "gw", HTTP) + &services("infra", &["a", "b", "c"]) + &grpc_route("infra", "r", spec)))
+    Harness::new(
+        &(gateway("infra", "gw", HTTP) + &services("infra", &["a", "b", "c"]) + &grpc_route("infra", "r", spec)),
+    )
 }
 
 #[test]

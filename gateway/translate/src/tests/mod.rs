@@ -11,3 +11,4 @@ mod service;
 mod stream_route;
 mod support;
 mod tls;
+mod tracing;

@@ -93,7 +93,8 @@ fn a_second_rule_is_told_that_it_is_never_reached() {
 
 #[test]
 fn a_tls_listener_without_its_certificate_refuses_and_says_so() {
-    let listeners = "[{name: tls, port: 443, protocol: TLS, hostname: a.example, tls: {certificateRefs: [{name: none}]}}]";
+    let listeners =
+        "[{name: tls, port: 443, protocol: TLS, hostname: a.example, tls: {certificateRefs: [{name: none}]}}]";
     let h = with(listeners, &stream_route("TLSRoute", "r", "tls", &format!("  hostnames: [a.example]\n{TO_A}")));
     let status = h.translator.status();
     let listener = &status.gateways.values().next().unwrap().listeners[0];

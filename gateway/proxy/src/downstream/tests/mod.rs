@@ -20,7 +20,9 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType};
 use pingora_http::ResponseHeader;
 use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
-use sluice_model::config::{Carries, Certificate, CertificateKey, Edge, Listener, ListenerId, ListenerTls, Port, Protocol};
+use sluice_model::config::{
+    Carries, Certificate, CertificateKey, Edge, Listener, ListenerId, ListenerTls, Port, Protocol,
+};
 use sluice_model::object::NamespacedName;
 use sluice_model::{HostPattern, Problem, Reason};
 use std::collections::BTreeMap;
@@ -259,6 +261,7 @@ fn listener(name: &str, host: Option<&str>, tls: Option<ListenerTls>, edge: &Arc
         carries: Carries::Http,
         tls: tls.map(Arc::new),
         edge: edge.clone(),
+        tracing: None,
     })
 }
 

@@ -129,38 +129,3 @@ fn a_request_id_is_kept_from_trusted_peers_and_made_for_others() {
     request_id(&mut headers, false, &Forwarding { request_id: false, ..make });
     assert!(headers.is_empty());
 }
-
-#[test]
-fn a_strangers_trace_is_begun_anew_and_keeps_its_wish_to_be_sampled() {
-    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let given = || parts(&[("traceparent", parent), ("tracestate", "a=b")]).headers;
-    let mut headers = given();
-    trace_context(&mut headers, true);
-    assert_eq!(text(&headers, "traceparent"), [parent]);
-    assert_eq!(text(&headers, "tracestate"), ["a=b"]);
-    assert_eq!(trace_id(&headers), Some("0af7651916cd43dd8448eb211c80319c"));
-    let mut headers = given();
-    trace_context(&mut headers, false);
-    let anew = text(&headers, "traceparent")[0];
-    assert_eq!(trace_parent(anew.as_bytes()), Some(1), "{anew}");
-    assert_ne!(&anew[3..35], &parent[3..35]);
-    assert!(!headers.contains_key("tracestate"));
-}
-
-#[test]
-fn an_invalid_trace_parent_is_as_none() {
-    for invalid in [
-        "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-        "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-        "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
-        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
-        "junk",
-    ] {
-        let mut headers = parts(&[("traceparent", invalid), ("tracestate", "a=b")]).headers;
-        trace_context(&mut headers, true);
-        assert!(headers.is_empty(), "{invalid}");
-    }
-    let later = b"cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-comes";
-    assert_eq!(trace_parent(later), Some(1), "a later version may say more");
-}
