@@ -47,6 +47,7 @@ struct State {
     /// Watches from before this version are answered 410.
     oldest: u64,
     forbidden: BTreeSet<String>,
+    failing: BTreeSet<String>,
     /// Versions by plural, where they are not v1 (or v1alpha1); none: not installed.
     served: HashMap<String, Vec<String>>,
     no_streaming: Option<u16>,
@@ -209,8 +210,17 @@ impl ApiServer {
         self.cut();
     }
 
+    /// Answers 500 for a kind, as where its conversion webhook is down. Open watches are cut.
+    pub fn fail(&self, kind: Kind) {
+        self.shared.state.lock().unwrap().failing.insert(kind.plural().to_owned());
+        self.cut();
+    }
+
+    /// What was forbidden or failed before is answered.
     pub fn allow(&self, kind: Kind) {
-        self.shared.state.lock().unwrap().forbidden.remove(kind.plural());
+        let mut state = self.shared.state.lock().unwrap();
+        state.forbidden.remove(kind.plural());
+        state.failing.remove(kind.plural());
     }
 
     /// Which versions of a kind are served; none: 404, as where its CRD is not installed. Open watches are cut.
@@ -338,6 +348,9 @@ fn answer(shared: &Arc<Shared>, request: &http::request::Parts, body: &[u8]) -> 
     }
     if state.forbidden.contains(&asked.plural) {
         return refuse(403, "Forbidden", &format!("{} is forbidden: User \"test\" cannot list it", asked.plural));
+    }
+    if state.failing.contains(&asked.plural) {
+        return refuse(500, "InternalError", "conversion webhook failed");
     }
     if request.method != http::Method::GET {
         let answer = write(&mut state, request, &asked, body);

@@ -60,6 +60,9 @@ fn write(page: &mut String, status: &Status, config: &Config, problems: &[Proble
     if status.draining {
         page.push_str(" <strong class=\"warning\">Draining.</strong>");
     }
+    if let Some(last_good) = &status.last_good {
+        write!(page, " <strong class=\"warning\">The API server is away: {}.</strong>", Escaped(last_good))?;
+    }
     page.push_str("</p>");
     problems_table(page, problems)?;
     listeners_table(page, config)?;
@@ -243,6 +246,7 @@ mod tests {
             endpoints: Vec::new(),
             plugins: Vec::new(),
             watches: Vec::new(),
+            last_good: None,
         }
     }
 
@@ -269,6 +273,14 @@ mod tests {
         let page = render(&Status { watches: vec![watch], ..status() }, &Config::default(), &[]);
         let row = "<td class=\"error\">forbidden</td><td>3</td><td>7 s</td><td>needs &lt;list&gt;</td>";
         assert!(page.contains(row), "{page}");
+    }
+
+    #[test]
+    fn last_good_resources_are_said_while_they_are_in_use() {
+        assert!(!render(&status(), &Config::default(), &[]).contains("API server is away"));
+        let said = Status { last_good: Some("kept <here> 7 s ago".into()), ..status() };
+        let page = render(&said, &Config::default(), &[]);
+        assert!(page.contains("The API server is away: kept &lt;here&gt; 7 s ago."), "{page}");
     }
 
     #[test]

@@ -45,6 +45,7 @@ impl View for Gateway {
             endpoints: Vec::new(),
             plugins: Vec::new(),
             watches: Vec::new(),
+            last_good: None,
         }
     }
 

@@ -3,15 +3,17 @@
 use crate::plane::Plane;
 use crate::run::RunArgs;
 use crate::served::ServedForms;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use prometheus_client::registry::Registry;
 use sluice_controller::{Controller, ServiceSettings, Settings};
 use sluice_model::object::NamespacedName;
-use sluice_sources::kubernetes::{self, Client, ClientOptions, KubernetesSource, Pauses, Scope};
+use sluice_sources::kubernetes::{self, Client, ClientOptions, KubernetesSource, LastGoodOptions, Pauses, Scope};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a process does in a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -51,6 +53,16 @@ pub(crate) struct ClusterArgs {
     /// ready endpoints serves it [default: this process is the only proxy]
     #[arg(long, value_name = "SERVICE", conflicts_with = "config", requires = "kube", value_parser = object)]
     proxy_service: Option<NamespacedName>,
+    /// Keep what is read in this folder, which must lie in memory (tmpfs: it holds private keys), for a restart while the
+    /// API server is away [default: nothing is kept, and a restart waits for the API server]
+    #[arg(long, value_name = "DIR", conflicts_with = "config", requires = "kube")]
+    last_good: Option<PathBuf>,
+    /// Seconds that the API server must have failed after the start before what was kept is served
+    #[arg(long, value_name = "SECONDS", default_value = "5", conflicts_with = "config", requires = "last_good", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    last_good_after: u64,
+    /// Seconds since what was kept was last known to be current; what is older is not served
+    #[arg(long, value_name = "SECONDS", default_value = "86400", conflicts_with = "config", requires = "last_good", value_parser = clap::value_parser!(u64).range(1..))]
+    last_good_max_age: u64,
     /// The Service in front of the Gateway of all Ingress objects (NAMESPACE/NAME), whose addresses they get [default:
     /// Ingress objects get no address]
     #[arg(long, value_name = "SERVICE", conflicts_with = "config", requires = "kube", value_parser = object)]
@@ -115,8 +127,12 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn open(args: &RunArgs) -> Result<Cluster> {
+        ensure!(
+            args.cluster.last_good.is_none() || args.cluster.role() != Role::Controller,
+            "--last-good is for processes that serve requests: leave it out with --role controller"
+        );
         let options = ClientOptions { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
-        let client = kubernetes::connect(&options).await.context("--kube")?;
+        let connection = kubernetes::connect(&options).await.context("--kube")?;
         let cluster = args.cluster.clone();
         let named = cluster.proxy_service.iter().chain(&cluster.ingress_service);
         let mut services_of: Vec<_> = named.map(|service| service.namespace.to_string()).collect();
@@ -127,7 +143,16 @@ impl Cluster {
             services_of,
             with_status: if cluster.role().writes() { Controller::kinds() } else { Vec::new() },
         };
-        let source = KubernetesSource::new(client.clone(), &scope, Pauses::default());
+        let client = connection.client.clone();
+        let mut source = KubernetesSource::new(connection, &scope, Pauses::default());
+        if let Some(folder) = &cluster.last_good {
+            let options = LastGoodOptions {
+                folder: folder.clone(),
+                after: Duration::from_secs(cluster.last_good_after),
+                max_age: Duration::from_secs(cluster.last_good_max_age),
+            };
+            source = source.with_last_good(&options).context("--last-good")?;
+        }
         Ok(Cluster { source, args: cluster, client })
     }
 

@@ -6,7 +6,6 @@ use serde_json::Value;
 use sluice_tests::certificate::Authority;
 use sluice_tests::{Address, objects, raw};
 use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// New connections, enough that each of two proxies gets some.
@@ -233,18 +232,6 @@ async fn a_broken_ingress_has_an_event_that_says_so() {
     shop.delete().await;
 }
 
-/// The process of a pod's one container, as this host numbers it.
-fn process_of(pod: &str) -> String {
-    let name = format!("HOSTNAME={pod}");
-    let processes = std::fs::read_dir("/proc").expect("this is Linux").filter_map(Result::ok);
-    let mut numbers = processes.filter_map(|process| {
-        let environment = std::fs::read(process.path().join("environ")).ok()?;
-        let its = environment.split(|byte| *byte == 0).any(|variable| variable == name.as_bytes());
-        its.then(|| process.file_name().to_string_lossy().into_owned())
-    });
-    numbers.next().unwrap_or_else(|| panic!("no process of {pod}"))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster: make test-cluster"]
 async fn when_the_leader_is_killed_another_controller_goes_on_within_20_s() {
@@ -261,9 +248,8 @@ async fn when_the_leader_is_killed_another_controller_goes_on_within_20_s() {
     let leader =
         pods.iter().find(|pod| first.contains(&pod.name)).unwrap_or_else(|| panic!("{first} is none of {pods:?}"));
     // Kubernetes would ask it to end, and it would give up the Lease. A crash does neither.
-    let process = process_of(&leader.name);
     let killed = Instant::now();
-    assert!(Command::new("kill").args(["-KILL", &process]).status().expect("kill runs").success());
+    leader.kill();
     shop.apply(&ingress("after", "after.example")).await;
     assert_eq!(address_of(&shop, "after").await, sluice.ip);
     println!("status went on after {:.1} s", killed.elapsed().as_secs_f64());
