@@ -55,6 +55,7 @@ impl View for Gateway {
             uid: "u".into(),
             generation: 3,
             listeners: vec!["http".into()],
+            plugin: None,
         };
         Served { objects: question.objects.iter().map(served).collect() }
     }

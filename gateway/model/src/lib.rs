@@ -22,4 +22,4 @@ pub use hostname::{HostPattern, HostTable, Hostname};
 pub use object::{Kind, ObjectRef};
 pub use problem::{Code, Location, Problem, Severity};
 pub use reason::Reason;
-pub use served::{Served, ServedObject, ServedQuestion};
+pub use served::{Served, ServedObject, ServedPlugin, ServedQuestion};

@@ -147,10 +147,14 @@ async fn proxies_may_read_the_kinds_that_are_watched_and_nothing_else() {
 
 /// What the controller writes, or asks for besides the kinds that are watched: where (`everywhere`, or in Sluice's own
 /// namespace), group, resource, verbs.
-const CONTROLLER: [(&str, &str, &str, &str); 10] = [
+const CONTROLLER: [(&str, &str, &str, &str); 14] = [
     ("everywhere", "gateway.networking.k8s.io", "gatewayclasses/status", "patch"),
     ("everywhere", "gateway.networking.k8s.io", "gateways/status", "patch"),
     ("everywhere", "gateway.networking.k8s.io", "httproutes/status", "patch"),
+    ("everywhere", "gateway.networking.k8s.io", "backendtlspolicies/status", "patch"),
+    ("everywhere", "sluice.dev", "gatewayconfigs/status", "patch"),
+    ("everywhere", "sluice.dev", "plugins/status", "patch"),
+    ("everywhere", "sluice.dev", "trafficpolicies/status", "patch"),
     ("everywhere", "networking.k8s.io", "ingresses/status", "patch"),
     ("everywhere", "", "serviceaccounts", "create patch"),
     ("everywhere", "", "events", "create get patch"),

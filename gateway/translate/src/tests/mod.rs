@@ -7,5 +7,6 @@ mod incremental;
 mod ingress;
 mod policy;
 mod service;
+mod status;
 mod support;
 mod tls;
