@@ -226,13 +226,44 @@ async fn a_gateway_that_crashes_while_the_api_server_is_away_serves_what_it_kept
     let log = gateway.log().join("\n");
     assert!(log.contains("serving the last good resources"), "{log}");
     // What is written then is of the API server's own objects.
-    let status = wait::until("the route's status", || async {
+    wait::until("the status of the route's newest generation", || async {
         let route = cluster.server.get("httproutes", "shop", "all")?;
-        (!route["status"].is_null()).then(|| route["status"].clone())
+        let observed = &route["status"]["parents"][0]["conditions"][0]["observedGeneration"];
+        (*observed == route["metadata"]["generation"]).then_some(())
     })
     .await;
-    let generation = cluster.server.get("httproutes", "shop", "all").unwrap()["metadata"]["generation"].clone();
-    assert_eq!(status["parents"][0]["conditions"][0]["observedGeneration"], generation, "{status}");
+    assert!(gateway.stop().await.success());
+}
+
+#[tokio::test]
+async fn nothing_is_written_to_the_cluster_from_what_was_kept_whoever_leads() {
+    let (cluster, kept) = (Cluster::new().await, in_memory());
+    let gateway = keeping(&cluster, &kept).start().await;
+    let class = || cluster.server.get("gatewayclasses", "", "sluice").unwrap()["status"].clone();
+    wait::until("the class's status", || async { class()["conditions"].is_array().then_some(()) }).await;
+    wait::until("what is served to be kept", || async { kept.path().join("last-good.json.gz").exists().then_some(()) })
+        .await;
+    assert!(gateway.stop().await.success());
+
+    // The API server is there, and takes writes; one kind fails, so that nothing it lists counts yet.
+    cluster.server.set_status(Kind::GatewayClass, "", "sluice", json!({}));
+    cluster.server.fail(Kind::HTTPRoute);
+    let gateway = keeping(&cluster, &kept).label("second").start().await;
+    cluster.answered_by("one").await;
+    assert_eq!(gateway.metric("sluice_last_good_in_use", &[]).await, 1.0);
+    let renewed = || cluster.server.get("leases", "sluice-system", "sluice-controller").map(|l| l["spec"].clone());
+    wait::until("it to lead", || async {
+        (gateway.metric("sluice_controller_leader", &[]).await == 1.0).then_some(())
+    })
+    .await;
+    let first = renewed();
+    wait::until("the Lease to be renewed", || async { (renewed() != first).then_some(()) }).await;
+    assert!(class()["conditions"].is_null(), "{}", class());
+    assert_eq!(gateway.metric("sluice_last_good_in_use", &[]).await, 1.0);
+
+    cluster.server.allow(Kind::HTTPRoute);
+    wait::until("the class's status", || async { class()["conditions"].is_array().then_some(()) }).await;
+    assert_eq!(gateway.metric("sluice_last_good_in_use", &[]).await, 0.0);
     assert!(gateway.stop().await.success());
 }
 

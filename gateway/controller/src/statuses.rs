@@ -68,7 +68,7 @@ impl Memory {
             },
             Kind::HTTPRoute => route(model, object, held, &status, time),
             Kind::Ingress if model.left.contains(object) => left(model, &status),
-            Kind::Ingress => ingress(model, settings, object, &status),
+            Kind::Ingress => ingress(model, settings, object, held, &status),
             Kind::Plugin => match self.plugin(model, object, held, &status, now, time) {
                 Ok(fields) => fields,
                 Err(later) => return Task::Later(later),
@@ -229,10 +229,17 @@ fn left(model: &Model, status: &Value) -> Option<Map<String, Value>> {
     (others.len() < entries.len()).then(|| Map::from_iter([("loadBalancer".to_owned(), json!({"ingress": rest}))]))
 }
 
-/// What stands there stays until the new generation is served, and where it is not known where we are reached.
-fn ingress(model: &Model, settings: &Settings, object: &ObjectRef, status: &Value) -> Option<Map<String, Value>> {
+/// What stands there stays until the new generation is served, and where it is not known where we are reached. A
+/// generation that was not looked at yet may be another controller's.
+fn ingress(
+    model: &Model,
+    settings: &Settings,
+    object: &ObjectRef,
+    held: &Held,
+    status: &Value,
+) -> Option<Map<String, Value>> {
     settings.ingress_service.as_ref()?;
-    let generation = *model.ingresses.get(object)?;
+    let generation = *model.ingresses.get(object).filter(|generation| **generation == held.generation)?;
     let addresses = model.front_addresses();
     if addresses.is_empty() || !model.serves_ingress(object, generation) {
         return None;

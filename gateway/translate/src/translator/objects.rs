@@ -9,7 +9,7 @@ use sluice_resources::TrafficPolicy;
 use sluice_resources::api::BackendTlsPolicy;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// The errors of each object of a kind.
+/// The errors of each object of some kinds.
 struct Errors<'p>(HashMap<&'p ObjectRef, Vec<&'p Problem>>);
 
 /// Where policies name what they are attached to, and CA certificates.
@@ -23,6 +23,9 @@ impl<'p> Errors<'p> {
 
     /// Those of one target.
     fn of_target(&self, object: &ObjectRef, index: usize) -> Option<(&'static str, String)> {
+        if self.of(object).is_empty() {
+            return None;
+        }
         let field = format!("{TARGETS}{index}]");
         let of_target = |problem: &&&Problem| {
             problem.field.strip_prefix(&field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
