@@ -178,3 +178,128 @@ async fn only_named_namespaces_are_served() {
     assert!(requests.contains("/namespaces/other/httproutes?") && !requests.contains("/v1/httproutes?"), "{requests}");
     assert!(gateway.stop().await.success());
 }
+
+/// A folder in memory, for what a gateway keeps.
+fn in_memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap()
+}
+
+fn keeping(cluster: &Cluster, kept: &tempfile::TempDir) -> Options {
+    cluster.options().argument(format!("--last-good={}", kept.path().display())).argument("--last-good-after=1")
+}
+
+/// Ends without a word, once it has kept what it serves.
+async fn crash(mut gateway: Gateway, kept: &tempfile::TempDir) {
+    let file = kept.path().join("last-good.json.gz");
+    wait::until("what is served to be kept", || async { file.exists().then_some(()) }).await;
+    gateway.signal(rustix::process::Signal::KILL);
+    gateway.exited().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_crashes_while_the_api_server_is_away_serves_what_it_kept_until_that_is_back() {
+    let (mut cluster, kept) = (Cluster::new().await, in_memory());
+    let gateway = keeping(&cluster, &kept).start().await;
+    assert_eq!(gateway.metric("sluice_last_good_in_use", &[]).await, 0.0);
+    crash(gateway, &kept).await;
+    cluster.server.stop().await;
+
+    // It writes too, or would: as the only process in the cluster it has both roles.
+    let gateway = keeping(&cluster, &kept).label("second").start().await;
+    cluster.answered_by("one").await;
+    let body = ready_body(&gateway, |status, body| status == 200 && body.contains("last good")).await;
+    assert!(body.contains("the last good resources are served, last known to be current"), "{body}");
+    assert_eq!(gateway.metric("sluice_last_good_in_use", &[]).await, 1.0);
+    assert!(gateway.metric("sluice_last_good_age_seconds", &[]).await > 0.0);
+    assert_eq!(gateway.metric("sluice_config_problems", &["SLUICE-P605"]).await, 1.0);
+    let (_, page) = gateway.admin_get("/").await.unwrap();
+    assert!(page.contains("The API server is away: the last good resources are served"), "{page}");
+    let (_, problems) = gateway.admin_get("/problems").await.unwrap();
+    assert!(problems.contains("SLUICE-P605") && problems.contains("SLUICE-P603"), "{problems}");
+
+    cluster.server.apply(route("two"));
+    cluster.server.resume().await;
+    cluster.answered_by("two").await;
+    ready_body(&gateway, |_, body| body == "ready\n").await;
+    assert_eq!(gateway.metric("sluice_last_good_in_use", &[]).await, 0.0);
+    assert_eq!(gateway.metric("sluice_config_problems", &["SLUICE-P605"]).await, 0.0);
+    let log = gateway.log().join("\n");
+    assert!(log.contains("serving the last good resources"), "{log}");
+    // What is written then is of the API server's own objects.
+    wait::until("the status of the route's newest generation", || async {
+        let route = cluster.server.get("httproutes", "shop", "all")?;
+        let observed = &route["status"]["parents"][0]["conditions"][0]["observedGeneration"];
+        (*observed == route["metadata"]["generation"]).then_some(())
+    })
+    .await;
+    assert!(gateway.stop().await.success());
+}
+
+#[tokio::test]
+async fn nothing_is_written_to_the_cluster_from_what_was_kept_whoever_leads() {
+    let (cluster, kept) = (Cluster::new().await, in_memory());
+    let gateway = keeping(&cluster, &kept).start().await;
+    let class = || cluster.server.get("gatewayclasses", "", "sluice").unwrap()["status"].clone();
+    wait::until("the class's status", || async { class()["conditions"].is_array().then_some(()) }).await;
+    wait::until("what is served to be kept", || async { kept.path().join("last-good.json.gz").exists().then_some(()) })
+        .await;
+    assert!(gateway.stop().await.success());
+
+    // The API server is there, and takes writes; one kind fails, so that nothing it lists counts yet.
+    cluster.server.set_status(Kind::GatewayClass, "", "sluice", json!({}));
+    cluster.server.fail(Kind::HTTPRoute);
+    let gateway = keeping(&cluster, &kept).label("second").start().await;
+    cluster.answered_by("one").await;
+    assert_eq!(gateway.metric("sluice_last_good_in_use", &[]).await, 1.0);
+    let renewed = || cluster.server.get("leases", "sluice-system", "sluice-controller").map(|l| l["spec"].clone());
+    wait::until("it to lead", || async {
+        (gateway.metric("sluice_controller_leader", &[]).await == 1.0).then_some(())
+    })
+    .await;
+    let first = renewed();
+    wait::until("the Lease to be renewed", || async { (renewed() != first).then_some(()) }).await;
+    assert!(class()["conditions"].is_null(), "{}", class());
+    assert_eq!(gateway.metric("sluice_last_good_in_use", &[]).await, 1.0);
+
+    cluster.server.allow(Kind::HTTPRoute);
+    wait::until("the class's status", || async { class()["conditions"].is_array().then_some(()) }).await;
+    assert_eq!(gateway.metric("sluice_last_good_in_use", &[]).await, 0.0);
+    assert!(gateway.stop().await.success());
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_is_said_and_the_gateway_waits_for_the_api_server() {
+    let (mut cluster, kept) = (Cluster::new().await, in_memory());
+    let gateway = keeping(&cluster, &kept).start().await;
+    crash(gateway, &kept).await;
+    cluster.server.stop().await;
+    std::fs::write(kept.path().join("last-good.json.gz"), "damaged").unwrap();
+    let mut gateway = keeping(&cluster, &kept).label("second").without_waiting().start().await;
+    wait::until("the refusal", || async {
+        let (_, problems) = gateway.admin_get("/problems").await.ok()?;
+        problems.contains("SLUICE-P606").then_some(())
+    })
+    .await;
+    ready_body(&gateway, |status, body| status == 503 && body.contains("refused")).await;
+    cluster.server.resume().await;
+    gateway.ready().await;
+    cluster.answered_by("one").await;
+}
+
+#[tokio::test]
+async fn secrets_are_kept_in_memory_only_and_by_those_who_serve() {
+    let cluster = Cluster::new().await;
+    for (arguments, said) in [
+        (vec!["--last-good=/proc".to_owned()], "/proc is not in memory"),
+        (vec!["--last-good=/dev/shm".to_owned(), "--role=controller".to_owned()], "--role controller"),
+        (vec!["--last-good-after=3".to_owned()], "--last-good <DIR>"),
+    ] {
+        let options = arguments.iter().fold(cluster.options(), |options, argument| options.argument(argument));
+        let mut gateway = options.without_waiting().start().await;
+        assert!(!gateway.exited().await.success(), "{arguments:?}");
+        wait::until(&format!("`{said}` to be said of {arguments:?}"), || async {
+            gateway.log().join("\n").contains(said).then_some(())
+        })
+        .await;
+    }
+}

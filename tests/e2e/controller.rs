@@ -1,5 +1,6 @@
 //! `sluice run --kube --role …`: what is written to the cluster, by whom, and when.
 
+use base64::Engine;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sluice_model::Kind;
@@ -337,6 +338,163 @@ async fn an_ingress_has_the_front_services_address_when_it_is_served() {
     assert_eq!(raw::get(http, HOST, "/").await.unwrap().status, 200);
     assert!(address(&cluster.server, "foreign").is_null());
     assert_eq!(status_writes(&cluster.server, "ingresses"), 1);
+
+    // It goes to another controller, which has given it an address already: ours go, and that one stays.
+    let both = json!([{"ip": "192.0.2.9"}, {"ip": "198.51.100.1"}, {"hostname": "lb.example"}]);
+    let mut gone = ingress("other", "ours");
+    gone["status"] = json!({"loadBalancer": {"ingress": both}});
+    cluster.server.apply(gone);
+    let theirs = json!([{"ip": "198.51.100.1"}]);
+    cluster.until("our addresses to go", |server| address(server, "ours") == theirs).await;
+    // What the other one writes from then on is its own business, be it our address.
+    let same = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}});
+    cluster.server.set_status(Kind::Ingress, "shop", "ours", same);
+    cluster.server.apply(ingress("sluice", "later"));
+    cluster.until("the address of one that came later", |server| !address(server, "later").is_null()).await;
+    assert_eq!(address(&cluster.server, "ours"), json!([{"ip": "192.0.2.9"}]));
+    cluster.server.apply(ingress("other", "later"));
+    cluster.until("its address to go", |server| address(server, "later").is_null()).await;
+    assert!(gateway.stop().await.success());
+}
+
+fn plugin(name: &str) -> Value {
+    json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "Plugin", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"source": {"configMap": {"name": name, "key": "plugin.wasm"}}}})
+}
+
+fn code(name: &str, bytes: &[u8]) -> Value {
+    let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "shop"},
+        "binaryData": {"plugin.wasm": text}})
+}
+
+fn policy(name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficPolicy",
+        "metadata": {"name": name, "namespace": "shop"}, "spec": spec})
+}
+
+/// `type=status/reason` of these conditions, in order.
+fn brief(conditions: &Value) -> Vec<String> {
+    let text = |condition: &Value, field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+    let all = conditions.as_array().into_iter().flatten();
+    all.map(|c| format!("{}={}/{}", text(c, "type"), text(c, "status"), text(c, "reason"))).collect()
+}
+
+fn status(server: &ApiServer, plural: &str, name: &str) -> Value {
+    server.get(plural, "shop", name).map(|object| object["status"].clone()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_plugin_says_what_it_is_and_whether_every_proxy_runs_it() {
+    let cluster = Cluster::new().await;
+    cluster.server.apply(gateway("edge", &[("http", 80)]));
+    let module = sluice_tests::guests::versioned().with_version(1);
+    cluster.server.apply(code("versioned", &module));
+    cluster.server.apply(code("broken", b"no module"));
+    for name in ["versioned", "broken", "missing"] {
+        cluster.server.apply(plugin(name));
+    }
+    let target = json!([{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "all"}]);
+    let uses = json!([{"name": "v", "pluginRef": {"name": "versioned"}}]);
+    cluster.server.apply(policy("uses", &json!({"targetRefs": target, "plugins": uses})));
+    let proxy = cluster.options("proxy").label("proxy").start().await;
+    slice(SYSTEM, "proxies", &[proxy.public]).into_iter().for_each(|slice| cluster.server.apply(slice));
+    let controller = cluster.options("controller").label("controller");
+    let controller = controller.argument(format!("--proxy-service={SYSTEM}/proxies")).start().await;
+
+    let of = |server: &ApiServer, name: &str| brief(&status(server, "plugins", name)["conditions"]);
+    let wanted = |name: &'static str, conditions: [&'static str; 2]| {
+        let cluster = &cluster;
+        async move { cluster.until(&format!("{name}: {conditions:?}"), |s| of(s, name) == conditions).await }
+    };
+    wanted("versioned", ["Accepted=True/Accepted", "Ready=True/Ready"]).await;
+    let found = status(&cluster.server, "plugins", "versioned");
+    assert!(found["digest"].as_str().unwrap().starts_with("sha256:"), "{found}");
+    assert_eq!((&found["size"], &found["uses"], &found["compiled"]), (&json!(module.len()), &json!(1), &json!(true)));
+    assert!(!found["interfaces"].as_array().unwrap().is_empty() && found["lastError"].is_null(), "{found}");
+    wanted("broken", ["Accepted=True/Accepted", "Ready=False/Failed"]).await;
+    let found = status(&cluster.server, "plugins", "broken");
+    assert!(found["lastError"].is_string() && found["compiled"] == false, "{found}");
+    wanted("missing", ["Accepted=False/InvalidSource", "Ready=False/Invalid"]).await;
+    assert!(status(&cluster.server, "plugins", "missing")["digest"].is_null());
+
+    // Other code is another digest, and its generation the same.
+    let digest = status(&cluster.server, "plugins", "versioned")["digest"].clone();
+    cluster.server.apply(code("versioned", &sluice_tests::guests::versioned().with_version(2)));
+    cluster
+        .until("the new digest", |server| {
+            let now = status(server, "plugins", "versioned");
+            now["digest"] != digest && brief(&now["conditions"])[1] == "Ready=True/Ready"
+        })
+        .await;
+    // A proxy that says nothing knows nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut both = slice(SYSTEM, "proxies", &[proxy.public, silent.local_addr().unwrap()]);
+    cluster.server.apply(both.remove(1));
+    cluster.server.apply(code("broken", &module));
+    wanted("broken", ["Accepted=True/Accepted", "Ready=False/Pending"]).await;
+    assert!(proxy.stop().await.success() && controller.stop().await.success());
+}
+
+#[tokio::test]
+async fn policies_and_gateway_configs_say_where_they_hold_and_why_not() {
+    let cluster = Cluster::new().await;
+    let mut edge = gateway("edge", &[("http", 80)]);
+    edge["spec"]["infrastructure"]["parametersRef"] =
+        json!({"group": "sluice.dev", "kind": "GatewayConfig", "name": "settings"});
+    cluster.server.apply(edge);
+    cluster.server.apply(json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "GatewayConfig",
+        "metadata": {"name": "settings", "namespace": "shop"}, "spec": {}}));
+    let target = |name: &str| json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": name});
+    let limit = json!({"maxBody": "1Ki"});
+    cluster.server.apply(policy("older", &json!({"targetRefs": [target("all")], "client": limit})));
+    let both = json!({"targetRefs": [target("all"), target("nobody")], "client": limit});
+    cluster.server.apply(policy("younger", &both));
+    cluster.server.apply(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
+        "metadata": {"name": "tls", "namespace": "shop"},
+        "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "one"}],
+                 "validation": {"hostname": "one.example",
+                                "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "missing"}]}}}));
+    let others = json!({"ancestorRef": {"name": "x"}, "controllerName": "example.com/other", "conditions": []});
+    cluster.server.set_status(Kind::BackendTLSPolicy, "shop", "tls", json!({"ancestors": [others]}));
+    let gateway = cluster.options("all").start().await;
+
+    let policies = "trafficpolicies";
+    cluster.until("statuses", |server| !status(server, policies, "younger").is_null()).await;
+    cluster.until("statuses", |server| !status(server, policies, "older").is_null()).await;
+    let older = status(&cluster.server, policies, "older")["ancestors"].clone();
+    let reference =
+        json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "shop", "name": "all"});
+    assert_eq!(
+        (&older[0]["ancestorRef"], &older[0]["controllerName"]),
+        (&reference, &json!("sluice.dev/gateway-controller"))
+    );
+    assert_eq!(brief(&older[0]["conditions"]), ["Accepted=True/Accepted"]);
+    let younger = status(&cluster.server, policies, "younger")["ancestors"].clone();
+    assert_eq!(brief(&younger[0]["conditions"]), ["Accepted=False/Conflicted"]);
+    assert_eq!(brief(&younger[1]["conditions"]), ["Accepted=False/TargetNotFound"]);
+    cluster
+        .until("the ancestor", |server| status(server, "backendtlspolicies", "tls")["ancestors"][1].is_object())
+        .await;
+    let tls = status(&cluster.server, "backendtlspolicies", "tls")["ancestors"].clone();
+    assert_eq!((&tls[0], &tls[1]["ancestorRef"]["kind"]), (&others, &json!("Gateway")));
+    let wanted = ["Accepted=False/NoValidCACertificate", "ResolvedRefs=False/InvalidCACertificateRef"];
+    assert_eq!(brief(&tls[1]["conditions"]), wanted);
+    cluster.until("the GatewayConfig's", |server| !status(server, "gatewayconfigs", "settings").is_null()).await;
+    let settings = status(&cluster.server, "gatewayconfigs", "settings");
+    assert_eq!((&settings["uses"], &settings["usedBy"][0]["name"]), (&json!(1), &json!("edge")));
+    assert_eq!(brief(&settings["conditions"]), ["Accepted=True/Accepted"]);
+
+    // The older one goes: the other one's turn. And what was written once is not written again.
+    let written = status_writes(&cluster.server, "gatewayconfigs");
+    cluster.server.delete(Kind::TrafficPolicy, "shop", "older");
+    cluster
+        .until("the younger one's turn", |server| {
+            let younger = status(server, policies, "younger")["ancestors"].clone();
+            brief(&younger[0]["conditions"]) == ["Accepted=True/Accepted"]
+        })
+        .await;
+    assert_eq!((written, status_writes(&cluster.server, "gatewayconfigs")), (1, 1));
     assert!(gateway.stop().await.success());
 }
 

@@ -51,6 +51,7 @@ struct State {
     denied: BTreeSet<(String, String)>,
     /// The questions that were asked (`spec`).
     reviews: Vec<Value>,
+    failing: BTreeSet<String>,
     /// Versions by plural, where they are not v1 (or v1alpha1); none: not installed.
     served: HashMap<String, Vec<String>>,
     no_streaming: Option<u16>,
@@ -218,8 +219,17 @@ impl ApiServer {
         self.cut();
     }
 
+    /// Answers 500 for a kind, as where its conversion webhook is down. Open watches are cut.
+    pub fn fail(&self, kind: Kind) {
+        self.shared.state.lock().unwrap().failing.insert(kind.plural().to_owned());
+        self.cut();
+    }
+
+    /// What was forbidden or failed before is answered.
     pub fn allow(&self, kind: Kind) {
-        self.shared.state.lock().unwrap().forbidden.remove(kind.plural());
+        let mut state = self.shared.state.lock().unwrap();
+        state.forbidden.remove(kind.plural());
+        state.failing.remove(kind.plural());
     }
 
     /// Answers reviews of this right with no: `patch`, `gateways/status`. Requests are not held against it.
@@ -364,6 +374,9 @@ fn answer(shared: &Arc<Shared>, request: &http::request::Parts, body: &[u8]) -> 
     }
     if asked.plural.ends_with("subjectaccessreviews") {
         return review(&mut state, body);
+    }
+    if state.failing.contains(&asked.plural) {
+        return refuse(500, "InternalError", "conversion webhook failed");
     }
     if request.method != http::Method::GET {
         let answer = write(&mut state, request, &asked, body);

@@ -64,6 +64,8 @@ pub struct Status {
     pub plugins: Vec<PluginStatus>,
     /// The watches of a cluster; none where objects come from files.
     pub watches: Vec<WatchStatus>,
+    /// Said while what is served was kept from before, since the API server is away.
+    pub last_good: Option<String>,
 }
 
 /// When the configuration last changed, and what changed.

@@ -66,6 +66,9 @@ fn write(page: &mut String, status: &Status, config: &Config, problems: &[Proble
     if status.draining {
         page.push_str(" <strong class=\"warning\">Draining.</strong>");
     }
+    if let Some(last_good) = &status.last_good {
+        write!(page, " <strong class=\"warning\">The API server is away: {}.</strong>", Escaped(last_good))?;
+    }
     page.push_str("</p>");
     table(page, "Problems", ["Code", "Where", "What"], problems.len(), problems.iter().map(problem_row))?;
     let listeners = rows::listeners(config, status);
@@ -246,6 +249,7 @@ mod tests {
             endpoints: Vec::new(),
             plugins: Vec::new(),
             watches: Vec::new(),
+            last_good: None,
         }
     }
 
@@ -277,6 +281,14 @@ mod tests {
         ] {
             assert!(page.contains(cell), "{cell}: {page}");
         }
+    }
+
+    #[test]
+    fn last_good_resources_are_said_while_they_are_in_use() {
+        assert!(!render(&status(), &Config::default(), &[]).contains("API server is away"));
+        let said = Status { last_good: Some("kept <here> 7 s ago".into()), ..status() };
+        let page = render(&said, &Config::default(), &[]);
+        assert!(page.contains("The API server is away: kept &lt;here&gt; 7 s ago."), "{page}");
     }
 
     #[test]

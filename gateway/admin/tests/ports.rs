@@ -46,6 +46,7 @@ impl View for Gateway {
             endpoints: Vec::new(),
             plugins: Vec::new(),
             watches: Vec::new(),
+            last_good: None,
         }
     }
 
@@ -55,6 +56,7 @@ impl View for Gateway {
             uid: "u".into(),
             generation: 3,
             listeners: vec!["http".into()],
+            plugin: None,
         };
         Served { objects: question.objects.iter().map(served).collect() }
     }

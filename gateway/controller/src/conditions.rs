@@ -57,41 +57,52 @@ pub(crate) fn merged(wanted: &[Condition], held: &Value, generation: i64, ours: 
     Value::Array(result)
 }
 
-/// One entry of `parents` of ours.
+/// One entry of ours in a list of several controllers' (`parents` of a route, `ancestors` of a policy).
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Parent {
+pub(crate) struct Entry {
     pub(crate) reference: Value,
     pub(crate) conditions: Vec<Condition>,
 }
 
-/// Entries of `parents`, by the API's schema.
-const MAX_PARENTS: usize = 32;
+/// Such a list, by the API's schema.
+pub(crate) struct Entries {
+    /// The field that names what an entry is about.
+    reference: &'static str,
+    max: usize,
+    /// Types of conditions of ours that come and go.
+    ours: &'static [&'static str],
+}
 
-/// The entries to write: those of other controllers as they are, then ours.
-pub(crate) fn merged_parents(wanted: &[Parent], held: &Value, generation: i64, now: &str) -> Value {
-    let none = Vec::new();
-    let held = held.as_array().unwrap_or(&none);
-    let ours = |entry: &&Value| entry.get("controllerName").and_then(Value::as_str) == Some(GATEWAY_CONTROLLER);
-    let mut result: Vec<Value> = held.iter().filter(|entry| !ours(entry)).cloned().collect();
-    for parent in wanted {
-        let former = held.iter().filter(ours).find(|entry| entry.get("parentRef") == Some(&parent.reference));
-        let conditions = former.and_then(|entry| entry.get("conditions")).unwrap_or(&Value::Null);
-        result.push(json!({
-            "parentRef": parent.reference,
-            "controllerName": GATEWAY_CONTROLLER,
-            "conditions": merged(&parent.conditions, conditions, generation, &["PartiallyInvalid"], now),
-        }));
+pub(crate) const PARENTS: Entries = Entries { reference: "parentRef", max: 32, ours: &["PartiallyInvalid"] };
+pub(crate) const ANCESTORS: Entries = Entries { reference: "ancestorRef", max: 16, ours: &["ResolvedRefs"] };
+
+impl Entries {
+    /// The entries to write: those of other controllers as they are, then ours.
+    pub(crate) fn merged(&self, wanted: &[Entry], held: &Value, generation: i64, now: &str) -> Value {
+        let none = Vec::new();
+        let held = held.as_array().unwrap_or(&none);
+        let ours = |entry: &&Value| entry.get("controllerName").and_then(Value::as_str) == Some(GATEWAY_CONTROLLER);
+        let mut result: Vec<Value> = held.iter().filter(|entry| !ours(entry)).cloned().collect();
+        for wanted in wanted {
+            let former = held.iter().filter(ours).find(|entry| entry.get(self.reference) == Some(&wanted.reference));
+            let conditions = former.and_then(|entry| entry.get("conditions")).unwrap_or(&Value::Null);
+            result.push(json!({
+                self.reference: wanted.reference,
+                "controllerName": GATEWAY_CONTROLLER,
+                "conditions": merged(&wanted.conditions, conditions, generation, self.ours, now),
+            }));
+        }
+        result.truncate(self.max);
+        Value::Array(result)
     }
-    result.truncate(MAX_PARENTS);
-    Value::Array(result)
 }
 
 /// The fields of `wanted` that differ from those that stand there; `None`: nothing does. A field that is not there
-/// counts as an empty list.
+/// counts as null, and as an empty list.
 pub(crate) fn difference(wanted: Map<String, Value>, held: &Value) -> Option<Map<String, Value>> {
     let empty = Value::Array(Vec::new());
     let differs = |field: &str, value: &Value| match held.get(field) {
-        Some(Value::Null) | None => *value != empty,
+        Some(Value::Null) | None => *value != empty && !value.is_null(),
         Some(held) => held != value,
     };
     let patch: Map<_, _> = wanted.into_iter().filter(|(field, value)| differs(field, value)).collect();
@@ -144,8 +155,8 @@ mod tests {
             entry("edge", "example.com/x"),
             entry("edge", GATEWAY_CONTROLLER)
         ]);
-        let wanted = [Parent { reference: parent("edge"), conditions: vec![Condition::good("Accepted", "R", "")] }];
-        let merged = merged_parents(&wanted, &there, 1, NOW);
+        let wanted = [Entry { reference: parent("edge"), conditions: vec![Condition::good("Accepted", "R", "")] }];
+        let merged = PARENTS.merged(&wanted, &there, 1, NOW);
         assert_eq!(merged, json!([entry("edge", "example.com/x"), entry("edge", GATEWAY_CONTROLLER)]));
         let fields = Map::from_iter([("parents".to_owned(), merged.clone())]);
         assert!(difference(fields.clone(), &json!({"parents": merged})).is_none());
@@ -153,7 +164,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_an_empty_list() {
+    fn a_policy_has_at_most_16_ancestors_and_those_of_others_come_first() {
+        let wanted: Vec<Entry> =
+            (0..20).map(|n| Entry { reference: json!({"name": n}), conditions: Vec::new() }).collect();
+        let others = json!([{"ancestorRef": {"name": "x"}, "controllerName": "example.com/x", "conditions": []}]);
+        let merged = ANCESTORS.merged(&wanted, &others, 1, NOW);
+        assert_eq!(merged.as_array().unwrap().len(), 16);
+        assert_eq!((&merged[0], &merged[15]["ancestorRef"]), (&others[0], &json!({"name": 14})));
+    }
+
+    #[test]
+    fn what_is_not_there_is_null_and_an_empty_list() {
+        let gone = Map::from_iter([("lastError".to_owned(), Value::Null)]);
+        assert!(difference(gone.clone(), &json!({})).is_none());
+        assert!(difference(gone, &json!({"lastError": "x"})).is_some());
         let fields = Map::from_iter([("addresses".to_owned(), json!([]))]);
         assert!(difference(fields.clone(), &Value::Null).is_none());
         assert!(difference(fields, &json!({"addresses": [{"value": "1.2.3.4"}]})).is_some());

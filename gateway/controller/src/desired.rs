@@ -1,10 +1,13 @@
 //! The status that each object should have, from what `translate` says of it and what is served.
 
-use crate::conditions::{Condition, Parent};
+use crate::conditions::{Condition, Entry};
 use crate::model::Reach;
 use serde_json::{Value, json};
-use sluice_model::ObjectRef;
-use sluice_translate::{ClassStatus, GatewayStatus, ListenerStatus, ParentStatus, RouteStatus};
+use sluice_model::{Kind, ObjectRef, ServedPlugin};
+use sluice_translate::{
+    Ancestor, AncestorStatus, ClassStatus, ConfigStatus, GatewayStatus, ListenerStatus, ParentStatus, PluginStatus,
+    PolicyStatus, RouteStatus,
+};
 use std::collections::BTreeSet;
 
 /// What a GatewayClass of ours says it can do (Gateway API v1.6 names), sorted.
@@ -172,14 +175,13 @@ pub(crate) fn supported_kinds(status: &ListenerStatus) -> Value {
 }
 
 /// The entries of a route: for its parentRefs that name a Gateway of ours.
-pub(crate) fn parents(status: &RouteStatus, ours: impl Fn(&ObjectRef) -> bool) -> Vec<Parent> {
-    let mut parents: Vec<Parent> = Vec::new();
+pub(crate) fn parents(status: &RouteStatus, ours: impl Fn(&ObjectRef) -> bool) -> Vec<Entry> {
+    let mut parents: Vec<Entry> = Vec::new();
     for parent in &status.parents {
-        let gateway =
-            ObjectRef::new(sluice_model::Kind::Gateway, parent.gateway.namespace.clone(), parent.gateway.name.clone());
+        let gateway = ObjectRef::new(Kind::Gateway, parent.gateway.namespace.clone(), parent.gateway.name.clone());
         let reference = reference(parent);
         if ours(&gateway) && parents.iter().all(|other| other.reference != reference) {
-            parents.push(Parent { reference, conditions: of_parent(parent, status.invalid.as_deref()) });
+            parents.push(Entry { reference, conditions: of_parent(parent, status.invalid.as_deref()) });
         }
     }
     parents
@@ -214,6 +216,87 @@ fn of_parent(parent: &ParentStatus, invalid: Option<&str>) -> Vec<Condition> {
         conditions.push(Condition::good("PartiallyInvalid", "UnsupportedValue", message));
     }
     conditions
+}
+
+/// A Plugin's conditions, given what every ready proxy has made of its code.
+pub(crate) fn plugin(status: &PluginStatus, made: Option<&ServedPlugin>) -> Vec<Condition> {
+    let accepted = match &status.rejected {
+        None => Condition::good("Accepted", "Accepted", "the Plugin can be used"),
+        Some((reason, message)) => Condition::bad("Accepted", reason, message),
+    };
+    let ready = match (&status.code, made) {
+        (None, _) => Condition::bad("Ready", "Invalid", "there is no code to run"),
+        (Some(_), Some(ServedPlugin { error: Some(error), .. })) => Condition::bad("Ready", "Failed", error),
+        (Some(_), Some(made)) if made.checked && made.ready >= made.uses => {
+            Condition::good("Ready", "Ready", "every proxy runs this code for all of its uses")
+        }
+        (Some(_), Some(_)) => Condition::bad("Ready", "Pending", "not every proxy has compiled it for all of its uses"),
+        (Some(_), None) => Condition::bad("Ready", "Pending", "not every proxy has this code yet"),
+    };
+    vec![accepted, ready]
+}
+
+/// What is known of a Plugin's code; null where it is not.
+pub(crate) fn code(status: &PluginStatus, made: Option<&ServedPlugin>) -> [(&'static str, Value); 7] {
+    let digest = |sha256: &String| json!(format!("sha256:{sha256}"));
+    let of_proxies = made.map(|made| json!(made.checked && made.error.is_none()));
+    let phases = made.filter(|made| !made.phases.is_empty()).map(|made| json!(made.phases));
+    [
+        ("digest", status.code.as_ref().map(|(sha256, _)| digest(sha256)).unwrap_or_default()),
+        ("size", status.code.as_ref().map(|(_, size)| json!(size)).unwrap_or_default()),
+        ("interfaces", phases.unwrap_or_default()),
+        ("configSchema", made.and_then(|made| made.config_schema.as_ref()).map(digest).unwrap_or_default()),
+        ("compiled", of_proxies.unwrap_or_default()),
+        ("uses", made.map(|made| json!(made.uses)).unwrap_or_default()),
+        ("lastError", made.and_then(|made| made.error.as_ref()).map(|error| json!(error)).unwrap_or_default()),
+    ]
+}
+
+/// The entries of a policy.
+pub(crate) fn ancestors(status: &PolicyStatus) -> Vec<Entry> {
+    let entry = |of: &AncestorStatus| {
+        let mut conditions = vec![match &of.rejected {
+            None => Condition::good("Accepted", "Accepted", "the policy is applied"),
+            Some((reason, message)) => Condition::bad("Accepted", reason, message),
+        }];
+        if of.has_references {
+            conditions.push(match &of.unresolved {
+                None => Condition::good("ResolvedRefs", "ResolvedRefs", "all references are resolved"),
+                Some((reason, message)) => Condition::bad("ResolvedRefs", reason, message),
+            });
+        }
+        let Ancestor { group, kind, namespace, name, section } = &of.ancestor;
+        let mut reference = json!({"group": group, "kind": kind, "namespace": namespace, "name": name});
+        if let (Value::Object(fields), Some(section)) = (&mut reference, section) {
+            fields.insert("sectionName".to_owned(), json!(section));
+        }
+        Entry { reference, conditions }
+    };
+    status.ancestors.iter().map(entry).collect()
+}
+
+/// Those who use a GatewayConfig, as its status names them.
+const MAX_USERS: usize = 16;
+
+pub(crate) fn config(status: &ConfigStatus) -> Vec<Condition> {
+    vec![match &status.rejected {
+        Some((reason, message)) => Condition::bad("Accepted", reason, message),
+        None if status.used_by.is_empty() => {
+            Condition::good("Accepted", "Accepted", "it can be used; no class or Gateway of Sluice's names it")
+        }
+        None => Condition::good("Accepted", "Accepted", "it is used"),
+    }]
+}
+
+pub(crate) fn users(status: &ConfigStatus) -> Value {
+    let user = |object: &ObjectRef| {
+        let mut user = json!({"group": object.kind.group(), "kind": object.kind.name(), "name": *object.name});
+        if let (Value::Object(fields), false) = (&mut user, object.namespace.is_empty()) {
+            fields.insert("namespace".to_owned(), json!(*object.namespace));
+        }
+        user
+    };
+    status.used_by.iter().take(MAX_USERS).map(user).collect()
 }
 
 /// `status.loadBalancer.ingress` of an Ingress, from that of the Service in front of us.
@@ -325,6 +408,49 @@ mod tests {
                 json!({"group": GROUP, "kind": "Gateway", "name": "edge", "namespace": "infra", "port": 80}),
             ]
         );
+    }
+
+    #[test]
+    fn a_plugin_is_ready_when_every_proxy_runs_its_code_for_all_uses() {
+        let status = PluginStatus { generation: 1, rejected: None, code: Some(("ab".into(), 7)) };
+        let made = ServedPlugin { sha256: "ab".into(), checked: true, uses: 2, ready: 2, ..ServedPlugin::default() };
+        let of = |made: Option<&ServedPlugin>| brief(&plugin(&status, made)).remove(1);
+        assert_eq!(of(Some(&made)), "Ready true Ready");
+        assert_eq!(of(Some(&ServedPlugin { ready: 1, ..made.clone() })), "Ready false Pending");
+        assert_eq!(of(Some(&ServedPlugin { checked: false, ..made.clone() })), "Ready false Pending");
+        assert_eq!(of(Some(&ServedPlugin { error: Some("trap".into()), ..made.clone() })), "Ready false Failed");
+        assert_eq!(of(None), "Ready false Pending");
+        let none = PluginStatus { rejected: Some(("InvalidSource", "no".into())), code: None, ..status.clone() };
+        assert_eq!(brief(&plugin(&none, None)), ["Accepted false InvalidSource", "Ready false Invalid"]);
+        // What only a proxy can know is left out where none says it.
+        let known: Vec<_> = code(&status, None).into_iter().filter(|(_, value)| !value.is_null()).collect();
+        assert_eq!(known, [("digest", json!("sha256:ab")), ("size", json!(7))]);
+    }
+
+    #[test]
+    fn an_ancestor_is_named_in_full_and_has_references_where_the_policy_has() {
+        let ancestor = |section: Option<&str>| Ancestor {
+            group: GROUP.into(),
+            kind: "Gateway".into(),
+            namespace: "shop".into(),
+            name: "edge".into(),
+            section: section.map(str::to_owned),
+        };
+        let of = |section, rejected, has_references| AncestorStatus {
+            ancestor: ancestor(section),
+            rejected,
+            has_references,
+            unresolved: None,
+        };
+        let conflict = Some(("Conflicted", "an older one is there".to_owned()));
+        let status =
+            PolicyStatus { generation: 1, ancestors: vec![of(Some("web"), conflict, false), of(None, None, true)] };
+        let entries = ancestors(&status);
+        let reference =
+            json!({"group": GROUP, "kind": "Gateway", "namespace": "shop", "name": "edge", "sectionName": "web"});
+        assert_eq!(entries[0].reference, reference);
+        assert_eq!(brief(&entries[0].conditions), ["Accepted false Conflicted"]);
+        assert_eq!(brief(&entries[1].conditions), ["Accepted true Accepted", "ResolvedRefs true ResolvedRefs"]);
     }
 
     #[test]

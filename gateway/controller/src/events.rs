@@ -1,5 +1,5 @@
 //! Tells of problems as Events of the objects that have them, where `kubectl describe` shows them: of the kinds whose
-//! status does not say it.
+//! status does not say it, or says only the first.
 
 use crate::api::{Failure, collection};
 use crate::controller::Controller;

@@ -5,10 +5,13 @@ use crate::controller::{Observed, Settings};
 use crate::desired::Bundle;
 use serde_json::Value;
 use sluice_model::object::NamespacedName;
-use sluice_model::{Kind, ObjectRef, ServedObject};
+use sluice_model::{Kind, ObjectRef, ServedObject, ServedPlugin};
 use sluice_resources::Held;
 use sluice_resources::api::Service;
-use sluice_translate::{ClassStatus, GATEWAY_UID, GatewayStatus, Infrastructure, RouteStatus, StatusChanges};
+use sluice_translate::{
+    ClassStatus, ConfigStatus, GATEWAY_UID, GatewayStatus, Infrastructure, PluginStatus, PolicyStatus, RouteStatus,
+    StatusChanges,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -23,6 +26,11 @@ pub(crate) struct Model {
     pub(crate) routes: HashMap<ObjectRef, RouteStatus>,
     /// With their generation.
     pub(crate) ingresses: HashMap<ObjectRef, i64>,
+    /// Ingress objects that were ours and still show our addresses.
+    pub(crate) left: BTreeSet<ObjectRef>,
+    pub(crate) plugins: BTreeMap<ObjectRef, PluginStatus>,
+    pub(crate) policies: BTreeMap<ObjectRef, PolicyStatus>,
+    pub(crate) configs: BTreeMap<ObjectRef, ConfigStatus>,
     pub(crate) held: HashMap<ObjectRef, Held>,
     /// What every ready proxy serves.
     pub(crate) served: HashMap<ObjectRef, ServedObject>,
@@ -51,12 +59,18 @@ pub(crate) struct Reach {
 impl Model {
     /// Takes what `translate` says. Says whether proxies may serve something else of what they are asked for.
     pub(crate) fn translated(&mut self, changes: StatusChanges, observed: Observed) -> bool {
-        let asks = !changes.ingresses.is_empty() || self.observed.proxies != observed.proxies;
+        let asks = !changes.ingresses.is_empty()
+            || self.observed.proxies != observed.proxies
+            || self.plugins != changes.plugins;
         let shape = self.shape;
         self.started = true;
         mark(&mut self.dirty, &self.classes, &changes.classes);
         mark(&mut self.dirty, &self.gateways, &changes.gateways);
         mark(&mut self.dirty, &self.infrastructure, &changes.infrastructure);
+        mark(&mut self.dirty, &self.plugins, &changes.plugins);
+        mark(&mut self.dirty, &self.policies, &changes.policies);
+        mark(&mut self.dirty, &self.configs, &changes.configs);
+        (self.plugins, self.policies, self.configs) = (changes.plugins, changes.policies, changes.configs);
         let same_services = self.observed.services == observed.services && self.observed.certain == observed.certain;
         if self.infrastructure != changes.infrastructure || self.gateways != changes.gateways || !same_services {
             self.shape += 1;
@@ -73,9 +87,16 @@ impl Model {
         for (ingress, generation) in changes.ingresses {
             self.dirty.insert(ingress.clone());
             match generation {
-                Some(generation) => self.ingresses.insert(ingress, generation),
-                None => self.ingresses.remove(&ingress),
-            };
+                Some(generation) => {
+                    self.left.remove(&ingress);
+                    self.ingresses.insert(ingress, generation);
+                }
+                None => {
+                    if self.ingresses.remove(&ingress).is_some() && self.shows_our_addresses(&ingress) {
+                        self.left.insert(ingress);
+                    }
+                }
+            }
         }
         if self.observed.front != observed.front {
             self.dirty.extend(self.ingresses.keys().cloned());
@@ -98,6 +119,7 @@ impl Model {
                 Some(held) => self.hold(object, held),
                 None => {
                     self.held.remove(&object);
+                    self.left.remove(&object);
                 }
             }
         }
@@ -122,7 +144,19 @@ impl Model {
         } else {
             self.dirty.insert(object.clone());
         }
-        self.held.insert(object, held);
+        self.held.insert(object.clone(), held);
+        if self.left.contains(&object) && !self.shows_our_addresses(&object) {
+            self.left.remove(&object);
+        }
+    }
+
+    /// Whether the status of an Ingress has an address of the Service in front of us.
+    fn shows_our_addresses(&self, ingress: &ObjectRef) -> bool {
+        let Some(held) = self.held.get(ingress) else { return false };
+        let addresses = self.front_addresses();
+        let status = held.status();
+        let entries = status.pointer("/loadBalancer/ingress").and_then(Value::as_array);
+        entries.into_iter().flatten().any(|entry| is_one_of(entry, &addresses))
     }
 
     /// Everything is to be looked at.
@@ -131,6 +165,27 @@ impl Model {
         self.dirty.extend(self.gateways.keys().cloned());
         self.dirty.extend(self.routes.keys().cloned());
         self.dirty.extend(self.ingresses.keys().cloned());
+        self.dirty.extend(self.left.iter().cloned());
+        self.dirty.extend(self.plugins.keys().cloned());
+        self.dirty.extend(self.policies.keys().cloned());
+        self.dirty.extend(self.configs.keys().cloned());
+    }
+
+    /// Whether proxies may be asked for an object.
+    pub(crate) fn asks_for(&self, object: &ObjectRef) -> bool {
+        match object.kind {
+            Kind::Plugin => self.plugins.contains_key(object),
+            Kind::Ingress => self.ingresses.contains_key(object),
+            _ => self.gateways.contains_key(object),
+        }
+    }
+
+    /// What every ready proxy has made of a Plugin's code, if it is the newest.
+    pub(crate) fn made(&self, plugin: &ObjectRef) -> Option<&ServedPlugin> {
+        let (held, status) = (self.held.get(plugin)?, self.plugins.get(plugin)?);
+        let (sha256, _) = status.code.as_ref()?;
+        let served = self.served(plugin, &held.uid, status.generation)?;
+        served.plugin.as_ref().filter(|made| made.sha256 == *sha256)
     }
 
     /// What every ready proxy serves of an object, if that is its newest form.
@@ -234,7 +289,7 @@ impl Model {
         self.observed.services.values().chain(&self.observed.front).any(is_node_port)
     }
 
-    /// What the proxies are asked for: all Gateways, and Ingress objects that are not known to be served, up to `limit`.
+    /// What the proxies are asked for: all Gateways, Plugins, and Ingress objects that are not known to be served, up to `limit`.
     /// Says whether anything is waited for.
     pub(crate) fn question(&self, settings: &Settings, limit: usize) -> (Vec<ObjectRef>, bool) {
         let mut objects: Vec<ObjectRef> = self.gateways.keys().cloned().collect();
@@ -244,6 +299,11 @@ impl Model {
             listeners.iter().any(|listener| listener.serves && !served.contains(&listener.name))
         };
         let mut waiting = self.infrastructure.iter().any(waits);
+        objects.extend(self.plugins.keys().take(limit.saturating_sub(objects.len())).cloned());
+        waiting |= self.plugins.iter().any(|(plugin, status)| {
+            let settles = |made: &ServedPlugin| made.error.is_some() || (made.checked && made.ready >= made.uses);
+            status.code.is_some() && !self.made(plugin).is_some_and(settles)
+        });
         if settings.ingress_service.is_some() {
             let pending = self.ingresses.iter().filter(|(ingress, generation)| {
                 self.held.contains_key(*ingress) && !self.serves_ingress(ingress, **generation)
@@ -255,6 +315,11 @@ impl Model {
         }
         (objects, waiting)
     }
+}
+
+/// Whether an entry of `loadBalancer.ingress` is one of these.
+pub(crate) fn is_one_of(entry: &Value, addresses: &BTreeSet<String>) -> bool {
+    ["ip", "hostname"].into_iter().filter_map(|field| entry.get(field)?.as_str()).any(|text| addresses.contains(text))
 }
 
 /// Marks what is new, gone or another.

@@ -2,7 +2,7 @@
 //! more; `sluice doctor` asks for it.
 
 use crate::lease;
-use sluice_model::Right;
+use sluice_model::{Kind, Right};
 use std::sync::Arc;
 
 /// Where a right is needed.
@@ -39,14 +39,18 @@ const fn status(place: Place, group: &'static str, resource: &'static str) -> Us
 }
 
 /// All of them.
-pub const RIGHTS: [Use; 14] = [
+pub const RIGHTS: [Use; 18] = [
     status(Place::Cluster, GATEWAY_API, "gatewayclasses/status"),
+    status(Place::Served, GATEWAY_API, "backendtlspolicies/status"),
     status(Place::Served, GATEWAY_API, "gateways/status"),
     status(Place::Served, GATEWAY_API, "grpcroutes/status"),
     status(Place::Served, GATEWAY_API, "httproutes/status"),
     status(Place::Served, GATEWAY_API, "tcproutes/status"),
     status(Place::Served, GATEWAY_API, "tlsroutes/status"),
     status(Place::Served, "networking.k8s.io", "ingresses/status"),
+    status(Place::Served, Kind::Plugin.group(), "gatewayconfigs/status"),
+    status(Place::Served, Kind::Plugin.group(), "plugins/status"),
+    status(Place::Served, Kind::Plugin.group(), "trafficpolicies/status"),
     Use {
         place: Place::Served,
         group: "",

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use sluice_model::{Kind, ObjectRef, Served, ServedObject, ServedQuestion};
+use sluice_model::{Kind, ObjectRef, Served, ServedObject, ServedPlugin, ServedQuestion};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -70,12 +70,31 @@ fn common(answers: Vec<Served>) -> HashMap<ObjectRef, ServedObject> {
                 served.generation = served.generation.min(other.generation);
                 let theirs: BTreeSet<&String> = other.listeners.iter().collect();
                 served.listeners.retain(|listener| theirs.contains(listener));
+                served.plugin = match (served.plugin.take(), &other.plugin) {
+                    (Some(mine), Some(theirs)) => of_both(mine, theirs),
+                    _ => None,
+                };
                 true
             }
             _ => false,
         });
     }
     all
+}
+
+/// What two proxies have made of one code; none where it is not the same yet.
+fn of_both(mine: ServedPlugin, theirs: &ServedPlugin) -> Option<ServedPlugin> {
+    let missing = |plugin: &ServedPlugin| plugin.uses.saturating_sub(plugin.ready);
+    let (uses, missing) = (mine.uses.max(theirs.uses), missing(&mine).max(missing(theirs)));
+    (mine.sha256 == theirs.sha256).then(|| ServedPlugin {
+        checked: mine.checked && theirs.checked,
+        phases: if mine.phases.is_empty() { theirs.phases.clone() } else { mine.phases },
+        config_schema: mine.config_schema.or_else(|| theirs.config_schema.clone()),
+        uses,
+        ready: uses.saturating_sub(missing),
+        error: mine.error.or_else(|| theirs.error.clone()),
+        sha256: mine.sha256,
+    })
 }
 
 impl Controller {
@@ -149,14 +168,9 @@ impl Controller {
         }
         model.shape += gateways;
         // Of objects that are gone nothing is to be known.
-        let Some(gone) = model.served.len().checked_sub(model.gateways.len() + model.ingresses.len()) else {
-            drop(model);
-            self.tell(changed);
-            return true;
-        };
-        if gone > 0 {
+        if model.served.len() > model.gateways.len() + model.ingresses.len() + model.plugins.len() {
             let mut kept = std::mem::take(&mut model.served);
-            kept.retain(|object, _| model.gateways.contains_key(object) || model.ingresses.contains_key(object));
+            kept.retain(|object, _| model.asks_for(object));
             model.served = kept;
         }
         drop(model);
@@ -178,7 +192,25 @@ mod tests {
     fn served(generation: i64, listeners: &[&str]) -> Served {
         let object = ObjectRef::new(Kind::Gateway, "shop", "edge");
         let listeners = listeners.iter().map(ToString::to_string).collect();
-        Served { objects: vec![ServedObject { object, uid: "u".into(), generation, listeners }] }
+        Served { objects: vec![ServedObject { object, uid: "u".into(), generation, listeners, plugin: None }] }
+    }
+
+    fn made(sha256: &str, uses: u32, ready: u32) -> Served {
+        let object = ObjectRef::new(Kind::Plugin, "shop", "guard");
+        let plugin = ServedPlugin { sha256: sha256.into(), checked: true, uses, ready, ..ServedPlugin::default() };
+        let served = ServedObject { object, uid: "u".into(), generation: 1, listeners: vec![], plugin: Some(plugin) };
+        Served { objects: vec![served] }
+    }
+
+    #[test]
+    fn a_plugin_is_what_the_slowest_proxy_has_made_of_it_and_nothing_while_their_code_differs() {
+        let of = |answers| common(answers).into_values().next().unwrap().plugin;
+        let slow = of(vec![made("a", 2, 2), made("a", 3, 1)]).unwrap();
+        assert_eq!((slow.uses, slow.ready), (3, 1));
+        let broken = ServedPlugin { error: Some("trap".into()), ..made("a", 2, 2).objects[0].plugin.clone().unwrap() };
+        let both = of_both(made("a", 2, 2).objects[0].plugin.clone().unwrap(), &broken).unwrap();
+        assert_eq!(both.error.as_deref(), Some("trap"));
+        assert_eq!(of(vec![made("a", 1, 1), made("b", 1, 1)]), None);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Writes statuses: what differs, with the version that it was compared with, a few at a time.
 
 use crate::api::{self, Failure};
-use crate::conditions::{difference, merged, merged_parents};
+use crate::conditions::{ANCESTORS, PARENTS, difference, merged};
 use crate::controller::{Controller, Settings};
 use crate::desired;
-use crate::model::Model;
+use crate::model::{Model, is_one_of};
 use crate::time::seconds;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -55,7 +55,10 @@ struct Memory {
 
 impl Memory {
     fn task(&mut self, model: &Model, settings: &Settings, object: &ObjectRef, now: Instant, time: &str) -> Task {
-        let Some(held) = model.held.get(object) else { return Task::Nothing };
+        let Some(held) = model.held.get(object) else {
+            self.pending.remove(object);
+            return Task::Nothing;
+        };
         let status = held.status();
         let fields = match object.kind {
             Kind::GatewayClass => class(model, object, held, &status, time),
@@ -64,7 +67,14 @@ impl Memory {
                 Err(later) => return Task::Later(later),
             },
             kind if kind.is_route() => route(model, object, held, &status, time),
-            Kind::Ingress => ingress(model, settings, object, &status),
+            Kind::Ingress if model.left.contains(object) => left(model, &status),
+            Kind::Ingress => ingress(model, settings, object, held, &status),
+            Kind::Plugin => match self.plugin(model, object, held, &status, now, time) {
+                Ok(fields) => fields,
+                Err(later) => return Task::Later(later),
+            },
+            Kind::TrafficPolicy | Kind::BackendTLSPolicy => policy(model, object, held, &status, time),
+            Kind::GatewayConfig => config(model, object, held, &status, time),
             _ => None,
         };
         let Some(patch) = fields.and_then(|fields| difference(fields, &status)) else { return Task::Nothing };
@@ -95,14 +105,7 @@ impl Memory {
         let waits = conditions
             .iter()
             .any(|c| c.kind == "Programmed" && !c.status && matches!(c.reason, "Pending" | "AddressNotAssigned"));
-        if waits {
-            let since = *self.pending.entry(object.clone()).or_insert(now);
-            if now < since + GRACE {
-                return Err(since + GRACE);
-            }
-        } else {
-            self.pending.remove(object);
-        }
+        self.patience(object, waits, now)?;
         let part = |field: &str| status.get(field).unwrap_or(&Value::Null);
         let held_listeners = part("listeners").as_array().cloned().unwrap_or_default();
         let listeners: Vec<Value> = wanted
@@ -131,6 +134,37 @@ impl Memory {
             Some(until) if difference(fields.clone(), status).is_some() => Err(until),
             _ => Ok(Some(fields)),
         }
+    }
+
+    fn plugin(
+        &mut self,
+        model: &Model,
+        object: &ObjectRef,
+        held: &Held,
+        status: &Value,
+        now: Instant,
+        time: &str,
+    ) -> Result<Option<Map<String, Value>>, Instant> {
+        let Some(wanted) = model.plugins.get(object).filter(|wanted| wanted.generation == held.generation) else {
+            return Ok(None);
+        };
+        let made = model.made(object);
+        let conditions = desired::plugin(wanted, made);
+        self.patience(object, conditions.iter().any(|condition| condition.reason == "Pending"), now)?;
+        let former = status.get("conditions").unwrap_or(&Value::Null);
+        let conditions = merged(&conditions, former, wanted.generation, &["Accepted", "Ready"], time);
+        let code = desired::code(wanted, made).into_iter().map(|(field, value)| (field.to_owned(), value));
+        Ok(Some(code.chain([("conditions".to_owned(), conditions)]).collect()))
+    }
+
+    /// Does not call an object pending before some time has passed; says when that is.
+    fn patience(&mut self, object: &ObjectRef, waits: bool, now: Instant) -> Result<(), Instant> {
+        if !waits {
+            self.pending.remove(object);
+            return Ok(());
+        }
+        let since = *self.pending.entry(object.clone()).or_insert(now);
+        if now < since + GRACE { Err(since + GRACE) } else { Ok(()) }
     }
 
     /// The next time at which something is to be looked at again.
@@ -165,13 +199,47 @@ fn route(model: &Model, object: &ObjectRef, held: &Held, status: &Value, time: &
     let wanted = model.routes.get(object).filter(|wanted| wanted.generation == held.generation)?;
     let parents = desired::parents(wanted, |gateway| model.gateways.contains_key(gateway));
     let former = status.get("parents").unwrap_or(&Value::Null);
-    Some(Map::from_iter([("parents".to_owned(), merged_parents(&parents, former, wanted.generation, time))]))
+    Some(Map::from_iter([("parents".to_owned(), PARENTS.merged(&parents, former, wanted.generation, time))]))
 }
 
-/// What stands there stays until the new generation is served, and where it is not known where we are reached.
-fn ingress(model: &Model, settings: &Settings, object: &ObjectRef, status: &Value) -> Option<Map<String, Value>> {
+fn policy(model: &Model, object: &ObjectRef, held: &Held, status: &Value, time: &str) -> Option<Map<String, Value>> {
+    let wanted = model.policies.get(object).filter(|wanted| wanted.generation == held.generation)?;
+    let former = status.get("ancestors").unwrap_or(&Value::Null);
+    let ancestors = ANCESTORS.merged(&desired::ancestors(wanted), former, wanted.generation, time);
+    Some(Map::from_iter([("ancestors".to_owned(), ancestors)]))
+}
+
+fn config(model: &Model, object: &ObjectRef, held: &Held, status: &Value, time: &str) -> Option<Map<String, Value>> {
+    let wanted = model.configs.get(object).filter(|wanted| wanted.generation == held.generation)?;
+    let former = status.get("conditions").unwrap_or(&Value::Null);
+    let conditions = merged(&desired::config(wanted), former, wanted.generation, &["Accepted"], time);
+    Some(Map::from_iter([
+        ("conditions".to_owned(), conditions),
+        ("uses".to_owned(), json!(wanted.used_by.len())),
+        ("usedBy".to_owned(), desired::users(wanted)),
+    ]))
+}
+
+/// An Ingress that is not ours any more shows none of our addresses; those that others wrote stay.
+fn left(model: &Model, status: &Value) -> Option<Map<String, Value>> {
+    let addresses = model.front_addresses();
+    let entries = status.pointer("/loadBalancer/ingress")?.as_array()?;
+    let others: Vec<&Value> = entries.iter().filter(|entry| !is_one_of(entry, &addresses)).collect();
+    let rest = if others.is_empty() { Value::Null } else { json!(others) };
+    (others.len() < entries.len()).then(|| Map::from_iter([("loadBalancer".to_owned(), json!({"ingress": rest}))]))
+}
+
+/// What stands there stays until the new generation is served, and where it is not known where we are reached. A
+/// generation that was not looked at yet may be another controller's.
+fn ingress(
+    model: &Model,
+    settings: &Settings,
+    object: &ObjectRef,
+    held: &Held,
+    status: &Value,
+) -> Option<Map<String, Value>> {
     settings.ingress_service.as_ref()?;
-    let generation = *model.ingresses.get(object)?;
+    let generation = *model.ingresses.get(object).filter(|generation| **generation == held.generation)?;
     let addresses = model.front_addresses();
     if addresses.is_empty() || !model.serves_ingress(object, generation) {
         return None;

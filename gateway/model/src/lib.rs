@@ -24,4 +24,4 @@ pub use object::{Kind, ObjectRef};
 pub use problem::{Code, Location, Problem, Severity};
 pub use reason::Reason;
 pub use right::Right;
-pub use served::{Served, ServedObject, ServedQuestion};
+pub use served::{Served, ServedObject, ServedPlugin, ServedQuestion};

@@ -190,6 +190,9 @@ codes! {
     KindNotInstalled = "SLUICE-P602", "a kind that the API server does not know", "install its CustomResourceDefinition; until then there are no objects of this kind";
     WatchFailing = "SLUICE-P603", "an API server that does not answer as it should", "see the message; what was read last goes on serving, and the watch is tried again";
     TooManyReferences = "SLUICE-P604", "more referenced ConfigMaps and Secrets than are watched one by one", "refer to fewer of them, or give Secrets the type kubernetes.io/tls";
+    LastGoodInUse = "SLUICE-P605", "last good resources in use, since the API server does not answer", "bring the API server back; its first complete answer replaces all of them";
+    LastGoodRefused = "SLUICE-P606", "last good resources that cannot be used", "bring the API server back; nothing is served before it answers";
+    LastGoodNotKept = "SLUICE-P607", "last good resources that cannot be kept", "see the message; a restart while the API server is away would find nothing, or something older";
 }
 
 impl fmt::Display for Code {

@@ -23,4 +23,26 @@ pub struct ServedObject {
     pub generation: i64,
     /// Of a Gateway, and for an Ingress of the Gateway that all of them share: the listeners whose sockets are open.
     pub listeners: Vec<String>,
+    /// Of a Plugin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<ServedPlugin>,
+}
+
+/// What a proxy has made of a Plugin's code.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServedPlugin {
+    /// SHA-256 of the code, in hex.
+    pub sha256: String,
+    /// It was compiled and held to the contract, or that has failed.
+    pub checked: bool,
+    /// The phases that it has a part in.
+    pub phases: Vec<String>,
+    /// SHA-256 of its configuration's schema, in hex; none where it has none.
+    pub config_schema: Option<String>,
+    /// Configurations in use, and those of them that run this very code.
+    pub uses: u32,
+    pub ready: u32,
+    /// Why the newest code or configuration does not run.
+    pub error: Option<String>,
 }

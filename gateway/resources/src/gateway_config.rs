@@ -5,7 +5,7 @@
 #![allow(unreachable_pub)]
 
 use crate::layered::{Layered, layered};
-use crate::{DurationText, Quantity};
+use crate::{DurationText, GatewayConfigStatus, Quantity};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,10 @@ use std::collections::BTreeMap;
     plural = "gatewayconfigs",
     namespaced,
     category = "sluice",
+    status = "GatewayConfigStatus",
+    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status"}"#,
+    printcolumn = r#"{"name":"Uses","type":"integer","jsonPath":".status.uses"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     derive = "PartialEq",
     derive = "Default",
     doc = "How the edge of a Gateway behaves: limits, timeouts, trust, TLS, and what the Gateway of all Ingress objects does."

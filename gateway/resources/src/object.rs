@@ -5,6 +5,7 @@ use crate::api::{
     Namespace, ObjectMeta, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
 };
 use crate::{GatewayConfig, Plugin, TrafficPolicy};
+use serde::{Serialize, Serializer};
 use sluice_model::{Kind, ObjectRef};
 use std::sync::Arc;
 
@@ -21,6 +22,13 @@ macro_rules! objects {
 
             pub fn metadata(&self) -> &ObjectMeta {
                 match self { $(Object::$variant(object) => &object.metadata,)* }
+            }
+        }
+
+        /// As a document that [`crate::parse`] reads.
+        impl Serialize for Object {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self { $(Object::$variant(object) => (**object).serialize(serializer),)* }
             }
         }
     };

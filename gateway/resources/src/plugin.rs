@@ -4,7 +4,7 @@
 #![allow(unreachable_pub)]
 
 use crate::values::free_form;
-use crate::{DurationText, Quantity};
+use crate::{DurationText, PluginStatus, Quantity};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,12 @@ use std::collections::BTreeMap;
     plural = "plugins",
     namespaced,
     category = "sluice",
+    status = "PluginStatus",
+    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].status"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Uses","type":"integer","jsonPath":".status.uses"}"#,
+    printcolumn = r#"{"name":"Digest","type":"string","jsonPath":".status.digest","priority":1}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     derive = "PartialEq",
     derive = "Default",
     doc = "One WebAssembly component that policies may use, with its limits."

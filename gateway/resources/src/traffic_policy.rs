@@ -4,7 +4,7 @@
 #![allow(unreachable_pub, dead_code)]
 
 use crate::layered::layered;
-use crate::{DurationText, PluginUseConfig, Quantity};
+use crate::{DurationText, PluginUseConfig, Quantity, TrafficPolicyStatus};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,10 @@ use serde::{Deserialize, Serialize};
     plural = "trafficpolicies",
     namespaced,
     category = "sluice",
+    status = "TrafficPolicyStatus",
+    printcolumn = r#"{"name":"Target","type":"string","jsonPath":".status.ancestors[0].ancestorRef.name"}"#,
+    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.ancestors[0].conditions[?(@.type==\"Accepted\")].reason"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     derive = "PartialEq",
     derive = "Default",
     doc = "Plugins, and settings of backends and clients, attached to Gateways, routes, Ingress objects and Services."
@@ -75,6 +79,7 @@ impl TrafficPolicy {
         guarding.then(|| TrafficPolicy {
             metadata,
             spec: TrafficPolicySpec { target_refs: Some(targets), unreadable: true, ..TrafficPolicySpec::default() },
+            status: None,
         })
     }
 }

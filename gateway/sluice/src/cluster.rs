@@ -2,16 +2,19 @@
 
 use crate::plane::Plane;
 use crate::served::ServedForms;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use prometheus_client::registry::Registry;
 use sluice_controller::{Controller, ServiceSettings, Settings};
 use sluice_model::object::NamespacedName;
-use sluice_sources::kubernetes::{self, Client, ClientOptions, KubernetesSource, Pauses, Scope};
+use sluice_sources::kubernetes::{
+    self, Client, ClientOptions, Connection, KubernetesSource, LastGoodOptions, Pauses, Scope,
+};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a process does in a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -65,7 +68,7 @@ impl ClusterArgs {
     }
 
     /// The API server has not been asked for anything yet.
-    pub(crate) async fn connect(&self) -> Result<Client> {
+    pub(crate) async fn connect(&self) -> Result<Connection> {
         let options = ClientOptions { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
         kubernetes::connect(&options).await.context("--kube")
     }
@@ -99,6 +102,21 @@ pub(crate) struct ServicesArgs {
     /// Ingress objects get no address]
     #[arg(long, value_name = "SERVICE", conflicts_with = "config", requires = "kube", value_parser = object)]
     ingress_service: Option<NamespacedName>,
+}
+
+/// What outlives a restart while the API server is away, for `sluice run --kube`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LastGoodArgs {
+    /// Keep what is read in this folder, which must lie in memory (tmpfs: it holds private keys), for a restart while the
+    /// API server is away [default: nothing is kept, and a restart waits for the API server]
+    #[arg(long, value_name = "DIR", conflicts_with = "config", requires = "kube")]
+    last_good: Option<PathBuf>,
+    /// Seconds that the API server must have failed after the start before what was kept is served
+    #[arg(long, value_name = "SECONDS", default_value = "5", conflicts_with = "config", requires = "last_good", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    last_good_after: u64,
+    /// Seconds since what was kept was last known to be current; what is older is not served
+    #[arg(long, value_name = "SECONDS", default_value = "86400", conflicts_with = "config", requires = "last_good", value_parser = clap::value_parser!(u64).range(1..))]
+    last_good_max_age: u64,
 }
 
 /// Above what pods usually listen on, below node ports (30000) and ephemeral ports (32768).
@@ -153,13 +171,26 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) async fn open(args: &ClusterArgs, services: &ServicesArgs) -> Result<Cluster> {
-        let client = args.connect().await?;
+    pub(crate) async fn open(args: &ClusterArgs, services: &ServicesArgs, last_good: &LastGoodArgs) -> Result<Cluster> {
+        ensure!(
+            last_good.last_good.is_none() || args.role() != Role::Controller,
+            "--last-good is for processes that serve requests: leave it out with --role controller"
+        );
+        let connection = args.connect().await?;
         let named = services.proxy_service.iter().chain(&services.ingress_service);
         let mut services_of: Vec<_> = named.map(|service| service.namespace.to_string()).collect();
         // The Services of Gateways.
         services_of.extend(services.gateway_services.is_some().then(|| args.system_namespace.clone()));
-        let source = KubernetesSource::new(client.clone(), &args.scope(services_of), Pauses::default());
+        let client = connection.client.clone();
+        let mut source = KubernetesSource::new(connection, &args.scope(services_of), Pauses::default());
+        if let Some(folder) = &last_good.last_good {
+            let options = LastGoodOptions {
+                folder: folder.clone(),
+                after: Duration::from_secs(last_good.last_good_after),
+                max_age: Duration::from_secs(last_good.last_good_max_age),
+            };
+            source = source.with_last_good(&options).context("--last-good")?;
+        }
         Ok(Cluster { source, args: args.clone(), services: services.clone(), client })
     }
 

@@ -147,6 +147,8 @@ enum Cause {
     Ports,
     /// Time has passed.
     Clock,
+    /// What is served is to be kept for a restart without the API server.
+    Keep,
 }
 
 impl Configuration {
@@ -170,6 +172,7 @@ impl Configuration {
         }
         let settled = tokio::time::timeout(READINESS, async move { plane.plugins_settled().await });
         tokio::pin!(settled);
+        let origin = path.configuration.origin.clone();
         let (mut waits_for_plugins, mut waits_for_ports, mut told) = (true, true, false);
         let give_up = tokio::time::sleep(READINESS);
         tokio::pin!(give_up);
@@ -190,6 +193,7 @@ impl Configuration {
                 Ok(()) = versions.changed() => Some(Cause::Plugins),
                 () = tokio::time::sleep(PORTS), if path.has_unbound_port() => Some(Cause::Ports),
                 _ = clock.tick() => Some(Cause::Clock),
+                () = origin.keeps() => Some(Cause::Keep),
                 // What became ready has been announced before, or is announced now.
                 _ = &mut settled, if waits_for_plugins => {
                     waits_for_plugins = false;
@@ -231,6 +235,8 @@ struct Path {
     started: bool,
     /// It was not, and will not be.
     refused: bool,
+    /// What was translated last is what the source has now.
+    live: bool,
     read: Vec<Problem>,
     translated: Vec<Problem>,
     applied: Vec<Problem>,
@@ -245,6 +251,7 @@ impl Path {
             configuration,
             started: false,
             refused: false,
+            live: false,
             read: Vec::new(),
             translated: Vec::new(),
             applied: Vec::new(),
@@ -267,6 +274,11 @@ impl Path {
                 self.take(update);
             }
             Cause::Plugins => self.applied = self.configuration.plane.refresh(),
+            Cause::Keep => {
+                // Pointers: whoever writes them holds up no change.
+                self.configuration.origin.keep(self.translator.store().iter().collect());
+                return;
+            }
             Cause::Clock => {
                 self.translator.set_now(SystemTime::now());
                 self.translated = self.translator.apply(Vec::new()).problems;
@@ -289,7 +301,10 @@ impl Path {
             return;
         }
         let first = !self.started;
-        if update.changes.is_empty() && !first {
+        // What was kept from before is served, and written to no cluster.
+        let live = self.configuration.origin.is_live();
+        let turns_live = live && !std::mem::replace(&mut self.live, live);
+        if update.changes.is_empty() && !first && !turns_live {
             return;
         }
         self.translator.set_now(SystemTime::now());
@@ -306,7 +321,7 @@ impl Path {
             return;
         }
         self.configuration.served.arrived(coming);
-        if let Some(controller) = &self.configuration.controller {
+        if let Some(controller) = self.configuration.controller.as_ref().filter(|_| live) {
             let certain = self.feed.as_ref().is_some_and(Feed::knows_gateways);
             let observed = Observed::of(self.translator.store(), controller.settings(), certain);
             controller.translated(self.translator.take_status(), observed);
@@ -366,7 +381,7 @@ impl Path {
         if let Some(feed) = &self.feed {
             feed.locate_all(&mut problems);
         }
-        if let Some(controller) = &self.configuration.controller {
+        if let Some(controller) = self.configuration.controller.as_ref().filter(|_| self.live) {
             controller.wrong(&problems);
         }
         let generation = i64::try_from(plane.generation()).unwrap_or(i64::MAX);

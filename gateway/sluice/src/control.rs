@@ -65,7 +65,7 @@ pub(crate) async fn run(args: &RunArgs, log: &Log) -> Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let _stop_tasks = stop.clone().drop_guard();
-    let cluster = Cluster::open(&args.cluster, &args.services).await?;
+    let cluster = Cluster::open(&args.cluster, &args.services, &args.last_good).await?;
     let metrics_socket = listen(args.metrics_address, &mut Vec::new())?;
     let admin_socket = listen(args.admin_address, &mut Vec::new())?;
 

@@ -1,6 +1,7 @@
 //! Where objects come from, folders or a cluster, as the configuration task sees it: one way to wait, one to read.
 
 use sluice_model::{Kind, Problem};
+use sluice_resources::Object;
 use sluice_sources::SourceUpdate;
 use sluice_sources::files::{FileSource, Watch};
 use sluice_sources::kubernetes::{KubernetesSource, WatchState};
@@ -33,6 +34,28 @@ impl Origin {
                 source.restart();
                 Feed::Cluster(source.clone())
             }
+        }
+    }
+
+    /// Whether what was read last is the source's own, and not kept from before.
+    pub(crate) fn is_live(&self) -> bool {
+        match self {
+            Origin::Files { .. } => true,
+            Origin::Cluster(source) => !source.in_last_good(),
+        }
+    }
+
+    /// Waits until all objects are to be kept for a restart. May be dropped and called again.
+    pub(crate) async fn keeps(&self) {
+        match self {
+            Origin::Files { .. } => std::future::pending().await,
+            Origin::Cluster(source) => source.last_good_wanted().await,
+        }
+    }
+
+    pub(crate) fn keep(&self, objects: Vec<Object>) {
+        if let Origin::Cluster(source) = self {
+            source.give_last_good(objects);
         }
     }
 }

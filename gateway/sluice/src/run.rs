@@ -1,7 +1,7 @@
 //! `sluice run`: the rooms wired together, from start to the end of the drain.
 
 use crate::certificate;
-use crate::cluster::{Cluster, ClusterArgs, Role, ServicesArgs};
+use crate::cluster::{Cluster, ClusterArgs, LastGoodArgs, Role, ServicesArgs};
 use crate::configuration::{Configuration, Metrics, Start};
 use crate::control;
 use crate::feed::Origin;
@@ -50,6 +50,8 @@ pub(crate) struct RunArgs {
     pub(crate) cluster: ClusterArgs,
     #[command(flatten)]
     pub(crate) services: ServicesArgs,
+    #[command(flatten)]
+    pub(crate) last_good: LastGoodArgs,
     /// Where /metrics, /livez and /readyz are answered; in a cluster, the pod's address
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9180")]
     pub(crate) metrics_address: SocketAddr,
@@ -142,7 +144,8 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
         (Some(chain), Some(key)) => certificate::load(chain, key)?,
         _ => certificate::load_or_make(&state_folder)?,
     };
-    let cluster = if args.kube { Some(Cluster::open(&args.cluster, &args.services).await?) } else { None };
+    let cluster =
+        if args.kube { Some(Cluster::open(&args.cluster, &args.services, &args.last_good).await?) } else { None };
     let upgrade_socket = state_folder.join("upgrade.sock");
     let mut former = if args.upgrade { take_over(&upgrade_socket)? } else { None };
     let mut sockets = former.as_mut().map(|former| std::mem::take(&mut former.sockets)).unwrap_or_default();

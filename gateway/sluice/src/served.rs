@@ -3,9 +3,10 @@
 use crate::plane::Plane;
 use sluice_model::config::ListenerId;
 use sluice_model::object::NamespacedName;
-use sluice_model::{Kind, ObjectRef, Served, ServedObject, ServedQuestion};
+use sluice_model::{Kind, ObjectRef, Served, ServedObject, ServedPlugin, ServedQuestion};
 use sluice_resources::{Change, Object};
 use sluice_translate::{INGRESS_GATEWAY, INGRESS_NAMESPACE};
+use sluice_wasm::PluginStatus;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
@@ -25,13 +26,13 @@ struct Form {
 pub(crate) struct Coming(Vec<(ObjectRef, Option<Form>)>);
 
 impl Coming {
-    /// Of Gateways and Ingress objects; nobody asks for others.
+    /// Of Gateways, Ingress objects and Plugins; nobody asks for others.
     pub(crate) fn of(changes: &[Change]) -> Coming {
         let form = |object: &Object| {
             let meta = object.metadata();
             Form { uid: meta.uid.clone().unwrap_or_default(), generation: meta.generation.unwrap_or_default() }
         };
-        let asked_for = |kind: Kind| matches!(kind, Kind::Gateway | Kind::Ingress);
+        let asked_for = |kind: Kind| matches!(kind, Kind::Gateway | Kind::Ingress | Kind::Plugin);
         let forms = changes.iter().filter_map(|change| match change {
             Change::Upsert(object) if asked_for(object.kind()) => Some((object.reference(), Some(form(object)))),
             Change::Delete(object) if asked_for(object.kind) => Some((object.clone(), None)),
@@ -60,13 +61,38 @@ impl ServedForms {
         let listeners = open_listeners(plane);
         let of = |gateway: &NamespacedName| listeners.get(gateway).cloned().unwrap_or_default();
         let of_ingress = of(&NamespacedName::new(INGRESS_NAMESPACE, INGRESS_GATEWAY));
+        let plugins = match plane {
+            Plane::Serving { plugins, .. } if question.objects.iter().any(|object| object.kind == Kind::Plugin) => {
+                plugins.statuses()
+            }
+            _ => Vec::new(),
+        };
+        let plugins: HashMap<_, _> = plugins.into_iter().map(|status| (status.plugin.clone(), status)).collect();
         let forms = self.forms.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = |object: &ObjectRef| {
             let form = forms.get(object)?.clone();
-            let listeners = if object.kind == Kind::Ingress { of_ingress.clone() } else { of(&object.key()) };
-            Some(ServedObject { object: object.clone(), uid: form.uid, generation: form.generation, listeners })
+            let listeners = match object.kind {
+                Kind::Ingress => of_ingress.clone(),
+                Kind::Gateway => of(&object.key()),
+                _ => Vec::new(),
+            };
+            let plugin = (object.kind == Kind::Plugin).then(|| plugins.get(&object.key()).map(plugin)).flatten();
+            Some(ServedObject { object: object.clone(), uid: form.uid, generation: form.generation, listeners, plugin })
         };
         Served { objects: question.objects.iter().filter_map(answer).collect() }
+    }
+}
+
+fn plugin(status: &PluginStatus) -> ServedPlugin {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    ServedPlugin {
+        sha256: status.sha256.to_string(),
+        checked: status.checked,
+        phases: status.phases.iter().map(ToString::to_string).collect(),
+        config_schema: status.schema.as_ref().map(|schema| schema.sha256()),
+        uses: count(status.uses),
+        ready: count(status.ready),
+        error: status.error.clone(),
     }
 }
 

@@ -76,6 +76,7 @@ impl View for GatewayView {
             endpoints,
             plugins: plugins.into_iter().map(plugin_status).collect(),
             watches: self.watches().into_iter().map(watch_status).collect(),
+            last_good: watches::last_good(self.cluster.as_ref()),
         }
     }
 
@@ -96,7 +97,8 @@ impl View for GatewayView {
             if let Plane::Serving { proxy, .. } = &self.plane {
                 proxy.answers().await;
             }
-            Readiness::Ready(watches::notes(&self.watches()))
+            let last_good = watches::last_good(self.cluster.as_ref());
+            Readiness::Ready(last_good.into_iter().chain(watches::notes(&self.watches())).collect())
         }
         .boxed()
     }

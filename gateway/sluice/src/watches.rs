@@ -9,8 +9,13 @@ use sluice_model::Kind;
 use sluice_sources::kubernetes::{KubernetesSource, WatchState, WatchStatus};
 use std::fmt;
 
-/// Starts a task a kind.
+/// Starts a task a kind, and one that keeps what they read.
 pub(crate) fn spawn(supervisor: &Supervisor, source: &KubernetesSource) {
+    let keeper = source.clone();
+    supervisor.spawn("keep last good", move || {
+        let source = keeper.clone();
+        async move { source.keep_last_good().await }
+    });
     for kind in Kind::ALL {
         let source = source.clone();
         supervisor.spawn(task(kind), move || {
@@ -54,6 +59,12 @@ pub(crate) fn notes(statuses: &[WatchStatus]) -> Vec<String> {
     statuses.iter().filter(worth).map(line).collect()
 }
 
+/// That what is served is not the API server's, in words; `None`: it is.
+pub(crate) fn last_good(source: Option<&KubernetesSource>) -> Option<String> {
+    let age = source?.last_good().filter(|status| status.in_use)?.age.unwrap_or_default();
+    Some(format!("the last good resources are served, last known to be current {} s ago", age.as_secs()))
+}
+
 /// What the first configuration waits for.
 pub(crate) fn missing(statuses: &[WatchStatus]) -> String {
     let mut kinds = Vec::new();
@@ -71,7 +82,7 @@ pub(crate) fn missing(statuses: &[WatchStatus]) -> String {
     }
 }
 
-/// `sluice_watch_stale_seconds{kind}`, as it is when it is asked for.
+/// `sluice_watch_stale_seconds{kind}` and `sluice_last_good_*`, as they are when they are asked for.
 pub(crate) struct Staleness(KubernetesSource);
 
 impl Staleness {
@@ -99,6 +110,17 @@ impl Collector for Staleness {
         for status in self.0.statuses() {
             let label = KindLabel { kind: status.kind.name() };
             metric.encode_family(&label)?.encode_gauge(&status.stale.as_secs_f64())?;
+        }
+        let Some(last_good) = self.0.last_good() else { return Ok(()) };
+        let help = "1 while the last good resources are served, since the API server does not answer";
+        let mut metric = encoder.encode_descriptor("last_good_in_use", help, None, MetricType::Gauge)?;
+        metric.encode_gauge(&i64::from(last_good.in_use))?;
+        let help =
+            "For how long the last good resources (those in use, or else those kept) have not been known to be current";
+        if let Some(age) = last_good.age {
+            let mut metric =
+                encoder.encode_descriptor("last_good_age", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+            metric.encode_gauge(&age.as_secs_f64())?;
         }
         Ok(())
     }

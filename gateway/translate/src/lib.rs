@@ -50,6 +50,7 @@ pub use gateway::{
 pub use options::Options;
 pub use sluice_model::{Config, Problem};
 pub use status::{
-    ClassStatus, GatewayStatus, Infrastructure, ListenerStatus, ParentStatus, RouteStatus, Status, StatusChanges,
+    Ancestor, AncestorStatus, ClassStatus, ConfigStatus, GatewayStatus, Infrastructure, ListenerStatus, ParentStatus,
+    PluginStatus, PolicyStatus, RouteStatus, Status, StatusChanges,
 };
 pub use translator::{Output, Translator};

@@ -19,6 +19,10 @@ pub struct Status {
     pub routes: BTreeMap<ObjectRef, RouteStatus>,
     /// Ingress objects of ours, with their generation.
     pub ingresses: BTreeMap<ObjectRef, i64>,
+    pub plugins: BTreeMap<ObjectRef, PluginStatus>,
+    /// TrafficPolicies and BackendTLSPolicies.
+    pub policies: BTreeMap<ObjectRef, PolicyStatus>,
+    pub configs: BTreeMap<ObjectRef, ConfigStatus>,
 }
 
 /// What may be another status than at the time before ([`crate::Translator::take_status`]).
@@ -34,6 +38,63 @@ pub struct StatusChanges {
     pub routes: BTreeMap<ObjectRef, Option<RouteStatus>>,
     /// The generation; `None`: it is gone, or not ours (any more).
     pub ingresses: BTreeMap<ObjectRef, Option<i64>>,
+    /// All of them.
+    pub plugins: BTreeMap<ObjectRef, PluginStatus>,
+    /// All TrafficPolicies and BackendTLSPolicies.
+    pub policies: BTreeMap<ObjectRef, PolicyStatus>,
+    /// All of them.
+    pub configs: BTreeMap<ObjectRef, ConfigStatus>,
+}
+
+/// One Plugin, as far as its object and the ConfigMap with its code say it. What becomes of the code only a proxy knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PluginStatus {
+    pub generation: i64,
+    /// Reason and message of `Accepted: False`: InvalidSource, Invalid.
+    pub rejected: Option<(&'static str, String)>,
+    /// SHA-256 of the code in hex, and its bytes, where there is any.
+    pub code: Option<(String, usize)>,
+}
+
+/// One GatewayConfig.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigStatus {
+    pub generation: i64,
+    /// Reason and message of `Accepted: False`: Invalid. What is valid of it holds all the same.
+    pub rejected: Option<(&'static str, String)>,
+    /// Classes and Gateways of ours that name it.
+    pub used_by: BTreeSet<ObjectRef>,
+}
+
+/// One policy (GEP-713).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyStatus {
+    pub generation: i64,
+    /// In their order, each once.
+    pub ancestors: Vec<AncestorStatus>,
+}
+
+/// What a policy does for one object above what it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AncestorStatus {
+    pub ancestor: Ancestor,
+    /// Reason and message of `Accepted: False`: Conflicted, TargetNotFound, Invalid, NoValidCACertificate.
+    pub rejected: Option<(&'static str, String)>,
+    /// Whether the policy names CA certificates, and so has a `ResolvedRefs`.
+    pub has_references: bool,
+    /// Reason and message of `ResolvedRefs: False`: InvalidCACertificateRef, InvalidKind.
+    pub unresolved: Option<(&'static str, String)>,
+}
+
+/// Of a TrafficPolicy each target, by what the policy calls it, or each route that names it; of a BackendTLSPolicy each
+/// Gateway (or Ingress) whose backends it is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ancestor {
+    pub group: String,
+    pub kind: String,
+    pub namespace: String,
+    pub name: String,
+    pub section: Option<String>,
 }
 
 /// One GatewayClass of ours.

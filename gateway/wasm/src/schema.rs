@@ -2,6 +2,7 @@
 
 use http::HeaderName;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use wasmparser::{Parser, Payload};
 
 /// The custom section of a module that holds its schema, as JSON text.
@@ -60,6 +61,11 @@ impl ConfigSchema {
     pub fn new(text: Value) -> Result<ConfigSchema, SchemaError> {
         let validator = jsonschema::validator_for(&text).map_err(|error| SchemaError::Schema(error.to_string()))?;
         Ok(ConfigSchema { text, validator })
+    }
+
+    /// What tells it from others: its SHA-256, in hex.
+    pub fn sha256(&self) -> String {
+        hex::encode(Sha256::digest(self.text.to_string()))
     }
 
     /// The schema itself.

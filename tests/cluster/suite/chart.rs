@@ -39,6 +39,7 @@ const VARIANTS: [&[&str]; 9] = [
         "proxy.labels.team=edge",
         "proxy.spread=None",
         "proxy.disruptionBudget.enabled=false",
+        "proxy.lastGood.enabled=false",
         "metrics.dashboard.enabled=true",
     ],
 ];

@@ -175,6 +175,26 @@ pub(crate) struct Pod {
     pub(crate) ip: IpAddr,
 }
 
+impl Pod {
+    /// Kills the process of its one container, which then starts again.
+    pub(crate) fn kill(&self) {
+        let killed = std::process::Command::new("kill").args(["-KILL", &self.process()]).status();
+        assert!(killed.expect("kill runs").success());
+    }
+
+    /// As this host numbers it.
+    fn process(&self) -> String {
+        let name = format!("HOSTNAME={}", self.name);
+        let processes = std::fs::read_dir("/proc").expect("this is Linux").filter_map(Result::ok);
+        let mut numbers = processes.filter_map(|process| {
+            let environment = std::fs::read(process.path().join("environ")).ok()?;
+            let its = environment.split(|byte| *byte == 0).any(|variable| variable == name.as_bytes());
+            its.then(|| process.file_name().to_string_lossy().into_owned())
+        });
+        numbers.next().unwrap_or_else(|| panic!("no process of {}", self.name))
+    }
+}
+
 fn is_ready(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array();
     conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")

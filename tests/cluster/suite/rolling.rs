@@ -9,6 +9,7 @@ use crate::workload::{Backend, End};
 use sluice_tests::certificate::{self, Authority, Leaf};
 use sluice_tests::load::{Check, Kind, Plan, Rate, Running, Target};
 use sluice_tests::{guests, objects, raw};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -369,17 +370,37 @@ async fn a_rolling_update_of_sluice_itself_fails_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster: make test-cluster"]
-async fn an_api_server_that_is_away_for_a_minute_fails_nothing() {
+async fn an_api_server_that_is_away_for_a_minute_fails_nothing_and_a_proxy_killed_meanwhile_serves_again() {
     let site = Site::new("survival", Backend::new("web", 2)).await;
     let load = site.load("/load").await;
+    let proxies = Namespace(crate::cluster::NAMESPACE).pods("app.kubernetes.io/component=proxy").await;
+    let killed = proxies.first().expect("there are proxies");
     driver(&["stop", "kube-apiserver"]).await;
     let away = Instant::now();
     while away.elapsed() < Duration::from_secs(60) {
         load.settled().await;
     }
+    load.flawless().await;
+    // Its container starts again, with what the one before kept in memory.
+    killed.kill();
+    let readiness = || async { raw::get(SocketAddr::new(killed.ip, 9180), "pod", "/readyz").await.ok() };
+    until("the killed proxy to serve what it kept", || async {
+        let answer = readiness().await?;
+        (answer.status == 200 && answer.text().contains("the last good resources are served")).then_some(())
+    })
+    .await;
+    for _ in 0..20 {
+        let answer = raw::get(SocketAddr::new(killed.ip, 80), &site.host, "/").await.expect("it serves");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
     driver(&["start", "kube-apiserver"]).await;
     until("the API server", || async { crate::cluster::try_kubectl("get --raw /readyz").await.ok() }).await;
+    until("the killed proxy to serve what the API server has", || async {
+        readiness().await.filter(|answer| answer.status == 200 && answer.text() == "ready\n")
+    })
+    .await;
     // What changes then is served again.
+    let load = site.load("/load").await;
     site.namespace.kubectl("scale deployment/web --replicas=4").await;
     site.namespace.rolled_out("web").await;
     load.flawless().await;

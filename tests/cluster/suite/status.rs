@@ -1,12 +1,11 @@
 //! What the controllers write: that status says what is so, when it is so, and whoever of them is alive.
 
-use crate::cluster::{NAMESPACE, Namespace, Sluice, get, until};
+use crate::cluster::{NAMESPACE, Namespace, Sluice, get, kubectl, until};
 use crate::workload::{Backend, ingress};
 use serde_json::Value;
 use sluice_tests::certificate::Authority;
-use sluice_tests::{Address, objects, raw};
+use sluice_tests::{Address, guests, objects, raw};
 use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// New connections, enough that each of two proxies gets some.
@@ -114,6 +113,13 @@ async fn an_ingress_has_its_address_when_every_proxy_serves_it() {
     address_of(&shop, "second").await;
     answers_everywhere(sluice.http(), "second.example").await;
     assert_eq!(shop.get("ingress other").await["status"]["loadBalancer"], serde_json::json!({}));
+    // One that goes to another class shows our address no more.
+    shop.apply(&ingress("second", "second.example").replace("sluice", "nginx")).await;
+    until("our address to go", || async {
+        let second = shop.get("ingress second").await;
+        (second["status"]["loadBalancer"] == serde_json::json!({})).then_some(())
+    })
+    .await;
     shop.delete().await;
 }
 
@@ -216,6 +222,73 @@ async fn what_is_broken_has_a_condition_that_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster: make test-cluster"]
+async fn plugins_policies_and_gateway_configs_say_what_became_of_them() {
+    Sluice::installed().await;
+    let shop = shop("status-own").await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("plugin.wasm");
+    std::fs::write(&file, guests::versioned().with_version(1)).unwrap();
+    let map = format!("create configmap code --dry-run=client -o yaml --from-file={}", file.display());
+    shop.apply(&kubectl(&map).await).await;
+    shop.apply(&gateway("edge", HTTP)).await;
+    shop.apply(&route("web", "edge", "web.example", "{name: web, port: 80}")).await;
+    shop.apply(
+        "
+apiVersion: sluice.dev/v1alpha1
+kind: Plugin
+metadata: {name: good}
+spec: {source: {configMap: {name: code, key: plugin.wasm}}}
+---
+apiVersion: sluice.dev/v1alpha1
+kind: Plugin
+metadata: {name: missing}
+spec: {source: {configMap: {name: nobody, key: plugin.wasm}}}
+---
+apiVersion: sluice.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: uses}
+spec:
+  targetRefs:
+  - {group: gateway.networking.k8s.io, kind: HTTPRoute, name: web}
+  - {group: gateway.networking.k8s.io, kind: HTTPRoute, name: nobody}
+  plugins: [{name: good, pluginRef: {name: good}}]
+---
+apiVersion: sluice.dev/v1alpha1
+kind: GatewayConfig
+metadata: {name: unused}
+spec: {}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: tls}
+spec:
+  targetRefs: [{group: '', kind: Service, name: web}]
+  validation: {hostname: web.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: nobody}]}
+",
+    )
+    .await;
+    let good = ["Accepted=True/Accepted", "Ready=True/Ready"];
+    let plugin = shop.has_conditions("plugin good", "/status/conditions", &good).await;
+    assert_eq!((&plugin["status"]["compiled"], &plugin["status"]["uses"]), (&true.into(), &1.into()), "{plugin}");
+    assert!(plugin["status"]["digest"].as_str().unwrap().starts_with("sha256:"), "{plugin}");
+    let bad = ["Accepted=False/InvalidSource", "Ready=False/Invalid"];
+    shop.has_conditions("plugin missing", "/status/conditions", &bad).await;
+    let first = "/status/ancestors/0/conditions";
+    shop.has_conditions("trafficpolicy uses", first, &["Accepted=True/Accepted"]).await;
+    let second = "/status/ancestors/1/conditions";
+    shop.has_conditions("trafficpolicy uses", second, &["Accepted=False/TargetNotFound"]).await;
+    shop.has_conditions("gatewayconfig unused", "/status/conditions", &["Accepted=True/Accepted"]).await;
+    let tls = ["Accepted=False/NoValidCACertificate", "ResolvedRefs=False/InvalidCACertificateRef"];
+    shop.has_conditions("backendtlspolicy tls", first, &tls).await;
+    let table = shop.kubectl("get plugins,trafficpolicies,gatewayconfigs").await;
+    for column in ["ACCEPTED", "READY", "USES", "TARGET"] {
+        assert!(table.contains(column), "{table}");
+    }
+    shop.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster: make test-cluster"]
 async fn a_broken_ingress_has_an_event_that_says_so() {
     Sluice::installed().await;
     let shop = Namespace::create("status-events").await;
@@ -231,18 +304,6 @@ async fn a_broken_ingress_has_an_event_that_says_so() {
     let message = event["message"].as_str().unwrap();
     assert!(message.contains("SLUICE-P") && message.contains("spec.rules[0]") && message.contains("web"), "{message}");
     shop.delete().await;
-}
-
-/// The process of a pod's one container, as this host numbers it.
-fn process_of(pod: &str) -> String {
-    let name = format!("HOSTNAME={pod}");
-    let processes = std::fs::read_dir("/proc").expect("this is Linux").filter_map(Result::ok);
-    let mut numbers = processes.filter_map(|process| {
-        let environment = std::fs::read(process.path().join("environ")).ok()?;
-        let its = environment.split(|byte| *byte == 0).any(|variable| variable == name.as_bytes());
-        its.then(|| process.file_name().to_string_lossy().into_owned())
-    });
-    numbers.next().unwrap_or_else(|| panic!("no process of {pod}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,9 +322,8 @@ async fn when_the_leader_is_killed_another_controller_goes_on_within_20_s() {
     let leader =
         pods.iter().find(|pod| first.contains(&pod.name)).unwrap_or_else(|| panic!("{first} is none of {pods:?}"));
     // Kubernetes would ask it to end, and it would give up the Lease. A crash does neither.
-    let process = process_of(&leader.name);
     let killed = Instant::now();
-    assert!(Command::new("kill").args(["-KILL", &process]).status().expect("kill runs").success());
+    leader.kill();
     shop.apply(&ingress("after", "after.example")).await;
     assert_eq!(address_of(&shop, "after").await, sluice.ip);
     println!("status went on after {:.1} s", killed.elapsed().as_secs_f64());

@@ -191,7 +191,10 @@ behind a Service of type NodePort, and for the version of the Gateway API. */}}
 {{/* In each namespace: status, Events, and the ServiceAccounts that carry the metadata of a Gateway's infrastructure. */}}
 {{- define "sluice.rbac.controller.namespaced" -}}
 - apiGroups: [gateway.networking.k8s.io]
-  resources: [gateways/status, grpcroutes/status, httproutes/status, tcproutes/status, tlsroutes/status]
+  resources: [backendtlspolicies/status, gateways/status, grpcroutes/status, httproutes/status, tcproutes/status, tlsroutes/status]
+  verbs: [patch]
+- apiGroups: [sluice.dev]
+  resources: [gatewayconfigs/status, plugins/status, trafficpolicies/status]
   verbs: [patch]
 - apiGroups: [networking.k8s.io]
   resources: [ingresses/status]

@@ -16,7 +16,7 @@ use sluice_model::object::NamespacedName;
 use sluice_model::{Code, Kind, ObjectRef, Problem};
 use sluice_resources::api::Service;
 use sluice_resources::{Change, Held, Object};
-use sluice_sources::kubernetes::{Client, KubernetesSource, Pauses, Scope, WatchState, WatchStatus};
+use sluice_sources::kubernetes::{Connection, KubernetesSource, Pauses, Scope, WatchState, WatchStatus};
 use sluice_translate::{GATEWAY_CONTROLLER, GATEWAY_UID, INGRESS_CONTROLLER, Output, Translator, is_default_class};
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
@@ -36,8 +36,8 @@ const COMPONENT: &str = "app.kubernetes.io/component";
 const OF_READING: [Code; 3] = [Code::WatchForbidden, Code::KindNotInstalled, Code::WatchFailing];
 
 pub(super) async fn examine(report: &mut Report, args: &DoctorArgs) -> Result<()> {
-    let client = args.cluster.connect().await?;
-    let api = Api::new(client.clone());
+    let connection = args.cluster.connect().await?;
+    let api = Api::new(connection.client.clone());
     match api.get("/version").await {
         Ok(version) => server(report, &version),
         Err(failure) => {
@@ -50,7 +50,7 @@ pub(super) async fn examine(report: &mut Report, args: &DoctorArgs) -> Result<()
     let pods = api.get(&format!("{}?labelSelector={COMPONENT}", collection("v1", system, "pods"))).await;
     let subjects = subjects(args, pods.as_ref().ok());
     let rights = join_all(subjects.iter().map(|subject| rights::ask(&api, subject, system)));
-    let (found, answers, read) = tokio::join!(crds::ask(&api), rights, read(&client, &args.cluster));
+    let (found, answers, read) = tokio::join!(crds::ask(&api), rights, read(connection, &args.cluster));
     crds::report(report, &found, &read.watches);
     for (subject, answers) in subjects.iter().zip(&answers) {
         rights::report(report, subject, answers, read.with_services);
@@ -142,9 +142,9 @@ struct Read {
     with_services: bool,
 }
 
-async fn read(client: &Client, args: &ClusterArgs) -> Read {
+async fn read(connection: Connection, args: &ClusterArgs) -> Read {
     let scope = Scope { with_status: Controller::kinds(), ..args.scope(vec![args.system_namespace.clone()]) };
-    let source = KubernetesSource::new(client.clone(), &scope, Pauses::default());
+    let source = KubernetesSource::new(connection, &scope, Pauses::default());
     // Ended when they are dropped.
     let mut tasks = JoinSet::new();
     for kind in Kind::ALL {

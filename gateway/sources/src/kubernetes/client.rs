@@ -16,6 +16,7 @@ use kube::client::{Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
 use kube::{Client, Config};
+use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -51,6 +52,14 @@ pub struct ClientOptions {
     pub context: Option<String>,
 }
 
+/// A client, and what its cluster is known by while it does not answer.
+#[derive(Clone)]
+pub struct Connection {
+    pub client: Client,
+    /// Of the API server's address and the certificates that it is trusted by.
+    pub cluster: String,
+}
+
 /// Why there is no client. The API server has not been asked yet.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -65,14 +74,24 @@ pub enum ClientError {
 }
 
 /// Reads the configuration. May run the kubeconfig's exec plugin.
-pub async fn connect(options: &ClientOptions) -> Result<Client, ClientError> {
+pub async fn connect(options: &ClientOptions) -> Result<Connection, ClientError> {
     let choice = KubeConfigOptions { context: options.context.clone(), ..KubeConfigOptions::default() };
     let config = match &options.kubeconfig {
         Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &choice).await?,
         None if choice.context.is_some() => Config::from_kubeconfig(&choice).await?,
         None => Config::infer().await?,
     };
-    build(&config)
+    Ok(Connection { client: build(&config)?, cluster: identity(&config) })
+}
+
+fn identity(config: &Config) -> String {
+    let mut hash = Sha256::new();
+    hash.update(config.cluster_url.to_string());
+    for certificate in config.root_cert.iter().flatten() {
+        hash.update(b"\0");
+        hash.update(certificate);
+    }
+    hex::encode(hash.finalize())
 }
 
 fn build(config: &Config) -> Result<Client, ClientError> {

@@ -65,6 +65,9 @@ struct Inner {
     begun: bool,
     /// Problems or states are other ones than the consumer has seen.
     news: bool,
+    /// Kinds of which there were objects, by the last good resources that the consumer has: that they are not to be had
+    /// is not believed at once.
+    expected: BTreeSet<Kind>,
     /// Counts restarts of the consumer: a list that began before one says nothing about what the consumer has.
     epoch: u64,
 }
@@ -309,12 +312,12 @@ impl Hub {
         let mut inner = self.lock();
         let now = Instant::now();
         if !inner.complete {
-            inner.complete = inner.is_complete(self);
+            inner.complete = inner.is_complete(self, now);
         }
         let ready = if inner.complete {
             inner.pending.ready(now, |object| inner.settled(self, object))
         } else {
-            Ready::Nothing
+            inner.doubted_until(self, now).map_or(Ready::Nothing, Ready::At)
         };
         let begins = inner.complete && !inner.begun;
         match ready {
@@ -372,6 +375,39 @@ impl Hub {
             self.changed();
             self.list_again();
         }
+    }
+
+    // For the last good resources.
+
+    /// Since when the API server has not answered, where nothing was complete yet.
+    pub(super) fn failing_since(&self) -> Option<Instant> {
+        let inner = self.lock();
+        if inner.complete {
+            return None;
+        }
+        inner.watches.values().filter_map(Health::failing_since).min()
+    }
+
+    /// There were objects of these kinds: see [`Inner::expected`].
+    pub(super) fn expect(&self, kinds: BTreeSet<Kind>) {
+        self.lock().expected = kinds;
+        self.news.notify_one();
+    }
+
+    /// Whether the API server has the object.
+    pub(super) fn has(&self, object: &ObjectRef) -> bool {
+        self.lock().known(object).is_some()
+    }
+
+    /// Whether everything that is held is what the API server has.
+    pub(super) fn in_sync(&self) -> bool {
+        self.lock().watches.values().all(Health::in_sync)
+    }
+
+    /// There is something new to say.
+    pub(super) fn tell(&self) {
+        self.lock().news = true;
+        self.news.notify_one();
     }
 
     pub(super) fn statuses(&self) -> Vec<WatchStatus> {
@@ -497,11 +533,19 @@ impl Inner {
     }
 
     /// Whether everything that is to be read has been read, or is known not to be had.
-    fn is_complete(&self, hub: &Hub) -> bool {
+    fn is_complete(&self, hub: &Hub, now: Instant) -> bool {
         let usual = Kind::ALL.into_iter().flat_map(|kind| hub.usual(kind));
-        let settled = usual.into_iter().all(|target| self.watches.get(&target).is_some_and(|health| health.settled));
+        let settled = usual.into_iter().all(|target| self.watches.get(&target).is_some_and(|health| health.settled))
+            && self.doubted_until(hub, now).is_none();
         let mut references = self.references.of(Kind::Secret).chain(self.references.of(Kind::ConfigMap));
         settled && references.all(|object| self.settled(hub, object))
+    }
+
+    /// When the first refusal of a kind that is expected will be believed.
+    fn doubted_until(&self, hub: &Hub, now: Instant) -> Option<Instant> {
+        let expected = self.watches.iter().filter(|(target, _)| self.expected.contains(&target.kind));
+        let until = expected.filter_map(|(_, health)| health.doubted_until(hub.pauses.grace));
+        until.filter(|until| *until > now).min()
     }
 
     fn problems(&self) -> Vec<Problem> {

@@ -10,13 +10,14 @@
 //! The first set of changes comes when every kind was read, or is known not to be had (no CRD, no right). From then on
 //! a change is handed on as soon as the consumer asks; what arrives while it is busy is taken together, the newest form
 //! of each object. What was read stays where the API server goes away, refuses, or sends an object that does not fit
-//! its kind.
+//! its kind. Where it is away from the start, the last good resources may stand in for it.
 
 mod backoff;
 mod client;
 mod failure;
 mod held;
 mod hub;
+mod last_good;
 mod pending;
 mod raw;
 mod references;
@@ -25,15 +26,17 @@ mod target;
 mod watch;
 
 pub use backoff::Pauses;
-pub use client::{ClientError, ClientOptions, connect};
+pub use client::{ClientError, ClientOptions, Connection, connect};
 pub use kube::Client;
+pub use last_good::{LastGoodError, LastGoodOptions, LastGoodStatus};
 pub use state::{WatchState, WatchStatus};
 
 use crate::SourceUpdate;
 use held::Holding;
 use hub::Hub;
+use last_good::LastGood;
 use sluice_model::{Kind, ObjectRef, Right};
-use sluice_resources::Held;
+use sluice_resources::{Held, Object};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -87,14 +90,25 @@ fn sorted(names: &[String]) -> Vec<Arc<str>> {
 pub struct KubernetesSource {
     hub: Arc<Hub>,
     client: Client,
+    last_good: Option<Arc<LastGood>>,
+    /// Which cluster this is, and what of it is read.
+    identity: Arc<str>,
 }
 
 impl KubernetesSource {
     /// Nothing is read before [`KubernetesSource::watch`] runs for each kind of [`Kind::ALL`].
-    pub fn new(client: Client, scope: &Scope, pauses: Pauses) -> KubernetesSource {
+    pub fn new(connection: Connection, scope: &Scope, pauses: Pauses) -> KubernetesSource {
         let holding = Holding::new(scope.with_status.iter().copied());
         let hub = Hub::new(sorted(&scope.namespaces), sorted(&scope.services_of), holding, pauses);
-        KubernetesSource { hub: Arc::new(hub), client }
+        let identity = last_good::identity(&connection.cluster, &scope.namespaces, &scope.services_of);
+        KubernetesSource { hub: Arc::new(hub), client: connection.client, last_good: None, identity: identity.into() }
+    }
+
+    /// Keeps what the consumer holds for a process that starts while the API server is away, and uses what an earlier
+    /// one kept. Nothing is kept before [`KubernetesSource::keep_last_good`] runs.
+    pub fn with_last_good(self, options: &LastGoodOptions) -> Result<KubernetesSource, LastGoodError> {
+        let last_good = LastGood::open(options, self.identity.to_string())?;
+        Ok(KubernetesSource { last_good: Some(Arc::new(last_good)), ..self })
     }
 
     /// Runs the watches of one kind for as long as it is polled. Called again, it goes on with what is known.
@@ -133,12 +147,56 @@ impl KubernetesSource {
     /// Waits until there is something to take, and says when the first of it arrived. May be dropped and called again
     /// at any time.
     pub async fn changed(&self) -> Instant {
-        self.hub.changes().await
+        // A watch that begins to fail is news, after which this is called again.
+        let Some(due) = self.last_good.as_ref().and_then(|last_good| last_good.due(&self.hub)) else {
+            return self.hub.changes().await;
+        };
+        tokio::select! {
+            seen = self.hub.changes() => seen,
+            () = tokio::time::sleep_until(due.into()) => Instant::now(),
+        }
     }
 
-    /// Takes what there is. Until everything was read once that is nothing, and the update says so.
+    /// Takes what there is. Until everything was read once that is nothing, and the update says so; or it is the last
+    /// good resources, which are read from a file.
     pub fn read(&self, seen: Instant) -> SourceUpdate {
-        self.hub.take(seen)
+        let update = self.hub.take(seen);
+        match &self.last_good {
+            Some(last_good) => last_good.pass(update, &self.hub),
+            None => update,
+        }
+    }
+
+    /// Whether what was handed on last is not the API server's, but the last good resources.
+    pub fn in_last_good(&self) -> bool {
+        self.last_good.as_ref().is_some_and(|last_good| last_good.in_use())
+    }
+
+    /// `None` where none are kept.
+    pub fn last_good(&self) -> Option<LastGoodStatus> {
+        self.last_good.as_ref().map(|last_good| last_good.status())
+    }
+
+    /// Waits until [`KubernetesSource::give_last_good`] is to be called with all objects that the consumer holds.
+    pub async fn last_good_wanted(&self) {
+        match &self.last_good {
+            Some(last_good) => last_good.wanted().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub fn give_last_good(&self, objects: Vec<Object>) {
+        if let Some(last_good) = &self.last_good {
+            last_good.give(objects);
+        }
+    }
+
+    /// Writes them for as long as it is polled.
+    pub async fn keep_last_good(&self) {
+        match &self.last_good {
+            Some(last_good) => last_good.keep(&self.hub).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Has everything listed again. Differences come as changes.
@@ -148,6 +206,9 @@ impl KubernetesSource {
 
     /// Begins anew for a consumer that holds nothing (any more).
     pub fn restart(&self) {
+        if let Some(last_good) = &self.last_good {
+            last_good.restart();
+        }
         self.hub.restart();
     }
 

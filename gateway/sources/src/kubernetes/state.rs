@@ -78,6 +78,8 @@ pub(super) struct Health {
     /// It showed what there is at least once.
     pub(super) synced: bool,
     pub(super) objects: usize,
+    /// Since when it has been known that its objects are not to be had, where none were ever shown.
+    refused_since: Option<Instant>,
     /// `None` while it is good.
     bad_since: Option<Instant>,
     failures: u32,
@@ -91,6 +93,7 @@ impl Health {
             settled: false,
             synced: false,
             objects: 0,
+            refused_since: None,
             bad_since: Some(Instant::now()),
             failures: 0,
         }
@@ -111,6 +114,7 @@ impl Health {
     }
 
     pub(super) fn not_installed(&mut self) -> bool {
+        self.refused_since.get_or_insert_with(Instant::now);
         self.settled = true;
         self.bad_since = None;
         self.failures = 0;
@@ -121,6 +125,7 @@ impl Health {
         self.ended();
         self.failures = self.failures.saturating_add(1);
         if let Failure::Forbidden(said) = failure {
+            self.refused_since.get_or_insert_with(Instant::now);
             self.settled = true;
             return self.enter(WatchState::Forbidden { message: forbidden(target, said) });
         }
@@ -129,6 +134,26 @@ impl Health {
         }
         let since = self.bad_since.unwrap_or_else(Instant::now);
         self.enter(WatchState::Failing { message: failure.to_string(), since })
+    }
+
+    /// Since when the API server has not answered, where it never did.
+    pub(super) fn failing_since(&self) -> Option<Instant> {
+        let failing = !self.settled && matches!(self.state, WatchState::Failing { .. });
+        self.bad_since.filter(|_| failing)
+    }
+
+    /// Until when a refusal may be that of a server which has just started, and does not know its own mind yet.
+    pub(super) fn doubted_until(&self, grace: Duration) -> Option<Instant> {
+        self.refused_since.filter(|_| !self.synced).map(|since| since + grace)
+    }
+
+    /// What is held is what the API server has, or nothing is to be had.
+    pub(super) fn in_sync(&self) -> bool {
+        match self.state {
+            WatchState::Synced => self.bad_since.is_none(),
+            WatchState::NotInstalled | WatchState::Forbidden { .. } => true,
+            WatchState::Syncing | WatchState::Failing { .. } => false,
+        }
     }
 
     /// Says whether that is news.

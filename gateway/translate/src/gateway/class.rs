@@ -71,7 +71,7 @@ pub(super) fn parameters(
     let message = if target.group != Kind::GatewayConfig.group() || target.kind != Kind::GatewayConfig.name() {
         format!("parameters of kind {}/{} are not supported; sluice.dev/GatewayConfig is", target.group, target.kind)
     } else if let Some(config) = builder.store.gateway_configs.get(&target.name) {
-        builder.configs.insert(target.name.clone());
+        builder.configs.entry(target.name.clone()).or_default().insert(object.clone());
         return Some(config.spec.clone());
     } else {
         format!("there is no GatewayConfig {}", target.name)

@@ -150,6 +150,8 @@ pub(crate) struct Gateways {
     pub(crate) infrastructure: BTreeMap<ObjectRef, Infrastructure>,
     /// Secrets and ConfigMaps that were asked for, there or not.
     pub(crate) uses: BTreeSet<ObjectRef>,
+    /// Classes and Gateways of ours, by the GatewayConfig that they name.
+    pub(crate) config_users: BTreeMap<NamespacedName, BTreeSet<ObjectRef>>,
 }
 
 /// What is looked at while Gateways are built.
@@ -159,8 +161,8 @@ pub(crate) struct Builder<'b> {
     pub(crate) certificates: &'b mut Certificates,
     pub(crate) problems: Vec<Problem>,
     pub(crate) uses: BTreeSet<ObjectRef>,
-    /// GatewayConfigs that something refers to.
-    configs: BTreeSet<NamespacedName>,
+    /// Who refers to GatewayConfigs.
+    configs: BTreeMap<NamespacedName, BTreeSet<ObjectRef>>,
 }
 
 /// Whether any Ingress is ours, so that there has to be a Gateway for it.
@@ -171,7 +173,7 @@ pub(crate) fn has_ingress(store: &Store, options: &Options) -> bool {
 
 /// Builds all Gateways anew. `with_ingress`: there are Ingress objects of ours, so their Gateway is there too.
 pub(crate) fn build(store: &Store, options: &Options, certificates: &mut Certificates, with_ingress: bool) -> Gateways {
-    let (problems, uses, configs) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+    let (problems, uses, configs) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
     let mut builder = Builder { store, options, certificates, problems, uses, configs };
     for (name, config) in &store.gateway_configs {
         let object = ObjectRef::new(Kind::GatewayConfig, name.namespace.clone(), name.name.clone());
@@ -205,13 +207,14 @@ pub(crate) fn build(store: &Store, options: &Options, certificates: &mut Certifi
     let nobody = ObjectRef::new(Kind::GatewayConfig, "", "");
     result.access_log = edge::access_log(config.spec.access_log.as_ref(), &mut Report::new(&nobody, &mut unreported));
     listener::resolve_conflicts(&mut result, &mut builder.problems);
-    for name in store.gateway_configs.keys().filter(|name| !builder.configs.contains(name)) {
+    for name in store.gateway_configs.keys().filter(|name| !builder.configs.contains_key(name)) {
         let object = ObjectRef::new(Kind::GatewayConfig, name.namespace.clone(), name.name.clone());
         let message = "no class or Gateway of ours refers to this GatewayConfig";
         builder.problems.push(Problem::warning(Code::ConfigUnused, &object, "", message));
     }
     result.problems = builder.problems;
     result.uses = builder.uses;
+    result.config_users = builder.configs;
     result
 }
 

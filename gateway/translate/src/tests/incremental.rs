@@ -200,6 +200,9 @@ fn follow(status: &mut Status, changes: StatusChanges) {
     status.classes = changes.classes;
     status.gateways = changes.gateways;
     status.infrastructure = changes.infrastructure;
+    status.plugins = changes.plugins;
+    status.policies = changes.policies;
+    status.configs = changes.configs;
     for (route, new) in changes.routes {
         match new {
             Some(new) => status.routes.insert(route, new).is_some(),

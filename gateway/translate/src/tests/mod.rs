@@ -8,6 +8,7 @@ mod incremental;
 mod ingress;
 mod policy;
 mod service;
+mod status;
 mod stream_route;
 mod support;
 mod tls;

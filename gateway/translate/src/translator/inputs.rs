@@ -15,8 +15,16 @@ use std::sync::Arc;
 const GATEWAY_KINDS: &[Kind] =
     &[Kind::GatewayClass, Kind::Gateway, Kind::GatewayConfig, Kind::IngressClass, Kind::ReferenceGrant];
 /// What a policy may be attached to.
-const TARGET_KINDS: &[Kind] =
-    &[Kind::TrafficPolicy, Kind::Gateway, Kind::HTTPRoute, Kind::GRPCRoute, Kind::Ingress, Kind::Service];
+const TARGET_KINDS: &[Kind] = &[
+    Kind::TrafficPolicy,
+    Kind::Gateway,
+    Kind::HTTPRoute,
+    Kind::GRPCRoute,
+    Kind::TLSRoute,
+    Kind::TCPRoute,
+    Kind::Ingress,
+    Kind::Service,
+];
 
 impl Translator {
     /// Classes, Gateways and what is shared by all Ingress objects. Says whether they were read anew.

@@ -1,6 +1,7 @@
 //! The translator: it holds the objects and what was made of them, and takes changes.
 
 mod inputs;
+mod objects;
 mod routes;
 
 use crate::certificate::check_validity;
@@ -149,6 +150,9 @@ impl Translator {
             infrastructure: gateways.infrastructure.clone(),
             routes: routes.map(|(route, c)| (route.clone(), c.status.clone())).collect(),
             ingresses: ingresses.collect(),
+            plugins: self.plugin_status(),
+            policies: self.policy_status(),
+            configs: self.config_status(),
         }
     }
 
@@ -159,6 +163,9 @@ impl Translator {
             classes: gateways.classes.clone(),
             gateways: self.gateway_status(),
             infrastructure: gateways.infrastructure.clone(),
+            plugins: self.plugin_status(),
+            policies: self.policy_status(),
+            configs: self.config_status(),
             ..StatusChanges::default()
         };
         for route in std::mem::take(&mut self.status_of) {
