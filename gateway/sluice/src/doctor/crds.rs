@@ -35,6 +35,7 @@ pub(super) fn report(report: &mut Report, found: &Found, watches: &[WatchStatus]
     let mut bundles = BTreeSet::new();
     let mut hidden = None;
     let mut ours = 0;
+    let mut missing = Vec::new();
     for (kind, answer) in found {
         let not_installed =
             || watches.iter().any(|watch| watch.kind == *kind && watch.state == WatchState::NotInstalled);
@@ -47,9 +48,15 @@ pub(super) fn report(report: &mut Report, found: &Found, watches: &[WatchStatus]
                     ours += usize::from(same_fields(report, *kind, crd));
                 }
             }
-            Err(Failure::NotFound) => missing(report, *kind),
-            Err(_) if not_installed() => missing(report, *kind),
+            Err(Failure::NotFound) => missing.push(*kind),
+            Err(_) if not_installed() => missing.push(*kind),
             Err(failure) => hidden = Some(failure),
+        }
+    }
+    for (group, hint) in [(GATEWAY_API, install_hint()), (Kind::Plugin.group(), OWN_HINT)] {
+        let kinds: Vec<&str> = missing.iter().filter(|kind| kind.group() == group).map(|kind| kind.name()).collect();
+        if !kinds.is_empty() {
+            report.warning(Check::Crds, kinds.join(", "), format!("not installed ({group}): none is read"), hint);
         }
     }
     if let Some(failure) = hidden {
@@ -80,11 +87,6 @@ fn install_hint() -> &'static str {
 }
 
 const OWN_HINT: &str = "sluice crds | kubectl apply --server-side -f -";
-
-fn missing(report: &mut Report, kind: Kind) {
-    let hint = if kind.group() == GATEWAY_API { install_hint() } else { OWN_HINT };
-    report.warning(Check::Crds, kind, format!("{} is not installed: no {kind} is read", name(kind)), hint);
-}
 
 /// Whether one of the versions that are read is served.
 fn served(report: &mut Report, kind: Kind, crd: &Value) {
