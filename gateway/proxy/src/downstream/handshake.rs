@@ -119,8 +119,11 @@ pub(super) async fn accept(
     let Some((listener, tls)) = state.listener_for_sni(sni.as_deref()) else {
         failed("unrecognized_name", &sni.as_deref().unwrap_or("no server name"));
         let mut io = start.io;
-        // The client may be gone already; there is nobody else to tell.
-        let _ = io.write_all(&UNRECOGNIZED_NAME).await;
+        // Where TLS is passed through, it is not ours to speak: the connection ends without a word.
+        if !state.passes_tls() {
+            // The client may be gone already; there is nobody else to tell.
+            let _ = io.write_all(&UNRECOGNIZED_NAME).await;
+        }
         let _ = io.shutdown().await;
         return None;
     };
