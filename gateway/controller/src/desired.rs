@@ -12,9 +12,14 @@ use std::collections::BTreeSet;
 
 /// What a GatewayClass of ours says it can do (Gateway API v1.6 names), sorted.
 pub const SUPPORTED_FEATURES: &[&str] = &[
+    "BackendTLSPolicy",
+    "BackendTLSPolicySANValidation",
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "Gateway",
+    "GatewayBackendClientCertificate",
+    "GatewayFrontendClientCertificateValidation",
+    "GatewayFrontendClientCertificateValidationInsecureFallback",
     "GatewayHTTPListenerIsolation",
     "GatewayHTTPSListenerDetectMisdirectedRequests",
     "GatewayInfrastructure",
@@ -142,6 +147,16 @@ pub(crate) fn gateway(status: &GatewayStatus, reach: &Reach) -> Vec<Condition> {
     let mut conditions = vec![accepted, programmed];
     if let Some((reason, message)) = &status.unresolved {
         conditions.push(Condition::bad("ResolvedRefs", reason, message));
+    } else if status.refers {
+        conditions.push(Condition::good(
+            "ResolvedRefs",
+            "ResolvedRefs",
+            "the client certificate for backends is there",
+        ));
+    }
+    if status.insecure_frontend {
+        let message = "clients without a valid certificate are served (AllowInsecureFallback)";
+        conditions.push(Condition::good("InsecureFrontendValidationMode", "ConfigurationChanged", message));
     }
     conditions
 }
@@ -357,6 +372,16 @@ mod tests {
         assert_eq!(of(&reach(&["web"], None)), ["Accepted true ListenersNotValid", "Programmed true Programmed"]);
         assert_eq!(of(&reach(&[], None))[1], "Programmed false Pending");
         assert_eq!(of(&reach(&["web"], Some("AddressNotAssigned")))[1], "Programmed false AddressNotAssigned");
+    }
+
+    #[test]
+    fn a_gateway_says_that_its_own_reference_holds_and_that_it_lets_anybody_in() {
+        let status = GatewayStatus { refers: true, insecure_frontend: true, ..GatewayStatus::default() };
+        let found = brief(&gateway(&status, &reach(&[], None)));
+        assert_eq!(
+            found[2..],
+            ["ResolvedRefs true ResolvedRefs", "InsecureFrontendValidationMode true ConfigurationChanged"]
+        );
     }
 
     #[test]

@@ -33,9 +33,9 @@ const GATEWAY_API: &str = "gateway.networking.k8s.io";
 /// [`Use::only_for`] of what a Gateway's own Service takes.
 pub const GATEWAY_SERVICES: &str = "Services of Gateways (--gateway-services)";
 
-/// A status, which is written by merge patch.
+/// A status, which is written by merge patch, and read anew where it is another than was thought.
 const fn status(place: Place, group: &'static str, resource: &'static str) -> Use {
-    Use { place, group, resource, name: None, verbs: &["patch"], only_for: "" }
+    Use { place, group, resource, name: None, verbs: &["get", "patch"], only_for: "" }
 }
 
 /// All of them.

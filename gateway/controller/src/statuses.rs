@@ -123,7 +123,7 @@ impl Memory {
                 })
             })
             .collect();
-        let ours = ["Accepted", "Programmed", "ResolvedRefs"];
+        let ours = ["Accepted", "Programmed", "ResolvedRefs", "InsecureFrontendValidationMode"];
         let fields = Map::from_iter([
             ("addresses".to_owned(), desired::addresses(&reach.addresses)),
             ("conditions".to_owned(), merged(&conditions, part("conditions"), wanted.generation, &ours, time)),
@@ -275,7 +275,7 @@ impl Controller {
                     writing.insert(object.clone());
                     let api = self.api.clone();
                     writes.spawn(async move {
-                        let outcome = write(&api, &object, &path, &patch).await;
+                        let outcome = write(&api, &path, &patch).await;
                         (object, outcome)
                     });
                 }
@@ -387,13 +387,13 @@ impl Controller {
     }
 }
 
-async fn write(api: &api::Api, object: &ObjectRef, path: &str, patch: &Value) -> Outcome {
+async fn write(api: &api::Api, path: &str, patch: &Value) -> Outcome {
     match api.merge(path, patch).await {
         Ok(written) => Outcome::Written(Held::of(&written)),
         Err(Failure::NotFound) => Outcome::Conflict(None),
         Err(Failure::Conflict) => {
-            let api_version = patch.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
-            match api.get(&api::path(object, api_version)).await {
+            // The subresource shows the whole object: no right on more than is written is needed.
+            match api.get(path).await {
                 Ok(newest) => Outcome::Conflict(Some(Held::of(&newest))),
                 Err(Failure::NotFound) => Outcome::Conflict(None),
                 Err(failure) => Outcome::Failed(failure),

@@ -157,7 +157,7 @@ codes! {
 
     // 3xx: listeners and certificates
     ListenerConflict = "SLUICE-P301", "two listeners on one port that conflict", "give one of them another port, protocol or hostname; the older one serves";
-    UnsupportedProtocol = "SLUICE-P302", "a listener protocol that is not supported", "use HTTP or HTTPS";
+    UnsupportedProtocol = "SLUICE-P302", "a listener protocol that is not supported", "use HTTP, HTTPS, TLS or TCP";
     InvalidTls = "SLUICE-P303", "a listener's TLS settings that cannot be used", "correct the tls block";
     InvalidCertificate = "SLUICE-P304", "a certificate that cannot be used", "store a PEM chain in tls.crt and its PEM key in tls.key";
     KeyMismatch = "SLUICE-P305", "a certificate that does not match its key", "store the key that belongs to the certificate";

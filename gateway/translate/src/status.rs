@@ -129,6 +129,10 @@ pub struct GatewayStatus {
     pub rejected: Option<(&'static str, String)>,
     /// Reason and message of `ResolvedRefs: False`: InvalidClientCertificateRef, RefNotPermitted.
     pub unresolved: Option<(&'static str, String)>,
+    /// The Gateway itself refers to an object (`spec.tls.backend.clientCertificateRef`).
+    pub refers: bool,
+    /// `spec.tls.frontend` lets clients in whose certificate is not valid.
+    pub insecure_frontend: bool,
     pub listeners: Vec<ListenerStatus>,
 }
 

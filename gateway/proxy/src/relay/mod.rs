@@ -14,7 +14,8 @@ mod copy;
 use crate::access_log::Record;
 use crate::downstream::PassedConnection;
 use crate::http::{Shared, draw, is_allowed};
-use crate::metrics::InFlight;
+use crate::metrics::{InFlight, ListenerMetrics};
+use crate::overload::Load;
 use crate::snapshot::{ListenerRuntime, RuleRuntime, Snapshot};
 use crate::upstream::{BackendRuntime, Failure, Outcome, Pick, PickError, PickRequest, Tried};
 use ::http::HeaderMap;
@@ -42,39 +43,46 @@ struct Story {
     bytes_out: u64,
 }
 
+/// What of the configuration a connection keeps: not the snapshot, as it may live for days.
+struct Place {
+    listener: Arc<str>,
+    metrics: Arc<ListenerMetrics>,
+    rule: Option<Arc<RuleRuntime>>,
+    /// The rule's backend, by weight.
+    backend: Option<usize>,
+}
+
 /// Serves one connection to its end.
 pub(crate) async fn serve(shared: Arc<Shared>, mut connection: PassedConnection) {
     let snapshot = shared.snapshot.load_full();
-    let listener = snapshot
-        .ports
-        .get(&connection.info.port)
-        .and_then(|port| port.listeners.iter().find(|listener| listener.config.id == connection.listener))
-        .cloned();
-    let _running = listener.as_ref().map(|listener| InFlight::new(&listener.metrics));
-    let sni = connection.sni.as_deref().unwrap_or_default();
-    let rule = listener.as_ref().and_then(|listener| rule_of(listener, sni));
-    let backend = rule.as_ref().and_then(|rule| draw(rule));
+    let port = snapshot.ports.get(&connection.info.port);
+    // A listener that is gone has closed its port.
+    let Some(listener) = port.and_then(|port| port.listeners.iter().find(|l| l.config.id == connection.listener))
+    else {
+        return;
+    };
+    let rule = rule_of(listener, connection.sni.as_deref().unwrap_or_default());
+    let place = Place {
+        listener: listener.label.clone(),
+        metrics: listener.metrics.clone(),
+        backend: rule.as_ref().and_then(|rule| draw(rule)),
+        rule,
+    };
+    let _running = InFlight::new(&place.metrics);
     let mut story = Story::default();
-    let reason = match &rule {
-        Some(rule) => pass(&shared, &snapshot, rule, backend, &mut connection, &mut story).await,
+    let reason = match &place.rule {
+        Some(_) if shared.overload.load() == Load::Shedding => {
+            shared.overload.shed.inc();
+            Reason::Overloaded
+        }
+        Some(rule) => pass(&shared, snapshot, rule, place.backend, &mut connection, &mut story).await,
         None => Reason::RouteNotFound,
     };
-    if let Some(listener) = &listener {
-        listener.metrics.count_connection(reason);
-    }
-    if let Some(rule) = &rule {
+    place.metrics.count_connection(reason);
+    if let Some(rule) = &place.rule {
         rule.metrics.add_bytes(story.bytes_in, story.bytes_out);
     }
-    tell(
-        &shared,
-        &snapshot,
-        &connection,
-        listener.as_deref(),
-        rule.as_deref().zip(backend),
-        rule.as_deref(),
-        reason,
-        &story,
-    );
+    tell(&shared, &connection, &place, reason, &story);
 }
 
 fn rule_of(listener: &ListenerRuntime, sni: &str) -> Option<Arc<RuleRuntime>> {
@@ -85,7 +93,7 @@ fn rule_of(listener: &ListenerRuntime, sni: &str) -> Option<Arc<RuleRuntime>> {
 
 async fn pass(
     shared: &Shared,
-    snapshot: &Snapshot,
+    snapshot: Arc<Snapshot>,
     rule: &RuleRuntime,
     backend: Option<usize>,
     connection: &mut PassedConnection,
@@ -105,6 +113,7 @@ async fn pass(
         Ok(connected) => connected,
         Err(reason) => return reason,
     };
+    drop(snapshot);
     let (pick, mut upstream) = connected;
     let timeouts = &connection.edge.timeouts;
     let limits = Limits { idle: timeouts.stream_idle, until: timeouts.tunnel_max.map(|max| Instant::now() + max) };
@@ -172,22 +181,14 @@ async fn connect(
     }
 }
 
-#[allow(clippy::too_many_arguments)] // all that a line may say
-fn tell(
-    shared: &Shared,
-    snapshot: &Snapshot,
-    connection: &PassedConnection,
-    listener: Option<&ListenerRuntime>,
-    backend: Option<(&RuleRuntime, usize)>,
-    rule: Option<&RuleRuntime>,
-    reason: Reason,
-    story: &Story,
-) {
+fn tell(shared: &Shared, connection: &PassedConnection, place: &Place, reason: Reason, story: &Story) {
+    let snapshot = shared.snapshot.load();
     // What went wrong is never left out by sampling.
     if !snapshot.access_log.wants(reason.status()) {
         return;
     }
-    let backend = backend.and_then(|(rule, index)| rule.backends.get(index)?.target.as_ref());
+    let rule = place.rule.as_deref();
+    let backend = rule.zip(place.backend).and_then(|(rule, index)| rule.backends.get(index)?.target.as_ref());
     let info = &connection.info;
     let duration = info.accepted.elapsed();
     let record = Record {
@@ -200,7 +201,7 @@ fn tell(
         authority: b"",
         path: b"",
         protocol: if connection.tls { "TLS" } else { "TCP" },
-        listener: listener.map_or("", |listener| &listener.label),
+        listener: &place.listener,
         route: rule.map_or("", |rule| &rule.route_label),
         rule: rule.map_or("", |rule| &rule.config.id.rule),
         backend: backend.map_or("", |(_, metrics)| &metrics.label),

@@ -248,6 +248,7 @@ impl Builder<'_> {
             }
         };
         let client_certificate = self.client_certificate(&object, gateway, &mut status);
+        status.insecure_frontend = tls::lets_anybody_in(gateway);
         let external_names = edge::external_names(&settings, &mut Report::new(&object, &mut unreported));
         let tracing = self.tracing(&object, "spec.infrastructure.parametersRef", &settings);
         let client_key = client_certificate.as_ref().map(|certificate| certificate.key.clone());

@@ -24,6 +24,15 @@ struct Target<'t> {
     name: &'t str,
 }
 
+/// Whether clients without a valid certificate are served on some port that asks for one (`AllowInsecureFallback`).
+pub(super) fn lets_anybody_in(gateway: &Gateway) -> bool {
+    let Some(frontend) = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref()) else { return false };
+    let default = frontend.default.validation.as_ref().and_then(|validation| validation.mode.as_ref());
+    let ports = frontend.per_port.iter().flatten();
+    let mut of_ports = ports.filter_map(|port| port.tls.validation.as_ref()?.mode.as_ref());
+    default == Some(&Mode::AllowInsecureFallback) || of_ports.any(|mode| *mode == PortMode::AllowInsecureFallback)
+}
+
 impl Builder<'_> {
     /// TLS of a listener where it ends. Where no certificate can be used, handshakes are refused.
     #[allow(clippy::too_many_arguments)] // each is another part of the one listener
@@ -184,6 +193,7 @@ impl Builder<'_> {
         status: &mut GatewayStatus,
     ) -> Option<Arc<Certificate>> {
         let reference = gateway.spec.tls.as_ref()?.backend.as_ref()?.client_certificate_ref.as_ref()?;
+        status.refers = true;
         let target = Target {
             group: reference.group.as_deref().unwrap_or_default(),
             kind: reference.kind.as_deref().unwrap_or("Secret"),

@@ -104,10 +104,19 @@ func (c *Cluster) makeNetwork() error {
 	for _, text := range []string{LoadBalancerCIDR, LoadBalancerCIDRv6, serviceCIDR, serviceCIDRv6} {
 		destinations = append(destinations, netip.MustParsePrefix(text))
 	}
-	nft := exec.Command("ip", "netns", "exec", name, "nft", "-f", "-")
-	nft.Stdin = strings.NewReader(loadbalancer.SlotMarks(destinations...))
-	if output, err := nft.CombinedOutput(); err != nil {
-		return fmt.Errorf("nft in network namespace %s: %w: %s", name, err, output)
+	return nft(name, loadbalancer.SlotMarks(destinations...))
+}
+
+// guard refuses what comes for a LoadBalancer address that the node's kube-proxy does not know yet. Forwarded, it would go
+// round until its time is over; and as connection tracking would remember it untranslated, each repetition would too.
+const guard = "table inet guard {\nchain forward {\ntype filter hook forward priority filter;\n" +
+	"ip daddr " + LoadBalancerCIDR + " reject\nip6 daddr " + LoadBalancerCIDRv6 + " reject\n}\n}\n"
+
+func nft(netns, ruleset string) error {
+	command := exec.Command("ip", "netns", "exec", netns, "nft", "-f", "-")
+	command.Stdin = strings.NewReader(ruleset)
+	if output, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("nft in network namespace %s: %w: %s", netns, err, output)
 	}
 	return nil
 }
@@ -144,7 +153,10 @@ func (c *Cluster) plugIn(node int) error {
 				fmt.Sprintf("route add %s via %s", nodePodCIDRv6(other), nodeAddressV6(other)))
 		}
 	}
-	return host.IP(name, inside...)
+	if err := host.IP(name, inside...); err != nil {
+		return err
+	}
+	return nft(name, guard)
 }
 
 func addNetns(name string) error {
