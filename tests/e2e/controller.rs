@@ -155,7 +155,11 @@ async fn a_gateway_gets_a_service_an_address_and_a_true_status() {
     assert_eq!(status["addresses"], json!([{"type": "IPAddress", "value": "192.0.2.7"}]));
     let listener = &status["listeners"][0];
     assert_eq!((&listener["name"], &listener["attachedRoutes"]), (&json!("http"), &json!(1)));
-    assert_eq!(listener["supportedKinds"], json!([{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute"}]));
+    assert_eq!(
+        listener["supportedKinds"],
+        json!([{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute"},
+               {"group": "gateway.networking.k8s.io", "kind": "GRPCRoute"}])
+    );
     for conditions in [&status["conditions"], &listener["conditions"]] {
         for condition in conditions.as_array().unwrap() {
             assert_eq!(condition["observedGeneration"], 1, "{condition}");
