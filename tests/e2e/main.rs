@@ -9,6 +9,7 @@ mod cluster;
 mod commands;
 mod controller;
 mod doctor;
+mod grpc_routes;
 mod ingress;
 mod lifecycle;
 mod plugin_phases;
