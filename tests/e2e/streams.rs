@@ -55,6 +55,11 @@ fn tls(name: &str, port: u16, host: &str, mode: &str) -> String {
     format!("{{name: {name}, port: {port}, protocol: TLS, hostname: \"{host}\", tls: {{{mode}}}}}")
 }
 
+/// A Gateway with the one TCP listener `db`, and what else there is.
+fn database(port: u16, more: impl IntoIterator<Item = String>) -> String {
+    join([class(), gateway(&[tcp("db", port)])].into_iter().chain(more))
+}
+
 /// A TCPRoute or TLSRoute: `backends` as `name` or `name*weight`, each at port 80.
 fn route(kind: &str, name: &str, listener: &str, hosts: &str, backends: &str) -> String {
     let refs: Vec<String> = backends
@@ -86,12 +91,7 @@ async fn a_tcp_route_passes_bytes_both_ways_and_each_side_ends_by_itself() {
     let (parrot, port) = (Parrot::named("one").await, ports::free());
     folder.write(
         "tcp.yaml",
-        join([
-            class(),
-            gateway(&[tcp("db", port)]),
-            route("TCPRoute", "db", "db", "", "one"),
-            service("one", &[parrot.address]),
-        ]),
+        database(port, [route("TCPRoute", "db", "db", "", "one"), service("one", &[parrot.address])]),
     );
     let gateway = Gateway::start(&folder).await;
     // The server speaks first.
@@ -150,14 +150,15 @@ async fn connections_are_spread_by_weight_and_a_backend_that_is_none_takes_its_s
     let (one, two, port) = (Parrot::named("one").await, Parrot::named("two").await, ports::free());
     folder.write(
         "tcp.yaml",
-        join([
-            class(),
-            gateway(&[tcp("db", port)]),
-            route("TCPRoute", "db", "db", "", "one*6 two*2 nobody*2 never*0"),
-            service("one", &[one.address]),
-            service("two", &[two.address]),
-            service("never", &[one.address]),
-        ]),
+        database(
+            port,
+            [
+                route("TCPRoute", "db", "db", "", "one*6 two*2 nobody*2 never*0"),
+                service("one", &[one.address]),
+                service("two", &[two.address]),
+                service("never", &[one.address]),
+            ],
+        ),
     );
     let gateway = Gateway::start(&folder).await;
     let (mut first, mut second, mut closed) = (0_i32, 0_i32, 0_i32);
@@ -270,15 +271,8 @@ async fn a_policy_lets_only_some_addresses_connect() {
              targetRefs: [{{group: gateway.networking.k8s.io, kind: TCPRoute, name: db}}]\n  client: {{ipAllow: [{nets}]}}\n"
         )
     };
-    folder.write(
-        "tcp.yaml",
-        join([
-            class(),
-            gateway(&[tcp("db", port)]),
-            route("TCPRoute", "db", "db", "", "one"),
-            service("one", &[one.address]),
-        ]),
-    );
+    folder
+        .write("tcp.yaml", database(port, [route("TCPRoute", "db", "db", "", "one"), service("one", &[one.address])]));
     folder.write("policy.yaml", policy("10.0.0.0/8"));
     let gateway = Gateway::start(&folder).await;
     assert!(greeting(port).await.is_err());

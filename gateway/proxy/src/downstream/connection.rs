@@ -176,18 +176,18 @@ async fn establish(
     };
     match tokio::time::timeout_at(deadline, prepared).await {
         Ok(Some(Prepared::Plain(io))) => plain(io, info, permit, Connection { port, state, edge, accepted }),
-        Ok(Some(Prepared::Tls(Greeted { listener, sni, end }))) => {
+        Ok(Some(Prepared::Tls(Greeted { listener, end }))) => {
             let edge = listener.edge.clone();
-            let (transport, ahead) = match end {
+            let (transport, ahead, passed_sni) = match end {
                 End::Here(transport, tls) => {
                     info.tls = Some(tls);
-                    (transport, Bytes::new())
+                    (transport, Bytes::new(), None)
                 }
-                End::Backend(io, hello) => (Transport::Plain(io), hello),
+                End::Backend { io, hello, sni } => (Transport::Plain(io), hello, sni),
             };
             if listener.carries == Carries::Bytes {
                 let id = listener.id.clone();
-                let passed = PassedConnection::new(transport, ahead, info, id, sni, true, edge, permit);
+                let passed = PassedConnection::new(transport, ahead, info, id, passed_sni, true, edge, permit);
                 return Some(Established::Bytes(Box::new(passed)));
             }
             let connection = Connection { port, state, edge, accepted };

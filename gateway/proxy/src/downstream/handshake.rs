@@ -81,8 +81,6 @@ impl AsyncWrite for Metered {
 /// A client that has said which host it wants.
 pub(super) struct Greeted {
     pub(super) listener: Arc<Listener>,
-    /// Lower case.
-    pub(super) sni: Option<Box<str>>,
     pub(super) end: End,
 }
 
@@ -90,7 +88,11 @@ pub(super) struct Greeted {
 pub(super) enum End {
     Here(Transport, TlsInfo),
     /// At a backend, which has to read the hello.
-    Backend(TcpStream, Bytes),
+    Backend {
+        io: TcpStream,
+        hello: Bytes,
+        sni: Option<Box<str>>,
+    },
 }
 
 /// `None`: the handshake failed; the client has been told where TLS has words for it.
@@ -101,7 +103,7 @@ pub(super) async fn accept(
     peer: SocketAddr,
 ) -> Option<Greeted> {
     let started = Instant::now();
-    let copy = state.passes_tls().then(BytesMut::new);
+    let copy = state.passes_tls.then(BytesMut::new);
     let metered = Metered { io, left: Some(HANDSHAKE_BYTES), copy };
     let failed = |reason: &'static str, error: &dyn std::fmt::Display| {
         tracing::debug!(%peer, reason, %error, "TLS handshake failed");
@@ -120,7 +122,7 @@ pub(super) async fn accept(
         failed("unrecognized_name", &sni.as_deref().unwrap_or("no server name"));
         let mut io = start.io;
         // Where TLS is passed through, it is not ours to speak: the connection ends without a word.
-        if !state.passes_tls() {
+        if !state.passes_tls {
             // The client may be gone already; there is nobody else to tell.
             let _ = io.write_all(&UNRECOGNIZED_NAME).await;
         }
@@ -130,8 +132,8 @@ pub(super) async fn accept(
     let listener = listener.clone();
     let Some(tls) = tls else {
         let Metered { io, copy, .. } = start.io;
-        let end = End::Backend(io, copy.unwrap_or_default().freeze());
-        return Some(Greeted { listener, sni: sni.map(String::into_boxed_str), end });
+        let (hello, sni) = (copy.unwrap_or_default().freeze(), sni.map(String::into_boxed_str));
+        return Some(Greeted { listener, end: End::Backend { io, hello, sni } });
     };
     let mut start = start;
     start.io.copy = None;
@@ -148,12 +150,11 @@ pub(super) async fn accept(
     let chain = session.peer_certificates().unwrap_or_default();
     let info = TlsInfo {
         listener: listener.id.clone(),
-        sni: sni.clone().map(String::into_boxed_str),
+        sni: sni.map(String::into_boxed_str),
         version: session.protocol_version().and_then(|v| v.as_str()).unwrap_or_default(),
         cipher: session.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or_default(),
         client_certificate: chain.first().map(|leaf| leaf.as_ref().into()),
         client_verified: tls.verifies(chain),
     };
-    let end = End::Here(Transport::Tls(Box::new(stream)), info);
-    Some(Greeted { listener, sni: sni.map(String::into_boxed_str), end })
+    Some(Greeted { listener, end: End::Here(Transport::Tls(Box::new(stream)), info) })
 }

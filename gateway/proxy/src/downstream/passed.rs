@@ -19,8 +19,8 @@ pub struct PassedConnection {
     ahead: Bytes,
     pub info: ConnectionInfo,
     pub listener: ListenerId,
-    /// Lower case; also where TLS does not end here.
-    pub sni: Option<Box<str>>,
+    /// Of TLS that does not end here.
+    passed_sni: Option<Box<str>>,
     /// TLS is spoken, whoever ends it.
     pub tls: bool,
     pub edge: Arc<Edge>,
@@ -34,12 +34,18 @@ impl PassedConnection {
         ahead: Bytes,
         info: ConnectionInfo,
         listener: ListenerId,
-        sni: Option<Box<str>>,
+        passed_sni: Option<Box<str>>,
         tls: bool,
         edge: Arc<Edge>,
         permit: ConnectionPermit,
     ) -> Self {
-        PassedConnection { transport, ahead, info, listener, sni, tls, edge, _permit: permit }
+        PassedConnection { transport, ahead, info, listener, passed_sni, tls, edge, _permit: permit }
+    }
+
+    /// The name that the client asked for, in lower case; empty where there is none. Wherever its TLS ends.
+    pub fn sni(&self) -> &str {
+        let here = self.info.tls.as_ref().and_then(|tls| tls.sni.as_deref());
+        here.or(self.passed_sni.as_deref()).unwrap_or_default()
     }
 }
 

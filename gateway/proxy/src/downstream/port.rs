@@ -20,6 +20,8 @@ pub struct PortState {
     pub(super) widest: HeaderLimits,
     /// Whether all listeners have the same edge, so that no host has to be looked up for it.
     uniform: bool,
+    /// Whether the hello of a client may have to go on to a backend.
+    pub(super) passes_tls: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,16 +83,13 @@ impl PortState {
             .listeners
             .iter()
             .all(|listener| Arc::ptr_eq(&listener.edge, &config.edge) || listener.edge == config.edge);
-        (PortState { address, config: config.clone(), hosts, tls, widest, uniform }, problems)
+        let passes = |listener: &Arc<Listener>| listener.carries == Carries::Bytes && listener.tls.is_none();
+        let passes_tls = config.protocol == Protocol::Https && config.listeners.iter().any(passes);
+        (PortState { address, config: config.clone(), hosts, tls, widest, uniform, passes_tls }, problems)
     }
 
     pub(super) fn speaks_tls(&self) -> bool {
         self.config.protocol == Protocol::Https
-    }
-
-    /// Whether the hello of a client may have to go on to a backend.
-    pub(super) fn passes_tls(&self) -> bool {
-        self.config.listeners.iter().any(|listener| listener.carries == Carries::Bytes && listener.tls.is_none())
     }
 
     /// The listener that a hello is for, and its side of the handshake: `None` where TLS goes on to a backend. A hello

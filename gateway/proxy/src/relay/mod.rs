@@ -55,13 +55,10 @@ struct Place {
 /// Serves one connection to its end.
 pub(crate) async fn serve(shared: Arc<Shared>, mut connection: PassedConnection) {
     let snapshot = shared.snapshot.load_full();
-    let port = snapshot.ports.get(&connection.info.port);
-    // A listener that is gone has closed its port.
-    let Some(listener) = port.and_then(|port| port.listeners.iter().find(|l| l.config.id == connection.listener))
-    else {
-        return;
-    };
-    let rule = rule_of(listener, connection.sni.as_deref().unwrap_or_default());
+    let listener = snapshot.ports.get(&connection.info.port).and_then(|port| port.listener(connection.sni()));
+    // Another configuration came between the handshake and here: what was agreed on is not what it asks for.
+    let Some(listener) = listener.filter(|listener| listener.config.id == connection.listener) else { return };
+    let rule = rule_of(listener, connection.sni());
     let place = Place {
         listener: listener.label.clone(),
         metrics: listener.metrics.clone(),
@@ -217,7 +214,7 @@ fn tell(shared: &Shared, connection: &PassedConnection, place: &Place, reason: R
         plugins: None,
         retries: story.retries,
         tls_version: info.tls.as_ref().map_or("", |tls| tls.version),
-        sni: connection.sni.as_deref().unwrap_or_default(),
+        sni: connection.sni(),
         user_agent: b"",
         attributes: b"",
     };

@@ -8,16 +8,20 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluice_resources::{Object, parse};
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// The version of the form. Another one is refused.
 const FORMAT: u32 = 1;
+
+/// The only field of a line whose object stands for one that could not be read.
+const STAND_IN: &str = "standIn";
 
 const NAME: &str = "last-good.json.gz";
 const STAGED: &str = "last-good.new";
@@ -119,7 +123,13 @@ impl Place {
         serde_json::to_writer(&mut out, &header)?;
         out.write_all(b"\n")?;
         for object in objects {
-            serde_json::to_writer(&mut out, object)?;
+            match object {
+                // It says nothing but what it guards; read as a policy, it would let everybody in.
+                Object::TrafficPolicy(policy) if policy.spec.unreadable => {
+                    serde_json::to_writer(&mut out, &json!({STAND_IN: policy}))?;
+                }
+                object => serde_json::to_writer(&mut out, object)?,
+            }
             out.write_all(b"\n")?;
         }
         out.finish()?.flush()?;
@@ -174,11 +184,19 @@ impl Place {
         let mut objects = Vec::new();
         // The end of the text is where its checksum is compared.
         for document in lines {
-            let parsed = parse(document.map_err(damaged)?);
-            let Some(object) = parsed.object else {
+            let mut document = document.map_err(damaged)?;
+            let stands_in = document.get_mut(STAND_IN).map(Value::take);
+            let unreadable = stands_in.is_some();
+            let parsed = parse(stands_in.unwrap_or(document));
+            let Some(mut object) = parsed.object else {
                 let what = parsed.problems.first().map(ToString::to_string).unwrap_or_default();
                 return Err(Refusal::Damaged(what));
             };
+            if let Object::TrafficPolicy(policy) = &mut object
+                && unreadable
+            {
+                Arc::make_mut(policy).spec.unreadable = true;
+            }
             objects.push(object);
         }
         if objects.len() != header.objects {
@@ -209,7 +227,6 @@ fn in_memory(_: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
     use tempfile::TempDir;
 
     fn folder() -> TempDir {
@@ -395,6 +412,18 @@ mod tests {
             .collect();
         let kinds: std::collections::BTreeSet<_> = objects.iter().map(Object::kind).collect();
         assert_eq!(kinds.len(), sluice_model::Kind::ALL.len());
+        let folder = folder();
+        let place = place(&folder);
+        place.write(&objects, then()).unwrap();
+        assert_eq!(read(&place).unwrap().unwrap().0, objects);
+    }
+
+    #[test]
+    fn what_stands_for_a_policy_that_could_not_be_read_guards_after_a_restart_too() {
+        let policy = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficPolicy",
+            "metadata": {"name": "x", "namespace": "shop"},
+            "spec": {"targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "x"}], "plugins": 7}});
+        let objects = vec![parse(policy).stand_in.unwrap()];
         let folder = folder();
         let place = place(&folder);
         place.write(&objects, then()).unwrap();
