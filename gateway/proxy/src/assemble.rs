@@ -8,8 +8,9 @@ mod changes;
 
 use crate::access_log::LogFormat;
 use crate::metrics::RequestMetrics;
+use crate::outbound::Connections;
 use crate::snapshot::{
-    BackendRef, FastMap, HostRuntime, ListenerPlugins, ListenerRuntime, PluginRef, PortRuntime, RuleRuntime,
+    BackendRef, FastMap, HostRuntime, ListenerPlugins, ListenerRuntime, PluginCalls, PluginRef, PortRuntime, RuleRuntime,
     ServerField, Slot, Slots, Snapshot,
 };
 use crate::trace::Exporters;
@@ -22,7 +23,7 @@ use sluice_model::config::{
 };
 use sluice_model::hostname::{HostPattern, HostTable};
 use sluice_model::matcher::HostMatcher;
-use sluice_model::plugin::{PluginUse, UseKey};
+use sluice_model::plugin::{PluginKey, PluginUse, UseKey};
 use sluice_wasm::{Configured, Desired, PluginHost};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ pub(crate) struct Assembler {
     registry: Registry,
     metrics: Arc<RequestMetrics>,
     plugins: Arc<PluginHost>,
+    connections: Connections,
     exporters: Exporters,
     backend_slots: Slots<BackendKey>,
     plugin_slots: Slots<UseKey>,
@@ -62,6 +64,7 @@ impl Assembler {
             registry,
             metrics,
             plugins,
+            connections: Connections::default(),
             exporters,
             backend_slots: Slots::default(),
             plugin_slots: Slots::default(),
@@ -98,6 +101,7 @@ impl Assembler {
         if rebuilt || config.plugins != before.config.plugins {
             self.want_plugins(&config, &ports);
         }
+        let plugin_calls = self.plugin_calls(&config, &before);
         let backends = self.backends(&config, &before);
         let plugins = self.plugin_table(&before, &ports);
         let access_log = if Arc::ptr_eq(&config.access_log, &before.config.access_log) {
@@ -106,7 +110,7 @@ impl Assembler {
             Arc::new(LogFormat::new(&config.access_log))
         };
         let generation = before.generation + 1;
-        let snapshot = Arc::new(Snapshot { generation, config, ports, backends, plugins, access_log });
+        let snapshot = Arc::new(Snapshot { generation, config, ports, backends, plugins, plugin_calls, access_log });
         self.previous = snapshot.clone();
         snapshot
     }
@@ -310,6 +314,21 @@ impl Assembler {
                 PluginRef { slot, former }
             })
             .collect()
+    }
+
+    /// What plugins may call. The slots keep their backends alive.
+    fn plugin_calls(&mut self, config: &Config, before: &Snapshot) -> FastMap<PluginKey, Arc<PluginCalls>> {
+        let calls = config.plugin_backends.iter().map(|(plugin, calls)| {
+            let same = before.config.plugin_backends.get(plugin).is_some_and(|former| Arc::ptr_eq(former, calls));
+            let former = before.plugin_calls.get(plugin).filter(|_| same).cloned();
+            let slots = former.unwrap_or_else(|| {
+                let slot = |(name, key): (&Arc<str>, &BackendKey)| (name.clone(), self.backend_slots.slot(key));
+                let backends = calls.iter().map(slot).collect();
+                Arc::new(PluginCalls { backends, connections: self.connections.clone() })
+            });
+            (plugin.clone(), slots)
+        });
+        calls.collect()
     }
 
     fn is_bound(&self, slot: &Slot<UseKey>) -> bool {

@@ -20,6 +20,7 @@ pub mod downstream;
 mod http;
 pub mod metrics;
 mod mirror;
+mod outbound;
 mod overload;
 mod proxy;
 mod relay;

@@ -8,15 +8,16 @@
 
 use crate::access_log::LogFormat;
 use crate::metrics::{BackendMetrics, ListenerMetrics, RouteMetrics};
+use crate::outbound::Connections;
 use crate::trace::Tracer;
 use crate::upstream::BackendRuntime;
 use http::HeaderValue;
 use sluice_model::config::{BackendKey, Config, Edge, Listener, Port, Rule, VirtualHost};
 use sluice_model::hostname::HostTable;
 use sluice_model::matcher::HostMatcher;
-use sluice_model::plugin::{PluginUse, UseKey};
+use sluice_model::plugin::{PluginKey, PluginUse, UseKey};
 use sluice_wasm::Configured;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -35,7 +36,18 @@ pub struct Snapshot {
     pub backends: Box<[Option<Arc<BackendRuntime>>]>,
     /// By [`Slot`] of a [`UseKey`]. `None`: no version of it is compiled and configured yet.
     pub plugins: Box<[Option<Arc<Configured>>]>,
+    /// What plugins may call.
+    pub plugin_calls: FastMap<PluginKey, Arc<PluginCalls>>,
     pub access_log: Arc<LogFormat>,
+}
+
+/// What one plugin may call.
+#[derive(Debug)]
+pub struct PluginCalls {
+    /// By the names that it calls them by.
+    pub backends: BTreeMap<Arc<str>, Slot<BackendKey>>,
+    /// Those of all plugins.
+    pub(crate) connections: Connections,
 }
 
 impl Snapshot {
@@ -49,6 +61,7 @@ impl Snapshot {
             ports: FastMap::default(),
             backends: Box::default(),
             plugins: Box::default(),
+            plugin_calls: FastMap::default(),
             access_log,
         }
     }

@@ -40,9 +40,46 @@ pub struct PluginSpec {
     /// What happens to a request where the plugin fails: Closed answers 503, Open goes on without it. Default Closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fail_mode: Option<FailModeName>,
+    /// What the code may do besides looking at the exchange. Nothing is allowed that is not named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Capabilities>,
     /// The namespaces whose TrafficPolicies may use this Plugin. Default: its own. A ReferenceGrant allows it as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_namespaces: Option<AllowedNamespaces>,
+}
+
+/// What a Plugin may do.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Capabilities {
+    /// The backends that it may call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub backends: Option<Vec<PluginBackend>>,
+}
+
+/// A backend that a Plugin may call.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginBackend {
+    /// What the code calls it by; unique within the list.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    #[serde(rename = "ref")]
+    pub reference: ServiceRef,
+}
+
+/// A port of a Service. One of another namespace needs a ReferenceGrant there, from Plugin to Service. Over TLS where a
+/// BackendTLSPolicy, or the port's appProtocol, says so.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRef {
+    pub name: String,
+    /// Default: the Plugin's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    #[schemars(range(min = 1))]
+    pub port: u16,
 }
 
 /// Where the code is; just one.

@@ -33,13 +33,15 @@ pub(crate) struct RuleSet {
     pub(crate) origins: Vec<(u32, u32)>,
 }
 
-/// What one HTTPRoute or Ingress is.
+/// What one route or Ingress is, or what a Plugin calls.
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) rank: Rank,
     /// Each listener and host once.
     pub(crate) placements: BTreeMap<(ListenerId, HostPattern), Arc<RuleSet>>,
     pub(crate) backends: BTreeMap<BackendKey, Arc<Backend>>,
+    /// Of a Plugin: the backends that it may call, by the names that it calls them by.
+    pub(crate) calls: BTreeMap<Arc<str>, BackendKey>,
     /// Objects that were looked at, there or not.
     pub(crate) deps: BTreeSet<ObjectRef>,
     pub(crate) problems: Vec<Problem>,
@@ -56,6 +58,7 @@ impl Compiled {
             rank,
             placements: BTreeMap::new(),
             backends: BTreeMap::new(),
+            calls: BTreeMap::new(),
             deps: BTreeSet::new(),
             problems: Vec::new(),
             status: RouteStatus::default(),

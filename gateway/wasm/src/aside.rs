@@ -4,7 +4,9 @@ use crate::engine::{TICK, tick_faster};
 use crate::instance::State;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::cell::Cell;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -40,6 +42,7 @@ impl Aside {
             .thread_name("plugin-aside")
             .worker_threads(1)
             .max_blocking_threads(threads)
+            .enable_all()
             .on_thread_start(|| lower_priority(NICE))
             .build()?;
         Ok(Aside { runtime: Some(runtime), turns: Arc::new(Semaphore::new(threads)), threads })
@@ -60,6 +63,13 @@ impl Aside {
             Some(until) => tokio::time::timeout_at(until.into(), turn).await.ok().flatten(),
             None => turn.await,
         }
+    }
+
+    /// Runs a call that may wait on the thread of low priority that is for such calls: it gives way at each tick, so that it needs
+    /// no turn. An error means that it panicked.
+    pub(crate) async fn poll<T: Send + 'static>(&self, call: impl Future<Output = T> + Send + 'static) -> Result<T, Panicked> {
+        let Some(runtime) = &self.runtime else { return Err(Panicked) };
+        runtime.spawn(call).await.map_err(|_| Panicked)
     }
 
     /// Runs `work` on the thread that the turn is for. An error means that it panicked.
@@ -154,6 +164,50 @@ pub(crate) fn limit_from_first_tick(store: &mut Store<State>, bounds: Bounds) {
         FIRST_TICK.set(Some(began));
         bounds.check(began.saturating_add(bounds.run_time))
     });
+}
+
+thread_local! {
+    /// What this thread's CPU time was, less what the call that it polls had used before.
+    static POLLED_FROM: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Interrupts the guest of a call that may wait after its run time of CPU time, over all polls of [`Counted`]. At each tick it
+/// gives way to whatever else its thread serves.
+pub(crate) fn limit_over_polls(store: &mut Store<State>, bounds: Bounds) {
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(move |_| {
+        bounds.check(POLLED_FROM.get().saturating_add(bounds.run_time.max(TICK)))?;
+        Ok(UpdateDeadline::Yield(1))
+    });
+}
+
+pin_project_lite::pin_project! {
+    /// A call that may wait, with the CPU time that it used on whichever threads polled it.
+    pub(crate) struct Counted<F> {
+        #[pin]
+        call: F,
+        used: Duration,
+    }
+}
+
+impl<F: Future> Counted<F> {
+    pub(crate) fn new(call: F) -> Counted<F> {
+        Counted { call, used: Duration::ZERO }
+    }
+}
+
+impl<F: Future> Future for Counted<F> {
+    type Output = (F::Output, Duration);
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let from = thread_time().saturating_sub(*this.used);
+        // A call never runs within another's poll, so nobody's is lost here.
+        POLLED_FROM.set(from);
+        let polled = this.call.poll(context);
+        *this.used = thread_time().saturating_sub(from);
+        polled.map(|output| (output, *this.used))
+    }
 }
 
 /// How long the call that began at `started` on this thread has run, about: time on the clock while that is short, CPU

@@ -4,7 +4,6 @@ use crate::aside::{Aside, Lane};
 use crate::build::Image;
 use crate::engine::Engine;
 use crate::error::PluginError;
-use crate::guest::generated::exports::sluice::plugin as exported;
 use crate::instance::{Live, PluginLog, State};
 use crate::invocation::Invocation;
 use crate::limits::Limits;
@@ -18,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use wasmtime::Store;
+use wasmtime::component::{Component, ComponentExportIndex};
 
 /// Idle instances that a pooled plugin keeps.
 const MAX_IDLE: u32 = 64;
@@ -49,42 +49,62 @@ impl Phase {
             Phase::Log => "log",
         }
     }
+
+    /// The interface and function of the contract.
+    const fn export(self) -> (&'static str, &'static str) {
+        match self {
+            Phase::RequestHeaders => ("request-headers", "on-request"),
+            Phase::RequestBody => ("request-body", "on-request-body"),
+            Phase::ResponseHeaders => ("response-headers", "on-response"),
+            Phase::Log => ("log", "on-log"),
+        }
+    }
 }
 
 /// The phases that a plugin exports. One that it does not costs a request nothing.
 #[derive(Clone, Default)]
 pub struct Phases {
-    pub(crate) configuration: Option<exported::configuration::GuestIndices>,
-    pub(crate) request_headers: Option<exported::request_headers::GuestIndices>,
-    pub(crate) request_body: Option<exported::request_body::GuestIndices>,
-    pub(crate) response_headers: Option<exported::response_headers::GuestIndices>,
-    pub(crate) log: Option<exported::log::GuestIndices>,
+    pub(crate) configuration: Option<ComponentExportIndex>,
+    exports: [Option<ComponentExportIndex>; Phase::ALL.len()],
 }
 
 impl Phases {
+    pub(crate) fn of(component: &Component) -> Phases {
+        let export = |interface: &str, function: &str| {
+            let instance = component.get_export_index(None, &format!("sluice:plugin/{interface}@0.1.0"))?;
+            component.get_export_index(Some(&instance), function)
+        };
+        Phases {
+            configuration: export("configuration", "configure"),
+            exports: Phase::ALL.map(|phase| {
+                let (interface, function) = phase.export();
+                export(interface, function)
+            }),
+        }
+    }
+
+    pub(crate) fn export(&self, phase: Phase) -> Option<&ComponentExportIndex> {
+        self.exports.get(phase as usize).and_then(Option::as_ref)
+    }
+
     pub fn request_headers(&self) -> bool {
-        self.request_headers.is_some()
+        self.has(Phase::RequestHeaders)
     }
 
     pub fn request_body(&self) -> bool {
-        self.request_body.is_some()
+        self.has(Phase::RequestBody)
     }
 
     pub fn response_headers(&self) -> bool {
-        self.response_headers.is_some()
+        self.has(Phase::ResponseHeaders)
     }
 
     pub fn log(&self) -> bool {
-        self.log.is_some()
+        self.has(Phase::Log)
     }
 
     pub(crate) fn has(&self, phase: Phase) -> bool {
-        match phase {
-            Phase::RequestHeaders => self.request_headers(),
-            Phase::RequestBody => self.request_body(),
-            Phase::ResponseHeaders => self.response_headers(),
-            Phase::Log => self.log(),
-        }
+        self.export(phase).is_some()
     }
 
     /// As the label `phase` of the metrics says them.
@@ -238,6 +258,11 @@ impl Configured {
     /// Whether each new instance runs configure, which is too slow for a thread that serves requests.
     pub(crate) fn configures_each(&self) -> bool {
         self.image.configure_with.is_some()
+    }
+
+    /// Whether its calls may wait: it calls backends.
+    pub fn waits(&self) -> bool {
+        self.image.waits
     }
 
     /// A new instance. `arm` sets the deadline of its store before any guest code runs.

@@ -112,6 +112,9 @@ fn config(options: &HostOptions, functions: Arc<FunctionCache>) -> wasmtime::Res
         .max_memory_size(memory)
         .linear_memory_keep_resident(KEEP_RESIDENT)
         .table_keep_resident(16 << 10)
+        // For plugins whose calls may wait; address space, until one does.
+        .total_stacks(instances)
+        .async_stack_keep_resident(16 << 10)
         .max_unused_warm_slots(MAX_WARM_SLOTS.min(instances))
         // Resets the pages that were written instead of all of the first 256 KiB: 1.8 us less a fresh instance.
         .pagemap_scan(Enabled::Auto);

@@ -3,10 +3,11 @@
 //! A store can hold no borrow, so an exchange goes into the instance by value for each call and comes back after it:
 //! two boxes and the attributes, no header is copied.
 
-use crate::{Attributes, Refused};
+use crate::{Attributes, Outbound, Refused};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::any::Any;
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A request as plugins see it. The host checks what a plugin sets (names, values, which headers are its to change,
@@ -60,6 +61,8 @@ pub trait ResponseView: Any + Send {
 pub struct Exchange {
     pub(crate) request: Option<Box<dyn RequestView>>,
     pub(crate) response: Option<Box<dyn ResponseView>>,
+    /// What calls backends for the plugin that is called next; none where it is given no backend.
+    pub outbound: Option<Arc<dyn Outbound>>,
     /// When the exchange must be over: a call that would last longer ends then, by [`Deadline`](crate::PluginError::Deadline).
     pub deadline: Option<Instant>,
     /// Shared by all phases of all plugins; the access log reads them at the end.

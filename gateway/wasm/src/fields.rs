@@ -105,6 +105,27 @@ fn percent_encoded(text: &str) -> bool {
     true
 }
 
+/// The first value, as a guest gets it.
+pub(crate) fn first(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
+    headers.get(name).map(|value| value.as_bytes().to_vec())
+}
+
+pub(crate) fn every(headers: &HeaderMap, name: &str) -> Vec<Vec<u8>> {
+    headers.get_all(name).iter().map(|value| value.as_bytes().to_vec()).collect()
+}
+
+pub(crate) fn all(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
+}
+
+/// A field that may be added to `headers`.
+pub(crate) fn field(headers: &HeaderMap, name: &str, value: Vec<u8>) -> Result<(HeaderName, HeaderValue), Refused> {
+    room(headers)?;
+    let name = self::name(name)?;
+    let value = self::value(&name, value)?;
+    Ok((name, value))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,14 +9,13 @@ use crate::attributes::AttributeValue;
 use crate::configured::{Phase, Phases};
 use crate::decision::LocalReply;
 use crate::exchange::{RequestView, ResponseView};
-use crate::fields::{self, Refused};
+use crate::fields::{self, Refused, all, every, field, first};
 use crate::instance::{State, broken};
 use bytes::Bytes;
-use generated::exports::sluice::plugin as exported;
 use generated::sluice::plugin::{attributes, logging, types};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 use tracing::Level;
-use wasmtime::component::{HasSelf, Instance, Linker, Resource};
+use wasmtime::component::{ComponentExportIndex, ComponentNamedList, HasSelf, Instance, Lift, Linker, Lower, Resource, TypedFunc};
 use wasmtime::{Result, Store};
 
 /// Generated from the contract.
@@ -25,7 +24,7 @@ pub(crate) mod generated {
     wasmtime::component::bindgen!({
         path: "../../sdk/wit",
         world: "plugin",
-        imports: { default: trappable },
+        imports: { "sluice:plugin/outgoing.fetch": async | trappable, default: trappable },
         with: {
             "sluice:plugin/types.request": super::Request,
             "sluice:plugin/types.response": super::Response,
@@ -33,6 +32,9 @@ pub(crate) mod generated {
             "sluice:plugin/types.summary": super::End,
             "sluice:plugin/types.local-reply": super::Reply,
             "sluice:plugin/types.decision": super::Chosen,
+            "sluice:plugin/outgoing.outgoing-request": crate::outgoing::OutgoingRequest,
+            "sluice:plugin/outgoing.incoming-response": crate::outgoing::OutboundResponse,
+            "sluice:plugin/outgoing.failure": crate::outgoing::FetchError,
         },
     });
 }
@@ -75,70 +77,80 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<State>> {
 /// The functions of an instance, looked up when first called.
 #[derive(Default)]
 pub(crate) struct Bound {
-    request_headers: Option<exported::request_headers::Guest>,
-    request_body: Option<exported::request_body::Guest>,
-    response_headers: Option<exported::response_headers::Guest>,
-    log: Option<exported::log::Guest>,
+    request_headers: Option<TypedFunc<(Resource<Request>,), (Option<Resource<Chosen>>,)>>,
+    request_body: Option<TypedFunc<(Resource<Request>, Resource<Body>), (Option<Resource<Chosen>>,)>>,
+    response_headers: Option<TypedFunc<(Resource<Request>, Resource<Response>), (Option<Resource<Chosen>>,)>>,
+    log: Option<TypedFunc<(Resource<Request>, Option<Resource<Response>>, Resource<End>), ()>>,
 }
 
-/// Looks a phase's functions up once an instance, then calls.
-macro_rules! call {
-    ($bound:expr, $indices:expr, $store:expr, $instance:expr, $method:ident($($argument:expr),*)) => {{
-        let guest = match $bound {
-            Some(guest) => guest,
-            None => match $indices {
-                Some(indices) => $bound.insert(indices.load(&mut *$store, $instance)?),
-                None => return Err(broken("the phase is not exported")),
-            },
-        };
-        guest.$method(&mut *$store, $($argument),*)
-    }};
+/// A phase's function, looked up once an instance.
+fn function<'b, P: ComponentNamedList + Lower, R: ComponentNamedList + Lift>(
+    bound: &'b mut Option<TypedFunc<P, R>>,
+    export: Option<&ComponentExportIndex>,
+    store: &mut Store<State>,
+    instance: &Instance,
+) -> Result<&'b TypedFunc<P, R>> {
+    match bound {
+        Some(function) => Ok(function),
+        None => match export {
+            Some(export) => Ok(bound.insert(instance.get_typed_func(store, export)?)),
+            None => Err(broken("the phase is not exported")),
+        },
+    }
+}
+
+/// Makes the call of a phase, once for guests that never wait and once for those that may.
+macro_rules! caller {
+    ($(#[$doc:meta])* $name:ident: $call:ident $(, $async:ident, $await:ident)?) => {
+        $(#[$doc])*
+        pub(crate) $($async)? fn $name(
+            &mut self,
+            store: &mut Store<State>,
+            instance: &Instance,
+            phases: &Phases,
+            phase: Phase,
+            has_response: bool,
+        ) -> Result<Option<Chosen>> {
+            // Borrowed, never owned: an owned handle passed to a borrow stays in the store's table, a leak a call.
+            let request = Resource::<Request>::new_borrow(THE_ONE);
+            let export = phases.export(phase);
+            let (decision,) = match phase {
+                Phase::RequestHeaders => {
+                    let function = function(&mut self.request_headers, export, store, instance)?;
+                    function.$call(&mut *store, (request,))$(.$await)??
+                }
+                Phase::RequestBody => {
+                    let body = Resource::<Body>::new_borrow(THE_ONE);
+                    let function = function(&mut self.request_body, export, store, instance)?;
+                    function.$call(&mut *store, (request, body))$(.$await)??
+                }
+                Phase::ResponseHeaders => {
+                    let response = Resource::<Response>::new_borrow(THE_ONE);
+                    let function = function(&mut self.response_headers, export, store, instance)?;
+                    function.$call(&mut *store, (request, response))$(.$await)??
+                }
+                Phase::Log => {
+                    let response = has_response.then(|| Resource::<Response>::new_borrow(THE_ONE));
+                    let summary = Resource::<End>::new_borrow(THE_ONE);
+                    let function = function(&mut self.log, export, store, instance)?;
+                    function.$call(&mut *store, (request, response, summary))$(.$await)??;
+                    (None,)
+                }
+            };
+            decision.map(|decision| Ok(store.data_mut().owned.delete(decision)?)).transpose()
+        }
+    };
 }
 
 impl Bound {
-    /// Calls one phase, and takes the decision out of the guest's table.
-    pub(crate) fn call(
-        &mut self,
-        store: &mut Store<State>,
-        instance: &Instance,
-        phases: &Phases,
-        phase: Phase,
-        has_response: bool,
-    ) -> Result<Option<Chosen>> {
-        // Borrowed, never owned: an owned handle passed to a borrow stays in the store's table, a leak a call.
-        let request = Resource::<Request>::new_borrow(THE_ONE);
-        let decision = match phase {
-            Phase::RequestHeaders => {
-                call!(&mut self.request_headers, &phases.request_headers, store, instance, call_on_request(request))
-            }
-            Phase::RequestBody => {
-                let body = Resource::<Body>::new_borrow(THE_ONE);
-                call!(
-                    &mut self.request_body,
-                    &phases.request_body,
-                    store,
-                    instance,
-                    call_on_request_body(request, body)
-                )
-            }
-            Phase::ResponseHeaders => {
-                let response = Resource::<Response>::new_borrow(THE_ONE);
-                call!(
-                    &mut self.response_headers,
-                    &phases.response_headers,
-                    store,
-                    instance,
-                    call_on_response(request, response)
-                )
-            }
-            Phase::Log => {
-                let response = has_response.then(|| Resource::<Response>::new_borrow(THE_ONE));
-                let summary = Resource::<End>::new_borrow(THE_ONE);
-                call!(&mut self.log, &phases.log, store, instance, call_on_log(request, response, summary))
-                    .map(|()| None)
-            }
-        }?;
-        decision.map(|decision| Ok(store.data_mut().owned.delete(decision)?)).transpose()
+    caller! {
+        /// Calls one phase, and takes the decision out of the guest's table.
+        call: call
+    }
+
+    caller! {
+        /// The same on a fiber: host functions may wait, and a guest that runs long yields to others.
+        call_waiting: call_async, async, await
     }
 }
 
@@ -147,26 +159,6 @@ type Answer<T = ()> = std::result::Result<T, String>;
 /// Refusals are the guest's to handle; the text tells its author why.
 fn answer<T>(result: std::result::Result<T, Refused>) -> Result<Answer<T>> {
     Ok(result.map_err(|refused| refused.to_string()))
-}
-
-fn first(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
-    headers.get(name).map(|value| value.as_bytes().to_vec())
-}
-
-fn every(headers: &HeaderMap, name: &str) -> Vec<Vec<u8>> {
-    headers.get_all(name).iter().map(|value| value.as_bytes().to_vec()).collect()
-}
-
-fn all(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
-    headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
-}
-
-/// A field that may be added to `headers`.
-fn field(headers: &HeaderMap, name: &str, value: Vec<u8>) -> std::result::Result<(HeaderName, HeaderValue), Refused> {
-    fields::room(headers)?;
-    let name = fields::name(name)?;
-    let value = fields::value(&name, value)?;
-    Ok((name, value))
 }
 
 impl State {

@@ -9,14 +9,16 @@ use crate::error::TrapKind;
 use crate::exchange::{Exchange, Summary};
 use crate::guest::{self, Chosen};
 use crate::limits::{Limits, MemoryUsedUp};
+use crate::outgoing::FetchErrorKind;
 use crate::metrics::PluginMetrics;
 use bytes::Bytes;
+use futures::FutureExt;
 use sluice_model::plugin::PluginKey;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
-use wasmtime::component::{Instance, ResourceTable};
+use wasmtime::component::{Instance, ResourceTable, TypedFunc};
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
 
 /// Replies and decisions that a guest may hold at a time: it needs one of each.
@@ -57,6 +59,8 @@ pub(crate) struct State {
     /// Bytes of a body that is read for the plugin, or that it sets.
     pub(crate) body_buffer: u64,
     pub(crate) summary: Summary,
+    /// When the call must be over, where it may wait.
+    pub(crate) until: Option<Instant>,
     pub(crate) owned: ResourceTable,
     pub(crate) limits: Limits,
     pub(crate) log: Arc<PluginLog>,
@@ -73,6 +77,7 @@ impl State {
             replacement: None,
             body_buffer,
             summary: Summary::default(),
+            until: None,
             owned,
             limits,
             log,
@@ -85,6 +90,11 @@ impl State {
             None => Err(broken("attributes belong to an exchange: configure can't use them")),
         }
     }
+}
+
+/// A future that has nothing to wait for: what runs while a plugin is made ready calls no backend.
+pub(crate) fn at_once<T>(future: impl Future<Output = wasmtime::Result<T>>) -> wasmtime::Result<T> {
+    future.now_or_never().unwrap_or_else(|| Err(broken("it waits where nothing may wait")))
 }
 
 /// The guest used the contract wrongly: a trap of its own kind.
@@ -123,6 +133,11 @@ impl PluginLog {
             return None;
         }
         Some(&message[..message.floor_char_boundary(MAX_LOG_LINE)])
+    }
+
+    /// A call to a backend ended so, after this time.
+    pub(crate) fn fetched(&self, failure: Option<FetchErrorKind>, took: std::time::Duration) {
+        self.metrics.fetched(failure, took);
     }
 
     pub(crate) fn line(&self, level: tracing::Level, message: &str) {
@@ -206,6 +221,8 @@ pub(crate) struct Live {
     instance: Instance,
     /// Functions of the phases that were called on this instance.
     bound: guest::Bound,
+    /// Its calls run on fibers.
+    waits: bool,
     pub(crate) calls: u32,
     /// Bytes of memory when it was made.
     born_with: usize,
@@ -215,8 +232,13 @@ impl Live {
     /// Makes an instance; configures it where its image is not configured yet. The store's deadline is the caller's to
     /// set.
     pub(crate) fn new(image: &Image, mut store: Store<State>) -> wasmtime::Result<Live> {
-        let instance = image.pre.instantiate(&mut store)?;
-        let mut live = Live { store, instance, bound: guest::Bound::default(), calls: 0, born_with: 0 };
+        let instance = if image.waits {
+            at_once(image.pre.instantiate_async(&mut store))?
+        } else {
+            image.pre.instantiate(&mut store)?
+        };
+        let mut live =
+            Live { store, instance, bound: guest::Bound::default(), waits: image.waits, calls: 0, born_with: 0 };
         if let Some(config) = &image.configure_with {
             live.configure(&image.phases, config)?
                 .map_err(|refusal| broken(format!("configure refused: {refusal}")))?;
@@ -228,7 +250,17 @@ impl Live {
     /// Runs configure; the inner error is the guest's refusal.
     pub(crate) fn configure(&mut self, phases: &Phases, config: &str) -> wasmtime::Result<Result<(), String>> {
         match &phases.configuration {
-            Some(indices) => indices.load(&mut self.store, &self.instance)?.call_configure(&mut self.store, config),
+            Some(export) => {
+                type Configure = TypedFunc<(String,), (Result<(), String>,)>;
+                let configure: Configure = self.instance.get_typed_func(&mut self.store, export)?;
+                let config = (config.to_owned(),);
+                let (result,) = if self.waits {
+                    at_once(configure.call_async(&mut self.store, config))?
+                } else {
+                    configure.call(&mut self.store, config)?
+                };
+                Ok(result)
+            }
             None => Ok(Ok(())),
         }
     }
@@ -244,9 +276,38 @@ impl Live {
 
     /// Runs one phase. The exchange goes in and comes back, also from a call that traps.
     pub(crate) fn call(&mut self, phases: &Phases, exchange: &mut Exchange, call: Call) -> Result<Finished, Failed> {
+        let phase = call.phase();
+        let has_response = self.lend(exchange, call, None);
+        let called = self.bound.call(&mut self.store, &self.instance, phases, phase, has_response);
+        self.take(phase, exchange, called)
+    }
+
+    /// The same for an instance whose calls may wait, at most until `until`. What it has used of its time by then is what
+    /// the store's bounds say, over all polls of this future.
+    pub(crate) async fn call_waiting(
+        &mut self,
+        phases: &Phases,
+        exchange: &mut Exchange,
+        call: Call,
+        until: Instant,
+    ) -> Result<Finished, Failed> {
+        let phase = call.phase();
+        let has_response = self.lend(exchange, call, Some(until));
+        let called = self.bound.call_waiting(&mut self.store, &self.instance, phases, phase, has_response);
+        // Where nobody waits any longer the fiber is unwound, and what it was lent is still in the store.
+        let called = match tokio::time::timeout_at(until.into(), called).await {
+            Ok(called) => called,
+            Err(_) => Err(Late.into()),
+        };
+        self.take(phase, exchange, called)
+    }
+
+    /// Puts what a call is about into the store.
+    fn lend(&mut self, exchange: &mut Exchange, call: Call, until: Option<Instant>) -> bool {
         self.calls += 1;
         let phase = call.phase();
         let state = self.store.data_mut();
+        state.until = until;
         state.limits.refused = false;
         state.exchange = std::mem::take(exchange);
         state.phase = Some(phase);
@@ -255,8 +316,16 @@ impl Live {
             Call::Log(summary) => state.summary = summary,
             Call::RequestHeaders | Call::ResponseHeaders => {}
         }
-        let has_response = state.exchange.response.is_some();
-        let called = self.bound.call(&mut self.store, &self.instance, phases, phase, has_response);
+        state.exchange.response.is_some()
+    }
+
+    /// Takes back what was lent, and what came of it.
+    fn take(
+        &mut self,
+        phase: Phase,
+        exchange: &mut Exchange,
+        called: wasmtime::Result<Option<Chosen>>,
+    ) -> Result<Finished, Failed> {
         let result = called.and_then(|chosen| self.finish(phase, chosen));
         let state = self.store.data_mut();
         *exchange = std::mem::take(&mut state.exchange);

@@ -1,7 +1,9 @@
 //! One plugin's part in one exchange: its calls, phase after phase.
 
 use crate::TrapKind;
-use crate::aside::{Bounds, limit_cpu_time, limit_from_first_tick, ran_in_place, thread_time};
+use crate::aside::{
+    Bounds, Counted, limit_cpu_time, limit_from_first_tick, limit_over_polls, ran_in_place, thread_time,
+};
 use crate::build::CONFIGURE_TIME;
 use crate::configured::{Configured, LONGEST_IN_PLACE, Permit, Phase};
 use crate::decision::{BodyOutcome, Decision};
@@ -105,7 +107,15 @@ impl Invocation {
             && (live.is_some() || !configured.configures_each());
         let exchange_out = std::mem::take(exchange);
         let job = Job { configured: configured.clone(), live, exchange: exchange_out, call, started, until };
-        let done = if in_place {
+        let done = if configured.waits() {
+            if in_place {
+                job.run_waiting().await
+            } else {
+                configured.plugin.metrics.aside.inc();
+                let lost = PluginError::Lost { plugin: configured.key().plugin.clone(), phase: phase.as_str() };
+                configured.aside.poll(job.run_waiting()).await.map_err(|_| lost)?
+            }
+        } else if in_place {
             job.run_here()
         } else {
             configured.plugin.metrics.aside.inc();
@@ -205,13 +215,45 @@ impl Job {
         };
         let (live, called) = match made {
             Ok(mut live) => {
-                let called = live.call(configured.phases(), &mut self.exchange, self.call);
+                let call = std::mem::replace(&mut self.call, Call::RequestHeaders);
+                let called = live.call(configured.phases(), &mut self.exchange, call);
                 (Some(live), called)
             }
             Err(error) => (None, Err(Failed::of(&error, false))),
         };
+        let ran = ran(&began);
+        self.done(live, called, phase, ran)
+    }
+
+    /// A call that may wait, on whichever threads poll this.
+    async fn run_waiting(mut self) -> Done {
+        let configured = self.configured.clone();
+        let phase = self.call.phase();
+        let bounds = Bounds { run_time: configured.limits().run_time, until: self.until };
+        // Neither an instance nor its configuration waits for anything.
+        let time = if configured.configures_each() { CONFIGURE_TIME } else { bounds.run_time };
+        let making = Bounds { run_time: time, ..bounds };
+        let made = match self.live.take() {
+            Some(live) => Ok(live),
+            None => configured.instance(|store| limit_cpu_time(store, making)),
+        };
+        let mut live = match made {
+            Ok(live) => live,
+            Err(error) => return self.done(None, Err(Failed::of(&error, false)), phase, Duration::ZERO),
+        };
+        limit_over_polls(&mut live.store, bounds);
+        let call = std::mem::replace(&mut self.call, Call::RequestHeaders);
+        let until = self.until.unwrap_or_else(|| self.started + configured.limits().deadline);
+        let call = live.call_waiting(configured.phases(), &mut self.exchange, call, until);
+        let (called, ran) = Counted::new(call).await;
+        self.done(Some(live), called, phase, ran)
+    }
+
+    /// Judges a call that ended.
+    fn done(self, live: Option<Live>, called: Result<Finished, Failed>, phase: Phase, ran: Duration) -> Done {
+        let configured = &self.configured;
         let limited = matches!(&called, Err(Failed::Trapped { kind: TrapKind::RunTime, .. }));
-        configured.plugin.standing.record(Instant::now(), ran(&began), limited);
+        configured.plugin.standing.record(Instant::now(), ran, limited);
         let failed = match called {
             Ok(finished) => return Done { exchange: self.exchange, live, result: Ok(finished) },
             Err(failed) => failed,

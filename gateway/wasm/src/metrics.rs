@@ -4,12 +4,14 @@ use crate::TrapKind;
 use crate::configured::Phase;
 use crate::decision::Decision;
 use crate::histogram::Durations;
+use crate::outgoing::FetchErrorKind;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use sluice_model::plugin::PluginKey;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// How a call ended: the label `outcome`.
@@ -73,6 +75,12 @@ struct PluginLabels {
     plugin: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FetchLabels {
+    plugin: String,
+    outcome: &'static str,
+}
+
 /// The families, all plugins together.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
@@ -83,6 +91,8 @@ pub(crate) struct Metrics {
     traps: Family<TrapLabels, Counter>,
     aside: Family<PluginLabels, Counter>,
     log_dropped: Family<PluginLabels, Counter>,
+    fetches: Family<FetchLabels, Counter>,
+    fetch_durations: Family<PluginLabels, Durations>,
     pub(crate) builds: Counter,
     pub(crate) build_seconds: Counter<f64, std::sync::atomic::AtomicU64>,
     pub(crate) builder_restarts: Counter,
@@ -113,6 +123,16 @@ impl Metrics {
             "plugin_log_dropped",
             "Log lines of plugins above their limit of 100 a second",
             metrics.log_dropped.clone(),
+        );
+        registry.register(
+            "plugin_fetches",
+            "Calls of plugins to backends, by how they ended",
+            metrics.fetches.clone(),
+        );
+        registry.register(
+            "plugin_fetch_duration_seconds",
+            "Time that calls of plugins to backends took",
+            metrics.fetch_durations.clone(),
         );
         registry.register(
             "plugin_builds",
@@ -154,6 +174,9 @@ impl Metrics {
             instances: self.instances.get_or_create_owned(&own),
             aside: self.aside.get_or_create_owned(&own),
             log_dropped: self.log_dropped.get_or_create_owned(&own),
+            fetches: OnceLock::new(),
+            families: self.clone(),
+            own,
         }
     }
 
@@ -174,6 +197,10 @@ impl Metrics {
         self.instances.remove(&own);
         self.aside.remove(&own);
         self.log_dropped.remove(&own);
+        for outcome in FetchErrorKind::ALL.into_iter().map(Some).chain([None]) {
+            self.fetches.remove(&FetchLabels { plugin: plugin.clone(), outcome: fetch_outcome(outcome) });
+        }
+        self.fetch_durations.remove(&own);
     }
 }
 
@@ -187,6 +214,21 @@ pub(crate) struct PluginMetrics {
     pub(crate) instances: Gauge,
     pub(crate) aside: Counter,
     pub(crate) log_dropped: Counter,
+    /// Of a plugin that calls backends: at its first call.
+    fetches: OnceLock<Fetches>,
+    families: Metrics,
+    own: PluginLabels,
+}
+
+#[derive(Clone, Debug)]
+struct Fetches {
+    /// The last one is that of answers.
+    outcomes: [Counter; FetchErrorKind::ALL.len() + 1],
+    durations: Durations,
+}
+
+fn fetch_outcome(failure: Option<FetchErrorKind>) -> &'static str {
+    failure.map_or("answered", FetchErrorKind::as_str)
 }
 
 impl PluginMetrics {
@@ -197,6 +239,25 @@ impl PluginMetrics {
         if let Some(durations) = self.durations.get(phase as usize) {
             durations.observe(took);
         }
+    }
+
+    /// A call to a backend ended so.
+    pub(crate) fn fetched(&self, failure: Option<FetchErrorKind>, took: Duration) {
+        let fetches = self.fetches.get_or_init(|| {
+            let counter = |failure| {
+                let labels = FetchLabels { plugin: self.own.plugin.clone(), outcome: fetch_outcome(failure) };
+                self.families.fetches.get_or_create_owned(&labels)
+            };
+            Fetches {
+                outcomes: std::array::from_fn(|index| counter(FetchErrorKind::ALL.get(index).copied())),
+                durations: self.families.fetch_durations.get_or_create_owned(&self.own),
+            }
+        });
+        let index = failure.map_or(FetchErrorKind::ALL.len(), |failure| failure as usize);
+        if let Some(counter) = fetches.outcomes.get(index) {
+            counter.inc();
+        }
+        fetches.durations.observe(took);
     }
 
     pub(crate) fn trapped(&self, kind: TrapKind) {

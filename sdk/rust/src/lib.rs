@@ -72,6 +72,7 @@ mod body;
 mod decision;
 #[doc(hidden)]
 pub mod export;
+pub mod fetch;
 mod headers;
 pub mod log;
 mod request;

@@ -8,6 +8,62 @@ use crate::{
 };
 use std::time::Duration;
 
+/// What a plugin asked a backend ([`Exchange::backend`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    pub authority: Option<String>,
+    /// Names in lower case.
+    pub headers: Vec<(String, Vec<u8>)>,
+    pub body: Vec<u8>,
+    pub timeout_ms: Option<u64>,
+    pub body_limit: Option<u64>,
+}
+
+impl Asked {
+    /// The first value.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        let name = name.to_ascii_lowercase();
+        self.headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_slice())
+    }
+}
+
+/// What a backend of a test answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StubAnswer {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, Vec<u8>)>,
+    pub body: Vec<u8>,
+    /// Instead of an answer: kind and message of the [`FetchError`](crate::fetch::FetchError).
+    pub failure: Option<(&'static str, String)>,
+}
+
+impl StubAnswer {
+    pub fn new(status: u16) -> StubAnswer {
+        StubAnswer { status, ..StubAnswer::default() }
+    }
+
+    /// No answer: `timeout`, `connect`, ...
+    pub fn failure(kind: &'static str) -> StubAnswer {
+        StubAnswer { failure: Some((kind, format!("told to fail by {kind}"))), ..StubAnswer::default() }
+    }
+
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> StubAnswer {
+        self.headers.push((name.to_ascii_lowercase(), value.as_ref().to_vec()));
+        self
+    }
+
+    #[must_use]
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> StubAnswer {
+        self.body = body.into();
+        self
+    }
+}
+
 /// One request and its response, with the attributes they share. One a test and thread at a time.
 #[derive(Debug)]
 pub struct Exchange {
@@ -20,6 +76,7 @@ impl Exchange {
     /// A request of `method` for `https://example.com<path>`, where `path` may bring a query.
     pub fn new(method: &str, path: &str) -> Exchange {
         backend::attributes::clear();
+        backend::outgoing::clear();
         let (path, query) = match path.split_once('?') {
             Some((path, query)) => (path, Some(query.to_owned())),
             None => (path, None),
@@ -59,6 +116,13 @@ impl Exchange {
     pub fn attribute<A: attributes::Attribute>(self, name: &str, value: A) -> Exchange {
         let set = attributes::set(name, value);
         debug_assert!(set.is_ok(), "{set:?}");
+        self
+    }
+
+    /// A backend that the plugin may call: the closure answers.
+    #[must_use]
+    pub fn backend(self, name: &str, answer: impl Fn(&Asked) -> StubAnswer + 'static) -> Exchange {
+        backend::outgoing::backend(name, Box::new(answer));
         self
     }
 

@@ -38,6 +38,9 @@ pub struct Config {
     #[serde(serialize_with = "by_display")]
     pub certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
     pub plugins: BTreeMap<PluginKey, Arc<PluginSpec>>,
+    /// What a Plugin may call, by the names that it calls them by.
+    #[serde(serialize_with = "calls_by_display")]
+    pub plugin_backends: BTreeMap<PluginKey, Arc<BTreeMap<Arc<str>, BackendKey>>>,
     /// What the policies of a Gateway and of its listener say of plugins, in running order: for answers to requests that no
     /// rule takes. A rule has its own list, which holds these too.
     pub listener_plugins: BTreeMap<ListenerId, Arc<Vec<PluginUse>>>,
@@ -49,6 +52,16 @@ impl Config {
     pub fn endpoints_of(&self, key: &EndpointsKey) -> &[Endpoint] {
         self.endpoints.get(key).map(|set| set.endpoints.as_slice()).unwrap_or_default()
     }
+}
+
+fn calls_by_display<S: serde::Serializer>(
+    map: &BTreeMap<PluginKey, Arc<BTreeMap<Arc<str>, BackendKey>>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let texts = |calls: &BTreeMap<Arc<str>, BackendKey>| -> BTreeMap<Arc<str>, String> {
+        calls.iter().map(|(name, backend)| (name.clone(), backend.to_string())).collect()
+    };
+    serializer.collect_map(map.iter().map(|(plugin, calls)| (plugin.to_string(), texts(calls))))
 }
 
 /// A map whose keys print as text.

@@ -11,6 +11,7 @@ use views::{GatewayRequest, GatewayResponse, RequestFacts};
 use super::context::{Content, Reply, RequestContext};
 use super::{body, parts};
 use crate::metrics::RequestMetrics;
+use crate::outbound::Calls;
 use crate::snapshot::{RuleRuntime, Snapshot};
 use crate::trace::Called;
 use pingora_http::ResponseHeader;
@@ -18,7 +19,8 @@ use pingora_proxy::Session;
 use sluice_model::Reason;
 use sluice_model::plugin::FailMode;
 use sluice_wasm::{
-    AttributeValue, BodyRequest, Decision, Exchange, Invocation, LocalReply, OverLimit, PluginError, Summary,
+    AttributeValue, BodyRequest, Configured, Decision, Exchange, Invocation, LocalReply, Outbound, OverLimit,
+    PluginError, Summary,
 };
 use smallvec::SmallVec;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -161,6 +163,7 @@ async fn request_phases(
         let decision = if configured.phases().request_headers() {
             let began = Instant::now();
             lend_request(session, ctx, &mut run.exchange);
+            run.exchange.outbound = outbound(ctx, configured);
             let decision = step.invocation.on_request(&mut run.exchange).await;
             let back = take_request(session, ctx, run);
             run.spent += began.elapsed();
@@ -207,6 +210,7 @@ async fn read_body(
     };
     let began = Instant::now();
     lend_request(session, ctx, &mut run.exchange);
+    run.exchange.outbound = outbound(ctx, step.invocation.configured());
     let outcome = step.invocation.on_request_body(&mut run.exchange, read).await;
     let back = take_request(session, ctx, run);
     run.spent += began.elapsed();
@@ -257,6 +261,7 @@ async fn response_phases(
         let began = Instant::now();
         lend_request(session, ctx, &mut run.exchange);
         run.exchange.put_response(Box::new(GatewayResponse::new(parts::take_response(response))));
+        run.exchange.outbound = outbound(ctx, step.invocation.configured());
         let decision = step.invocation.on_response(&mut run.exchange).await;
         note(ctx, step, "response_headers", began, decision.as_ref().map(Decision::outcome));
         let request_back = take_request(session, ctx, run);
@@ -282,6 +287,7 @@ pub(super) async fn on_log(session: &mut Session, ctx: &mut RequestContext, summ
         let began = Instant::now();
         // The exchange is over; what it took does not count here.
         run.exchange.deadline = None;
+        run.exchange.outbound = None;
         lend_request(session, ctx, &mut run.exchange);
         if let Some(sent) = session.response_written() {
             run.exchange.put_response(Box::new(GatewayResponse::new(sent.as_owned_parts())));
@@ -301,6 +307,16 @@ pub(super) async fn on_log(session: &mut Session, ctx: &mut RequestContext, summ
         run.spent += began.elapsed();
     }
     ctx.plugins = Some(plugins);
+}
+
+/// What calls backends for a plugin that does, and is given some.
+fn outbound(ctx: &RequestContext, configured: &Configured) -> Option<Arc<dyn Outbound>> {
+    if !configured.waits() {
+        return None;
+    }
+    let snapshot = ctx.snapshot.as_ref()?;
+    let calls = snapshot.plugin_calls.get(&configured.key().plugin)?;
+    Some(Arc::new(Calls::new(snapshot.clone(), calls.clone(), ctx.client)))
 }
 
 /// For the trace: a span of one call.

@@ -66,6 +66,7 @@ pub use load::RetryPermit;
 pub use metrics::UpstreamMetrics;
 pub use registry::{Registry, RegistryOptions};
 pub use resolve::AddressGuard;
+pub(crate) use runtime::PoolKey;
 pub use runtime::{BackendRuntime, PeerSettings, Pick};
 pub use standing::{EndpointCondition, EndpointStanding};
 pub use tls::BackendTlsError;

@@ -165,6 +165,13 @@ pub struct PeerSettings {
     pub http1_only: bool,
 }
 
+/// An endpoint, and how it is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PoolKey {
+    transport: u64,
+    address: SocketAddr,
+}
+
 /// One try's endpoint. Dropping it ends the try for all counters.
 #[derive(Debug)]
 #[must_use = "the counters count as long as the pick is held"]
@@ -198,7 +205,13 @@ impl Pick {
         peer
     }
 
-    /// A connection to the endpoint outside of the engine's pools: for copies of requests, which the engine does not send.
+    /// What connections outside of the engine's pools are the same for.
+    pub(crate) fn pool_key(&self) -> PoolKey {
+        PoolKey { transport: self.transport.id, address: self.address() }
+    }
+
+    /// A connection to the endpoint outside of the engine's pools: for copies of requests and calls of plugins, which the
+    /// engine does not send.
     pub(crate) async fn open(&self) -> pingora_core::Result<Opened> {
         self.transport.open(self.address()).await
     }

@@ -5,7 +5,7 @@ use crate::endpoints;
 use crate::host::HostKey;
 use crate::summary::Changed;
 use crate::world::Compiled;
-use crate::{grpc_route, http_route, ingress, stream_route};
+use crate::{grpc_route, http_route, ingress, plugin_backends, stream_route};
 use sluice_model::config::{Backend, BackendKey, EndpointSource, EndpointsKey};
 use sluice_model::{Kind, ObjectRef};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,12 +24,13 @@ impl Translator {
                 (Kind::TLSRoute, store.tls_routes.keys().collect()),
                 (Kind::TCPRoute, store.tcp_routes.keys().collect()),
                 (Kind::Ingress, store.ingresses.keys().collect()),
+                (Kind::Plugin, store.plugins.keys().collect()),
             ] {
                 dirty.extend(names.into_iter().map(|n| ObjectRef::new(kind, n.namespace.clone(), n.name.clone())));
             }
         }
         for object in seen {
-            if object.kind.is_route() || object.kind == Kind::Ingress {
+            if object.kind.is_route() || matches!(object.kind, Kind::Ingress | Kind::Plugin) {
                 dirty.insert(object.clone());
             }
             dirty.extend(self.dependents.of(object).cloned());
@@ -53,6 +54,9 @@ impl Translator {
             Kind::TLSRoute => world.store.tls_routes.get(&name).map(|object| stream_route::tls(&world, &name, object)),
             Kind::TCPRoute => world.store.tcp_routes.get(&name).map(|object| stream_route::tcp(&world, &name, object)),
             Kind::Ingress => world.store.ingresses.get(&name).map(|object| ingress::compile(&world, &name, object)),
+            Kind::Plugin => {
+                world.store.plugins.get(&name).and_then(|object| plugin_backends::compile(&world, &name, object))
+            }
             // What a GatewayConfig adds to the Ingress Gateway.
             _ => world
                 .attach
@@ -117,6 +121,7 @@ impl Translator {
         for key in former.iter().flat_map(|former| former.backends.keys()) {
             self.drop_backend(key, dirty_endpoints, changed);
         }
+        self.calls(route, compiled.as_ref().map(|compiled| &compiled.calls));
         let unit = Unit::Route(route.clone());
         if let Some(mut compiled) = compiled {
             let problems = std::mem::take(&mut compiled.problems);
@@ -128,6 +133,27 @@ impl Translator {
             self.problems.remove(&unit);
         }
         tls_changed
+    }
+
+    /// The backends that a Plugin may call.
+    fn calls(&mut self, plugin: &ObjectRef, calls: Option<&BTreeMap<Arc<str>, BackendKey>>) {
+        if plugin.kind != Kind::Plugin {
+            return;
+        }
+        let key = plugin.key();
+        let calls = calls.filter(|calls| !calls.is_empty());
+        let former = self.config.plugin_backends.get(&key);
+        match (former, calls) {
+            (None, None) => {}
+            (Some(former), Some(calls)) if **former == *calls => {}
+            (_, Some(calls)) => {
+                let calls = Arc::new(calls.clone());
+                self.edit().plugin_backends.insert(key, calls);
+            }
+            (Some(_), None) => {
+                self.edit().plugin_backends.remove(&key);
+            }
+        }
     }
 
     /// Counts a route's attachments in, or out.

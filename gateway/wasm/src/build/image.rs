@@ -5,8 +5,7 @@ use super::module::{Module, prepare};
 use crate::aside::{Bounds, limit_cpu_time};
 use crate::configured::Phases;
 use crate::engine::Engine;
-use crate::guest::generated::exports::sluice::plugin as exported;
-use crate::instance::{Failed, Live, PluginLog, State};
+use crate::instance::{Failed, Live, PluginLog, State, at_once};
 use crate::limits::Limits;
 use crate::schema::ConfigError;
 use futures::FutureExt;
@@ -34,6 +33,8 @@ pub(crate) struct Image {
     pub(crate) configure_with: Option<Arc<str>>,
     /// Request headers that only this plugin writes.
     pub(crate) owned_headers: Box<[HeaderName]>,
+    /// It imports functions that may wait, so that all its calls run on fibers.
+    pub(crate) waits: bool,
 }
 
 impl Image {
@@ -63,15 +64,15 @@ impl Image {
                 let phases = phases(&pre)?;
                 if phases.configuration.is_none() {
                     takes_none(config)?;
-                    return Image { pre, phases, configure_with: None, owned_headers }.tried(engine, spec, log);
+                    return Image { waits: module.waits, pre, phases, configure_with: None, owned_headers }.tried(engine, spec, log);
                 }
                 tracing::info!(plugin = %spec.key, %reason, "no image can be made of this plugin: its instances are pooled");
-                configure(&pre, &phases, spec, config, log, engine)?;
-                return Ok(Image { pre, phases, configure_with: Some(config.into()), owned_headers });
+                configure(&pre, &phases, module.waits, spec, config, log, engine)?;
+                return Ok(Image { waits: module.waits, pre, phases, configure_with: Some(config.into()), owned_headers });
             }
         };
         let phases = phases(&pre)?;
-        Image { pre, phases, configure_with: None, owned_headers }.tried(engine, spec, log)
+        Image { waits: module.waits, pre, phases, configure_with: None, owned_headers }.tried(engine, spec, log)
     }
 
     /// Makes one instance as a request would. A component may run code of its own for that (a start section): what that
@@ -118,13 +119,7 @@ fn check(module: &Module, config: &str) -> Result<Box<[HeaderName]>, Failure> {
 
 /// The phases of a component; one that has none is no plugin.
 pub(super) fn phases(pre: &InstancePre<State>) -> Result<Phases, Failure> {
-    let phases = Phases {
-        configuration: exported::configuration::GuestIndices::new(pre).ok(),
-        request_headers: exported::request_headers::GuestIndices::new(pre).ok(),
-        request_body: exported::request_body::GuestIndices::new(pre).ok(),
-        response_headers: exported::response_headers::GuestIndices::new(pre).ok(),
-        log: exported::log::GuestIndices::new(pre).ok(),
-    };
+    let phases = Phases::of(pre.component());
     if phases.names().is_empty() {
         return Err(Failure::invalid(
             "it exports no phase of `sluice:plugin@0.1` (request-headers, request-body, response-headers, log)",
@@ -145,13 +140,15 @@ fn store(engine: &Engine, spec: &PluginSpec, log: &Arc<PluginLog>, run_time: Dur
 fn configure(
     pre: &InstancePre<State>,
     phases: &Phases,
+    waits: bool,
     spec: &PluginSpec,
     config: &str,
     log: &Arc<PluginLog>,
     engine: &Engine,
 ) -> Result<Live, Failure> {
+    let (pre, phases_of) = (pre.clone(), phases.clone());
     let unconfigured =
-        Image { pre: pre.clone(), phases: phases.clone(), configure_with: None, owned_headers: Box::default() };
+        Image { pre, phases: phases_of, configure_with: None, owned_headers: Box::default(), waits };
     let mut live =
         Live::new(&unconfigured, store(engine, spec, log, CONFIGURE_TIME)).map_err(|error| not_made(&error))?;
     match live.configure(phases, config) {
@@ -178,13 +175,13 @@ fn snapshot(
     log: &Arc<PluginLog>,
 ) -> Result<Vec<u8>, Failure> {
     let broken = |message: String| Failure::invalid(format!("no image can be made of it: {message}"));
-    let mut live = configure(instrumented, phases, spec, config, log, engine)?;
+    let mut live = configure(instrumented, phases, module.waits, spec, config, log, engine)?;
     live.store.data_mut().limits.allow_more(ROOM_FOR_ACCESSORS);
     let wizer = Wizer::new();
     // Cheap, and the same each time: what was compiled is what it describes.
     let (context, _) = wizer.instrument_component(&module.component).map_err(|error| broken(format!("{error:#}")))?;
     let instance = live.instance();
-    let mut reader = Reader { store: &mut live.store, instance, error: None };
+    let mut reader = Reader { store: &mut live.store, instance, waits: module.waits, error: None };
     // Nothing in it waits: the accessors are called synchronously.
     let image = wizer.snapshot_component(&context, &mut reader).now_or_never();
     if let Some(error) = reader.error {
@@ -201,6 +198,7 @@ fn snapshot(
 struct Reader<'a> {
     store: &'a mut Store<State>,
     instance: Instance,
+    waits: bool,
     /// The first error: the trait has no place for one.
     error: Option<String>,
 }
@@ -224,7 +222,12 @@ impl Reader<'_> {
         let outer = self.instance.get_export_index(&mut *self.store, None, instance).ok_or_else(missing)?;
         let inner = self.instance.get_export_index(&mut *self.store, Some(&outer), name).ok_or_else(missing)?;
         let accessor = self.instance.get_typed_func::<(), (R,)>(&mut *self.store, inner)?;
-        Ok(accessor.call(&mut *self.store, ())?.0)
+        let value = if self.waits {
+            at_once(accessor.call_async(&mut *self.store, ()))?
+        } else {
+            accessor.call(&mut *self.store, ())?
+        };
+        Ok(value.0)
     }
 }
 

@@ -13,6 +13,9 @@ use wasmtime_wizer::Wizer;
 /// The contract's name, as imports and exports begin with it.
 const CONTRACT: &str = "sluice:plugin/";
 
+/// The interface whose functions wait.
+const WAITING: &str = "sluice:plugin/outgoing@";
+
 /// A module, checked; what all its configurations share.
 pub(super) struct Module {
     /// What its functions are cached under: the module's digest and the engine's compatibility hash.
@@ -20,6 +23,8 @@ pub(super) struct Module {
     pub(super) size: usize,
     pub(super) component: Vec<u8>,
     pub(super) schema: Option<Arc<ConfigSchema>>,
+    /// It imports functions that may wait.
+    pub(super) waits: bool,
     /// Its phases, as the metrics name them.
     pub(super) phases: Vec<&'static str>,
     /// The component with exports for its memories and globals, ready to be configured; the error says why no image
@@ -32,16 +37,19 @@ impl Module {
     pub(super) fn load(engine: &Engine, cache_name: String, bytes: &[u8]) -> Result<Module, Failure> {
         let component = componentize(bytes)?;
         let schema = ConfigSchema::from_module(&component).map_err(|error| Failure::invalid(error.to_string()))?;
-        let (phases, instrumented) = match Wizer::new().instrument_component(&component).map(|(_, code)| code) {
+        let (waits, phases, instrumented) = match Wizer::new().instrument_component(&component).map(|(_, code)| code) {
             Ok(code) => {
-                let pre = prepare(engine, &code)?.1;
-                (phases(&pre)?, Ok(pre))
+                let (component, pre) = prepare(engine, &code)?;
+                (waits(engine, &component), phases(&pre)?, Ok(pre))
             }
             // Most often table instructions, which no image can hold.
-            Err(reason) => (phases(&prepare(engine, &component)?.1)?, Err(format!("{reason:#}"))),
+            Err(reason) => {
+                let (component, pre) = prepare(engine, &component)?;
+                (waits(engine, &component), phases(&pre)?, Err(format!("{reason:#}")))
+            }
         };
         let (size, schema, phases) = (bytes.len(), schema.map(Arc::new), phases.names());
-        Ok(Module { cache_name, size, component, schema, phases, instrumented })
+        Ok(Module { cache_name, size, component, schema, waits, phases, instrumented })
     }
 }
 
@@ -62,6 +70,12 @@ fn encode(module: &[u8]) -> Result<Vec<u8>, String> {
     let encoder = wit_component::ComponentEncoder::default().validate(true);
     let mut encoder = encoder.module(module).map_err(|error| text(&error))?;
     encoder.encode().map_err(|error| text(&error))
+}
+
+/// Whether a component imports what may wait.
+fn waits(engine: &Engine, component: &Component) -> bool {
+    let ty = component.component_type();
+    ty.imports(&engine.engine).any(|(name, _)| name.starts_with(WAITING))
 }
 
 /// Compiles a component and holds its imports and exports to the contract.

@@ -11,7 +11,7 @@ wit_bindgen::generate!({
 });
 
 pub use sluice::plugin::types::{Body, Decision, Request, Response, Summary};
-pub use sluice::plugin::{attributes, logging};
+pub use sluice::plugin::{attributes, logging, outgoing};
 pub use wit_bindgen;
 
 macro_rules! world {
@@ -24,6 +24,7 @@ macro_rules! world {
                     "sluice:plugin/types@0.1.0": crate::backend::sluice::plugin::types,
                     "sluice:plugin/attributes@0.1.0": crate::backend::sluice::plugin::attributes,
                     "sluice:plugin/logging@0.1.0": crate::backend::sluice::plugin::logging,
+                    "sluice:plugin/outgoing@0.1.0": crate::backend::sluice::plugin::outgoing,
                 },
                 generate_all,
                 pub_export_macro: true,

@@ -275,6 +275,9 @@ pub(crate) mod attributes {
     }
 }
 
+#[path = "native_outgoing.rs"]
+pub(crate) mod outgoing;
+
 /// Shown where a test fails.
 pub(crate) mod logging {
     pub(crate) fn error(message: &str) {

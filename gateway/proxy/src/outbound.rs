@@ -1,0 +1,200 @@
+//! Calls of plugins to backends: endpoint, connection, request, whole answer.
+//!
+//! ```text
+//! plugin's fetch ─► backend by the plugin's own name ─► endpoint ─► connection, idle or new ─► request ─► answer ─► body
+//! ```
+//!
+//! Balancing, ejection, circuit breakers and TLS are those of the backend, whoever calls it. Nothing is retried, but for an
+//! idle connection that had been closed before the request was sent. No plugin is run for a call.
+
+mod pool;
+
+use crate::snapshot::{PluginCalls, Snapshot};
+use crate::upstream::{BackendRuntime, Failure, Outcome, Pick, PickError, PickRequest, Tried};
+use ::http::header::HeaderValue;
+use ::http::uri::{Authority, Scheme};
+use ::http::{Request, Response, Uri, Version, header};
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+pub(crate) use pool::Connections;
+use sluice_wasm::{FetchError, FetchErrorKind, Outbound, OutboundRequest, OutboundResponse};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a call waits for the first resolution of a backend's name.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// What one plugin may call, for one exchange.
+pub(crate) struct Calls {
+    snapshot: Arc<Snapshot>,
+    calls: Arc<PluginCalls>,
+    client: IpAddr,
+}
+
+impl Calls {
+    pub(crate) fn new(snapshot: Arc<Snapshot>, calls: Arc<PluginCalls>, client: IpAddr) -> Self {
+        Calls { snapshot, calls, client }
+    }
+}
+
+impl Outbound for Calls {
+    fn fetch(
+        &self,
+        backend: &str,
+        request: OutboundRequest,
+    ) -> BoxFuture<'static, Result<OutboundResponse, FetchError>> {
+        let Some(slot) = self.calls.backends.get(backend) else {
+            let message = format!("the Plugin's capabilities.backends has no `{backend}` that can be used");
+            return std::future::ready(Err(FetchError::new(FetchErrorKind::NotAllowed, message))).boxed();
+        };
+        let Some(backend) = self.snapshot.backend(slot).cloned() else {
+            let message = format!("backend `{backend}` is gone");
+            return std::future::ready(Err(FetchError::new(FetchErrorKind::NoEndpoint, message))).boxed();
+        };
+        let (client, connections) = (self.client, self.calls.connections.clone());
+        async move {
+            let until = request.until;
+            let late = || FetchError::new(FetchErrorKind::Timeout, "the answer was not there in time");
+            let call = call(&backend, request, client, &connections);
+            tokio::time::timeout_at(until.into(), call).await.unwrap_or_else(|_| Err(late()))
+        }
+        .boxed()
+    }
+}
+
+async fn call(
+    backend: &Arc<BackendRuntime>,
+    request: OutboundRequest,
+    client: IpAddr,
+    connections: &Connections,
+) -> Result<OutboundResponse, FetchError> {
+    let max_body = request.max_body;
+    let mut pick = pick(backend, &request, client).await?;
+    let (response, lease) = match send(&mut pick, backend, &request, connections).await {
+        Ok(answered) => answered,
+        Err(error) => {
+            match error.kind {
+                FetchErrorKind::Connect => pick.report(Outcome::Failed(Failure::Connect)),
+                FetchErrorKind::Protocol => pick.report(Outcome::Failed(Failure::Reset)),
+                _ => {}
+            }
+            return Err(error);
+        }
+    };
+    let (head, body) = response.into_parts();
+    pick.report(Outcome::Response(head.status.as_u16()));
+    let body = read(body, max_body).await?;
+    lease.give_back();
+    Ok(OutboundResponse { status: head.status, headers: head.headers, body })
+}
+
+async fn pick(
+    backend: &BackendRuntime,
+    request: &OutboundRequest,
+    client: IpAddr,
+) -> Result<Pick, FetchError> {
+    let tried = Tried::new();
+    let wanted = PickRequest { headers: &request.headers, client, tried: &tried };
+    let picked = match backend.pick(&wanted) {
+        Err(PickError::NoEndpoints) => {
+            backend.settled(SETTLE).await;
+            backend.pick(&wanted)
+        }
+        picked => picked,
+    };
+    picked.map_err(|error| {
+        let kind = match error {
+            PickError::NoEndpoints => FetchErrorKind::NoEndpoint,
+            PickError::Overflow => FetchErrorKind::Overloaded,
+            PickError::Tls => FetchErrorKind::Connect,
+        };
+        FetchError::new(kind, error.to_string())
+    })
+}
+
+/// Sends the request over an idle connection or a new one. The connection goes back when the answer has been read.
+async fn send(
+    pick: &mut Pick,
+    backend: &BackendRuntime,
+    request: &OutboundRequest,
+    connections: &Connections,
+) -> Result<(Response<Incoming>, pool::Lease), FetchError> {
+    let protocol = |error: &hyper::Error| FetchError::new(FetchErrorKind::Protocol, error.to_string());
+    while let Some(mut lease) = connections.idle(pick) {
+        pick.connected();
+        let message = message(request, backend, &lease)?;
+        match lease.send(message).await {
+            Ok(response) => return Ok((response, lease)),
+            // It was closed while it was idle: nothing was sent.
+            Err(error) if error.is_canceled() => {}
+            Err(error) => return Err(protocol(&error)),
+        }
+    }
+    let opened = pick.open().await.map_err(|error| FetchError::new(FetchErrorKind::Connect, error.to_string()))?;
+    pick.connected();
+    let mut lease = connections.handshake(pick, opened).await.map_err(|error| protocol(&error))?;
+    let message = message(request, backend, &lease)?;
+    let response = lease.send(message).await.map_err(|error| protocol(&error))?;
+    Ok((response, lease))
+}
+
+/// The request as it goes over this connection.
+fn message(
+    request: &OutboundRequest,
+    backend: &BackendRuntime,
+    lease: &pool::Lease,
+) -> Result<Request<Full<Bytes>>, FetchError> {
+    let invalid = |error: ::http::Error| FetchError::new(FetchErrorKind::Invalid, error.to_string());
+    let authority = match &request.authority {
+        Some(authority) => authority.clone(),
+        None => authority(backend).map_err(invalid)?,
+    };
+    let mut headers = request.headers.clone();
+    let mut uri = Uri::from(request.target.clone()).into_parts();
+    let version = if lease.http2() {
+        uri.scheme = Some(if lease.tls() { Scheme::HTTPS } else { Scheme::HTTP });
+        uri.authority = Some(authority);
+        Version::HTTP_2
+    } else {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|error| invalid(error.into()))?;
+        headers.insert(header::HOST, host);
+        Version::HTTP_11
+    };
+    let uri = Uri::from_parts(uri).map_err(|error| invalid(error.into()))?;
+    let message = Request::builder().method(request.method.clone()).uri(uri).version(version);
+    let mut message = message.body(Full::new(request.body.clone())).map_err(invalid)?;
+    *message.headers_mut() = headers;
+    Ok(message)
+}
+
+/// The backend's own name: that of its certificate, of its name outside of the cluster, or of its Service within.
+fn authority(backend: &BackendRuntime) -> Result<Authority, ::http::Error> {
+    let config = backend.config();
+    let port = config.key.port;
+    let name = match (&config.tls, &config.source) {
+        (Some(tls), _) => tls.hostname.as_str().to_owned(),
+        (None, sluice_model::config::EndpointSource::Dns { host, .. }) => host.as_str().to_owned(),
+        (None, _) => format!("{}.{}.svc", config.key.service.name, config.key.service.namespace),
+    };
+    let usual = if config.tls.is_some() { 443 } else { 80 };
+    let text = if port == usual { name } else { format!("{name}:{port}") };
+    Ok(text.parse::<Authority>()?)
+}
+
+async fn read(mut body: Incoming, max: u64) -> Result<Bytes, FetchError> {
+    let too_large = || FetchError::new(FetchErrorKind::TooLarge, format!("the answer's body has more than {max} bytes"));
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| FetchError::new(FetchErrorKind::Protocol, error.to_string()))?;
+        let Ok(piece) = frame.into_data() else { continue };
+        if (whole.len() + piece.len()) as u64 > max {
+            return Err(too_large());
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.freeze())
+}
