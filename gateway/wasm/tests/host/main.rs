@@ -7,5 +7,6 @@ mod cache;
 mod isolation;
 mod limits;
 mod loading;
+mod outgoing;
 mod phases;
 mod setup;
