@@ -12,6 +12,7 @@ mod doctor;
 mod grpc_routes;
 mod ingress;
 mod lifecycle;
+mod plugin_fetch;
 mod plugin_phases;
 mod plugins;
 mod quickstart;
