@@ -92,8 +92,7 @@ spec:
   validation: {{hostname: inner.example, caCertificateRefs: [{{group: \"\", kind: ConfigMap, name: ca}}]}}
 "
     );
-    let backends =
-        ["{name: h2c, ref: {name: h2c, port: 80}}", "{name: secure, ref: {name: secure, port: 80}}"];
+    let backends = ["{name: h2c, ref: {name: h2c, port: 80}}", "{name: secure, ref: {name: secure, port: 80}}"];
     let shop = shop_with(join([
         caller(&backends, ""),
         service_speaking("h2c", Some("kubernetes.io/h2c"), &[plain.address]),

@@ -10,8 +10,8 @@ use crate::access_log::LogFormat;
 use crate::metrics::RequestMetrics;
 use crate::outbound::Connections;
 use crate::snapshot::{
-    BackendRef, FastMap, HostRuntime, ListenerPlugins, ListenerRuntime, PluginCalls, PluginRef, PortRuntime, RuleRuntime,
-    ServerField, Slot, Slots, Snapshot,
+    BackendRef, FastMap, HostRuntime, ListenerPlugins, ListenerRuntime, PluginCalls, PluginRef, PortRuntime,
+    RuleRuntime, ServerField, Slot, Slots, Snapshot,
 };
 use crate::trace::Exporters;
 use crate::upstream::{BackendRuntime, Registry};

@@ -92,11 +92,7 @@ async fn call(
     Ok(OutboundResponse { status: head.status, headers: head.headers, body })
 }
 
-async fn pick(
-    backend: &BackendRuntime,
-    request: &OutboundRequest,
-    client: IpAddr,
-) -> Result<Pick, FetchError> {
+async fn pick(backend: &BackendRuntime, request: &OutboundRequest, client: IpAddr) -> Result<Pick, FetchError> {
     let tried = Tried::new();
     let wanted = PickRequest { headers: &request.headers, client, tried: &tried };
     let picked = match backend.pick(&wanted) {
@@ -186,7 +182,8 @@ fn authority(backend: &BackendRuntime) -> Result<Authority, ::http::Error> {
 }
 
 async fn read(mut body: Incoming, max: u64) -> Result<Bytes, FetchError> {
-    let too_large = || FetchError::new(FetchErrorKind::TooLarge, format!("the answer's body has more than {max} bytes"));
+    let too_large =
+        || FetchError::new(FetchErrorKind::TooLarge, format!("the answer's body has more than {max} bytes"));
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| FetchError::new(FetchErrorKind::Protocol, error.to_string()))?;

@@ -67,7 +67,10 @@ impl Aside {
 
     /// Runs a call that may wait on the thread of low priority that is for such calls: it gives way at each tick, so that it needs
     /// no turn. An error means that it panicked.
-    pub(crate) async fn poll<T: Send + 'static>(&self, call: impl Future<Output = T> + Send + 'static) -> Result<T, Panicked> {
+    pub(crate) async fn poll<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Panicked> {
         let Some(runtime) = &self.runtime else { return Err(Panicked) };
         runtime.spawn(call).await.map_err(|_| Panicked)
     }

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use generated::sluice::plugin::{attributes, logging, types};
 use http::HeaderMap;
 use tracing::Level;
-use wasmtime::component::{ComponentExportIndex, ComponentNamedList, HasSelf, Instance, Lift, Linker, Lower, Resource, TypedFunc};
+use wasmtime::component::{
+    ComponentExportIndex, ComponentNamedList, HasSelf, Instance, Lift, Linker, Lower, Resource, TypedFunc,
+};
 use wasmtime::{Result, Store};
 
 /// Generated from the contract.

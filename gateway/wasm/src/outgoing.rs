@@ -164,17 +164,21 @@ impl outgoing::HostOutgoingRequest for State {
     fn set_header(&mut self, request: Resource<OutgoingRequest>, name: String, value: Vec<u8>) -> Result<Answer> {
         let request = self.owned.get_mut(&request)?;
         let field = fields::field(&request.headers, &name, value);
-        Ok(field.map(|(name, value)| {
-            request.headers.insert(name, value);
-        }).map_err(|refused| refused.to_string()))
+        Ok(field
+            .map(|(name, value)| {
+                request.headers.insert(name, value);
+            })
+            .map_err(|refused| refused.to_string()))
     }
 
     fn append_header(&mut self, request: Resource<OutgoingRequest>, name: String, value: Vec<u8>) -> Result<Answer> {
         let request = self.owned.get_mut(&request)?;
         let field = fields::field(&request.headers, &name, value);
-        Ok(field.map(|(name, value)| {
-            request.headers.append(name, value);
-        }).map_err(|refused| refused.to_string()))
+        Ok(field
+            .map(|(name, value)| {
+                request.headers.append(name, value);
+            })
+            .map_err(|refused| refused.to_string()))
     }
 
     fn set_body(&mut self, request: Resource<OutgoingRequest>, content: Vec<u8>) -> Result<Answer> {
@@ -283,7 +287,8 @@ impl State {
         let invalid = |message: String| FetchError::new(FetchErrorKind::Invalid, message);
         let method = Method::from_bytes(request.method.as_bytes());
         let method = method.ok().filter(|method| *method != Method::CONNECT);
-        let method = method.ok_or_else(|| invalid(format!("`{}` is not a method to call a backend with", request.method)))?;
+        let method =
+            method.ok_or_else(|| invalid(format!("`{}` is not a method to call a backend with", request.method)))?;
         let path = request.target.split('?').next().unwrap_or_default();
         let query = request.target.get(path.len() + 1..).map_or(Ok(()), fields::query);
         fields::path(path).and(query).map_err(|refused| invalid(refused.to_string()))?;

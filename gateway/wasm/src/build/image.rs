@@ -64,11 +64,18 @@ impl Image {
                 let phases = phases(&pre)?;
                 if phases.configuration.is_none() {
                     takes_none(config)?;
-                    return Image { waits: module.waits, pre, phases, configure_with: None, owned_headers }.tried(engine, spec, log);
+                    return Image { waits: module.waits, pre, phases, configure_with: None, owned_headers }
+                        .tried(engine, spec, log);
                 }
                 tracing::info!(plugin = %spec.key, %reason, "no image can be made of this plugin: its instances are pooled");
                 configure(&pre, &phases, module.waits, spec, config, log, engine)?;
-                return Ok(Image { waits: module.waits, pre, phases, configure_with: Some(config.into()), owned_headers });
+                return Ok(Image {
+                    waits: module.waits,
+                    pre,
+                    phases,
+                    configure_with: Some(config.into()),
+                    owned_headers,
+                });
             }
         };
         let phases = phases(&pre)?;
@@ -147,8 +154,7 @@ fn configure(
     engine: &Engine,
 ) -> Result<Live, Failure> {
     let (pre, phases_of) = (pre.clone(), phases.clone());
-    let unconfigured =
-        Image { pre, phases: phases_of, configure_with: None, owned_headers: Box::default(), waits };
+    let unconfigured = Image { pre, phases: phases_of, configure_with: None, owned_headers: Box::default(), waits };
     let mut live =
         Live::new(&unconfigured, store(engine, spec, log, CONFIGURE_TIME)).map_err(|error| not_made(&error))?;
     match live.configure(phases, config) {
