@@ -435,3 +435,62 @@ async fn a_configuration_that_is_wrong_is_a_problem_of_the_policy_that_holds_it_
     })
     .await;
 }
+
+/// As [`steps`], each with its condition.
+fn conditional(uses: &[(&str, &str)]) -> String {
+    let policy = steps(ON_ROUTE, &uses.iter().map(|(name, _)| (*name, "")).collect::<Vec<_>>());
+    uses.iter().fold(policy, |policy, (name, when)| {
+        let first = format!("  - name: {name}\n");
+        policy.replace(&first, &format!("{first}    when: {when:?}\n"))
+    })
+}
+
+async fn shop_when(uses: &[(&str, &str)]) -> Shop {
+    let shop = Shop::start(&["one"], "").await;
+    shop.folder.write("steps.wasm", std::fs::read(guests::module("steps")).unwrap());
+    let (route, plugin) =
+        (route_to("shop", &[HOST], "one"), plugin("steps", "steps.wasm", "  limits: {runTime: 20ms}\n"));
+    shop.folder.write("more.yaml", join([route, plugin, conditional(uses)]));
+    shop.until("the plugins", "/", |answer| answer.status == 200).await;
+    shop
+}
+
+#[tokio::test]
+async fn a_plugin_whose_condition_does_not_hold_takes_part_in_no_phase() {
+    let uses = [
+        ("always", "true"),
+        ("orders", "request.path.startsWith('/order/') && request.method == 'GET'"),
+        ("acme", "request.headers['x-tenant'] == 'acme' || source.address == '192.0.2.1'"),
+        ("other-host", "request.host != 'shop.example'"),
+    ];
+    let shop = shop_when(&uses).await;
+    for (path, lines, expected) in [
+        ("/", "", "always"),
+        ("/order/pizza", "", "always, orders"),
+        ("/order/pizza", "X-Tenant: acme\r\n", "always, orders, acme"),
+        ("/", "X-Tenant: acme\r\n", "always, acme"),
+        // The normal form of the path is what is looked at.
+        ("/web/../order/pizza", "", "always, orders"),
+    ] {
+        let answer = shop.get_with(path, lines).await;
+        assert_eq!(seen_field(&answer, "x-steps").as_deref(), Some(expected), "{path} {lines}");
+        let reverse: Vec<_> = expected.split(", ").collect::<Vec<_>>().into_iter().rev().collect();
+        assert_eq!(marks(&answer).as_deref(), Some(reverse.join(" ").as_str()), "{path} {lines}");
+    }
+    let line = shop.gateway.logged(|l| l["attributes"]["log.acme"] == "200 0").await;
+    assert_eq!(line["attributes"]["log.other-host"], serde_json::Value::Null, "{line}");
+}
+
+#[tokio::test]
+async fn a_condition_that_cannot_be_read_refuses_its_requests_and_says_why() {
+    let shop = shop_when(&[("a", "true")]).await;
+    let policy = conditional(&[("a", "request.body == ''")]);
+    let (route, plugin) =
+        (route_to("shop", &[HOST], "one"), plugin("steps", "steps.wasm", "  limits: {runTime: 20ms}\n"));
+    shop.folder.write("more.yaml", join([route, plugin, policy]));
+    shop.until("the refusal", "/", |answer| answer.status == 503).await;
+    let (_, problems) = shop.gateway.admin_get("/problems").await.unwrap();
+    for part in ["SLUICE-P111", "spec.plugins[0].when", "`request` has no `body`"] {
+        assert!(problems.contains(part), "{part}: {problems}");
+    }
+}

@@ -1,5 +1,6 @@
 //! Plugins as data: the code, what it may do, and each use with its configuration. The host is `sluice-wasm`.
 
+use crate::condition::Condition;
 use crate::object::{NamespacedName, ObjectRef};
 use serde::Serialize;
 use std::fmt;
@@ -85,6 +86,21 @@ pub struct PluginLimits {
     pub concurrency: u32,
     /// Bytes of a body that is read for the plugin. Default 1 MiB.
     pub body_buffer: u64,
+    /// None, the default: it is called however often it fails.
+    pub circuit_breaker: Option<CircuitBreaker>,
+}
+
+/// When a plugin that only fails is not called for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct CircuitBreaker {
+    /// Failures in a row that open it.
+    pub failures: u32,
+    /// Within which they must fall, and for how long it is open before one call is let through.
+    pub window: Duration,
+}
+
+impl CircuitBreaker {
+    pub const DEFAULT_WINDOW: Duration = Duration::from_secs(10);
 }
 
 impl Default for PluginLimits {
@@ -95,6 +111,7 @@ impl Default for PluginLimits {
             deadline: Duration::from_secs(1),
             concurrency: 1_000,
             body_buffer: 1 << 20,
+            circuit_breaker: None,
         }
     }
 }
@@ -112,6 +129,9 @@ pub struct PluginUse {
     /// SHA-256 of `config`, in hex.
     pub config_hash: Arc<str>,
     pub fail_mode: FailMode,
+    /// Without one it takes part in each exchange.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<Condition>,
     pub at: Place,
 }
 

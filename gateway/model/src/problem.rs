@@ -136,6 +136,7 @@ codes! {
     UnsupportedValue = "SLUICE-P108", "a value that Sluice does not support here", "use one of the values that the message names";
     OutOfRange = "SLUICE-P109", "a number out of its range", "use a number in the range that the message names";
     InvalidCombination = "SLUICE-P110", "fields that exclude each other", "keep one of the fields that the message names";
+    InvalidCondition = "SLUICE-P111", "a condition that cannot be used", "write a CEL expression over `request` and `source` that is true or false";
 
     // 2xx: references
     ServiceNotFound = "SLUICE-P201", "a Service that does not exist", "create the Service, or correct name and namespace; requests for it are answered 500 (503 for an Ingress)";

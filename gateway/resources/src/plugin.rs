@@ -139,6 +139,21 @@ pub struct PluginLimitsConfig {
     /// Bytes of a body that are read for the plugin. Default 1Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_buffer: Option<Quantity>,
+    /// When the plugin is not called for a while because it only fails. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<PluginCircuitBreaker>,
+}
+
+/// When a plugin that only fails is not called for a while.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginCircuitBreaker {
+    /// Failures in a row that open it.
+    #[schemars(range(min = 1))]
+    pub failures: u32,
+    /// Within which they must fall, and for how long it is open before one call is let through. Default 10s, at most 1h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<DurationText>,
 }
 
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
@@ -177,6 +192,11 @@ pub struct PluginUseConfig {
     /// Default: the Plugin's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fail_mode: Option<FailModeName>,
+    /// Whether the plugin takes part in an exchange: a CEL expression over `request` (`method`, `scheme`, `host`, `path`, `query`,
+    /// `protocol`, `headers['name']`) and `source.address`. Default: in each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub when: Option<String>,
     /// Uses run in this order, the smaller first. Default 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<i32>,

@@ -6,14 +6,17 @@ use crate::report::Report;
 use crate::values::{bytes, number, positive_duration};
 use crate::world::World;
 use sha2::{Digest, Sha256};
+use sluice_model::condition::Condition;
 use sluice_model::config::ListenerId;
 use sluice_model::object::NamespacedName;
 use sluice_model::plugin::{
-    FailMode, InstanceMode, ModuleSource, Place, PluginKey, PluginLimits, PluginSpec, PluginUse,
+    CircuitBreaker, FailMode, InstanceMode, ModuleSource, Place, PluginKey, PluginLimits, PluginSpec, PluginUse,
 };
 use sluice_model::{Code, Kind, ObjectRef, Problem};
 use sluice_resources::api::ConfigMap;
-use sluice_resources::{DurationText, FailModeName, InstanceName, NamespacesFrom, Plugin, PluginLimitsConfig, Store};
+use sluice_resources::{
+    DurationText, FailModeName, InstanceName, NamespacesFrom, Plugin, PluginCircuitBreaker, PluginLimitsConfig, Store,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,6 +164,7 @@ const MIB: u64 = 1 << 20;
 /// Nobody waits longer for a plugin.
 const LONGEST_RUN: Duration = Duration::from_secs(10);
 const LONGEST_CALL: Duration = Duration::from_secs(60);
+const LONGEST_WINDOW: Duration = Duration::from_secs(3_600);
 
 fn limits(settings: Option<&PluginLimitsConfig>, report: &mut Report<'_>) -> PluginLimits {
     let none = PluginLimits::default();
@@ -173,7 +177,16 @@ fn limits(settings: Option<&PluginLimitsConfig>, report: &mut Report<'_>) -> Plu
         concurrency: number(s.concurrency, 1..=100_000, &at("concurrency"), report).unwrap_or(none.concurrency),
         body_buffer: bytes(s.body_buffer.as_ref(), 0..=1024 * MIB, &at("bodyBuffer"), report)
             .unwrap_or(none.body_buffer),
+        circuit_breaker: s.circuit_breaker.as_ref().and_then(|breaker| circuit_breaker(breaker, report)),
     }
+}
+
+/// One that can't be read is none: it would only keep the plugin from being called.
+fn circuit_breaker(settings: &PluginCircuitBreaker, report: &mut Report<'_>) -> Option<CircuitBreaker> {
+    let field = "spec.limits.circuitBreaker";
+    let failures = number(Some(settings.failures), 1..=1_000_000, &format!("{field}.failures"), report)?;
+    let window = duration(settings.window.as_ref(), LONGEST_WINDOW, &format!("{field}.window"), report);
+    Some(CircuitBreaker { failures, window: window.unwrap_or(CircuitBreaker::DEFAULT_WINDOW) })
 }
 
 fn duration(text: Option<&DurationText>, longest: Duration, field: &str, report: &mut Report<'_>) -> Option<Duration> {
@@ -243,6 +256,14 @@ pub(crate) fn use_plugin(
         problems.push(Problem::error(code, &policy, field, message));
         return if fail_mode == FailMode::Open { Use::Skip } else { Use::Refuse };
     }
+    let when = match settings.when.as_deref().map(Condition::parse).transpose() {
+        Ok(when) => when,
+        Err(message) => {
+            let field = format!("{}.when", entry.field);
+            problems.push(Problem::error(Code::InvalidCondition, &policy, field, message));
+            return if fail_mode == FailMode::Open { Use::Skip } else { Use::Refuse };
+        }
+    };
     let config = canonical(settings.config.as_ref());
     Use::Run(PluginUse {
         name: settings.name.as_str().into(),
@@ -250,6 +271,7 @@ pub(crate) fn use_plugin(
         config_hash: hex::encode(Sha256::digest(config.as_bytes())).into(),
         config: config.into(),
         fail_mode,
+        when,
         at: Place { object: policy, field: entry.field.as_str().into() },
     })
 }

@@ -110,6 +110,7 @@ async fn ready(
         config: config.into(),
         config_hash: sha256(config.as_bytes()),
         fail_mode: FailMode::Closed,
+        when: None,
         at: Place { object: ObjectRef::new(Kind::TrafficPolicy, "bench", name), field: "spec.plugins[0]".into() },
     };
     let use_key = plugin_use.key();

@@ -1,6 +1,7 @@
 //! A plugin with one configuration, ready to run: what a snapshot binds.
 
 use crate::aside::{Aside, Lane};
+use crate::breaker::Breaker;
 use crate::build::Image;
 use crate::engine::Engine;
 use crate::error::PluginError;
@@ -71,7 +72,7 @@ pub struct Phases {
 impl Phases {
     pub(crate) fn of(component: &Component) -> Phases {
         let export = |interface: &str, function: &str| {
-            let instance = component.get_export_index(None, &format!("sluice:plugin/{interface}@0.1.0"))?;
+            let instance = component.get_export_index(None, format!("sluice:plugin/{interface}@0.1.0"))?;
             component.get_export_index(Some(&instance), function)
         };
         Phases {
@@ -124,6 +125,7 @@ impl fmt::Debug for Phases {
 pub(crate) struct PluginState {
     pub(crate) metrics: Arc<PluginMetrics>,
     pub(crate) standing: Standing,
+    pub(crate) breaker: Breaker,
     pub(crate) log: Arc<PluginLog>,
     pub(crate) lane: Lane,
     /// Of the instances in use, and of their memory, what this plugin has.
@@ -137,6 +139,7 @@ impl PluginState {
         PluginState {
             metrics,
             standing: Standing::new(Instant::now()),
+            breaker: Breaker::new(Instant::now()),
             log,
             lane: aside.lane(),
             instances: engine.instances.join(),

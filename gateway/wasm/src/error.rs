@@ -26,6 +26,8 @@ pub enum PluginError {
     PoolFull { plugin: PluginKey },
     #[error("plugin {plugin}: the call took {waited:?}, longer than limits.deadline or the request's timeout allows")]
     Deadline { plugin: PluginKey, waited: Duration },
+    #[error("plugin {plugin}: it is not called, because it only failed (limits.circuitBreaker)")]
+    CircuitOpen { plugin: PluginKey },
     #[error("plugin {plugin}: {kind} in {phase}: {message}")]
     Trap { plugin: PluginKey, phase: &'static str, kind: TrapKind, message: String },
     /// A bug of the host: the call panicked, and the exchange it held is gone with it.
@@ -40,7 +42,9 @@ impl PluginError {
             PluginError::Busy { .. } | PluginError::PoolFull { .. } | PluginError::Deadline { .. } => {
                 Reason::PluginOverloaded
             }
-            PluginError::Trap { .. } | PluginError::Lost { .. } => Reason::PluginFailed,
+            PluginError::CircuitOpen { .. } | PluginError::Trap { .. } | PluginError::Lost { .. } => {
+                Reason::PluginFailed
+            }
         }
     }
 
@@ -54,6 +58,7 @@ impl PluginError {
         match self {
             PluginError::Busy { .. } | PluginError::PoolFull { .. } => Outcome::Busy,
             PluginError::Deadline { .. } => Outcome::Deadline,
+            PluginError::CircuitOpen { .. } => Outcome::CircuitOpen,
             PluginError::Trap { .. } | PluginError::Lost { .. } => Outcome::Failed,
         }
     }

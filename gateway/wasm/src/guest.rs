@@ -76,13 +76,17 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<State>> {
     Ok(linker)
 }
 
+/// What a phase decided.
+type Decided = (Option<Resource<Chosen>>,);
+type Logged = (Resource<Request>, Option<Resource<Response>>, Resource<End>);
+
 /// The functions of an instance, looked up when first called.
 #[derive(Default)]
 pub(crate) struct Bound {
-    request_headers: Option<TypedFunc<(Resource<Request>,), (Option<Resource<Chosen>>,)>>,
-    request_body: Option<TypedFunc<(Resource<Request>, Resource<Body>), (Option<Resource<Chosen>>,)>>,
-    response_headers: Option<TypedFunc<(Resource<Request>, Resource<Response>), (Option<Resource<Chosen>>,)>>,
-    log: Option<TypedFunc<(Resource<Request>, Option<Resource<Response>>, Resource<End>), ()>>,
+    request_headers: Option<TypedFunc<(Resource<Request>,), Decided>>,
+    request_body: Option<TypedFunc<(Resource<Request>, Resource<Body>), Decided>>,
+    response_headers: Option<TypedFunc<(Resource<Request>, Resource<Response>), Decided>>,
+    log: Option<TypedFunc<Logged, ()>>,
 }
 
 /// A phase's function, looked up once an instance.

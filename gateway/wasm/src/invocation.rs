@@ -70,12 +70,41 @@ impl Invocation {
             return Ok(Finished::nothing());
         }
         let started = Instant::now();
-        let result = self.admitted(exchange, call, started).await;
+        let result = self.unless_open(exchange, call, started).await;
         let outcome = match &result {
             Ok(finished) => Outcome::of(&finished.decision),
             Err(error) => error.kind(),
         };
         self.configured.plugin.metrics.called(phase, outcome, started.elapsed());
+        result
+    }
+
+    /// Where the plugin has a circuit breaker: unless it is open.
+    async fn unless_open(
+        &mut self,
+        exchange: &mut Exchange,
+        call: Call,
+        started: Instant,
+    ) -> Result<Finished, PluginError> {
+        let Some(limits) = self.configured.limits().circuit_breaker else {
+            return self.admitted(exchange, call, started).await;
+        };
+        let plugin = self.configured.plugin.clone();
+        if !plugin.breaker.admits(limits, started) {
+            return Err(PluginError::CircuitOpen { plugin: self.configured.key().plugin.clone() });
+        }
+        let result = self.admitted(exchange, call, started).await;
+        match &result {
+            Ok(_) => plugin.breaker.succeeded(),
+            // How busy it is says nothing about how it works.
+            Err(PluginError::Busy { .. } | PluginError::PoolFull { .. } | PluginError::CircuitOpen { .. }) => {}
+            Err(error) => {
+                if plugin.breaker.failed(limits, Instant::now()) {
+                    let (plugin, window_s) = (&self.configured.key().plugin, limits.window.as_secs_f64());
+                    tracing::warn!(%plugin, failures = limits.failures, window_s, %error, "the plugin only fails: it is not called for a while");
+                }
+            }
+        }
         result
     }
 

@@ -19,6 +19,7 @@
 
 mod aside;
 mod attributes;
+mod breaker;
 mod build;
 mod configured;
 mod decision;

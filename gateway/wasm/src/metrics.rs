@@ -26,16 +26,19 @@ pub(crate) enum Outcome {
     Busy,
     /// Took too long, its wait for a thread included.
     Deadline,
+    /// Not called, because it only failed.
+    CircuitOpen,
 }
 
 impl Outcome {
-    const ALL: [(Outcome, &'static str); 6] = [
+    const ALL: [(Outcome, &'static str); 7] = [
         (Outcome::Continue, "continue"),
         (Outcome::Respond, "respond"),
         (Outcome::ReadBody, "read_body"),
         (Outcome::Failed, "failed"),
         (Outcome::Busy, "busy"),
         (Outcome::Deadline, "deadline"),
+        (Outcome::CircuitOpen, "circuit_open"),
     ];
 
     pub(crate) const fn of(decision: &Decision) -> Outcome {

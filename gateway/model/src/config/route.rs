@@ -369,6 +369,7 @@ mod tests {
             config: format!(r#"{{"key":"{secret}"}}"#).into(),
             config_hash: "00ff".into(),
             fail_mode: FailMode::Closed,
+            when: None,
             at: Place { object: ObjectRef::new(Kind::TrafficPolicy, "shop", "t"), field: "spec.plugins[0]".into() },
         };
         let text = serde_json::to_string(&(matched, ops, plugin)).unwrap();

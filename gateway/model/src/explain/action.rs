@@ -15,6 +15,9 @@ pub struct PluginStep {
     /// The Plugin object.
     pub plugin: String,
     pub fail_mode: FailMode,
+    /// The condition on which it takes part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
     /// SHA-256 of the configuration, in hex.
     pub config_hash: String,
 }
@@ -25,6 +28,7 @@ impl PluginStep {
             name: used.name.to_string(),
             plugin: used.plugin.to_string(),
             fail_mode: used.fail_mode,
+            when: used.when.as_ref().map(|when| when.text().to_owned()),
             config_hash: used.config_hash.to_string(),
         }
     }

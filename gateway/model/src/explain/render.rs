@@ -59,7 +59,11 @@ fn write_rule(f: &mut Formatter<'_>, rule: &RuleStep) -> fmt::Result {
     }
     for (n, plugin) in rule.plugins.iter().enumerate() {
         let mode = format!("{:?}", plugin.fail_mode).to_lowercase();
-        writeln!(f, "plugin {:<2} {}: Plugin {}, fails {mode}", n + 1, plugin.name, plugin.plugin)?;
+        write!(f, "plugin {:<2} {}: Plugin {}, fails {mode}", n + 1, plugin.name, plugin.plugin)?;
+        match &plugin.when {
+            Some(when) => writeln!(f, ", when {when}")?,
+            None => writeln!(f)?,
+        }
     }
     for filter in &rule.filters {
         writeln!(f, "filter    {filter}")?;

@@ -125,6 +125,7 @@ fn shop() -> Config {
             config: "{}".into(),
             config_hash: "00ff".into(),
             fail_mode: FailMode::Closed,
+            when: None,
             at: Place { object: ObjectRef::new(Kind::TrafficPolicy, "shop", "t"), field: "spec.plugins[0]".into() },
         })
         .to_vec();

@@ -6,7 +6,7 @@
 mod views;
 
 pub(super) use views::protocol;
-use views::{GatewayRequest, GatewayResponse, RequestFacts};
+use views::{GatewayRequest, GatewayResponse, RequestConditions, RequestFacts};
 
 use super::context::{Content, Reply, RequestContext};
 use super::{body, parts};
@@ -17,7 +17,7 @@ use crate::trace::Called;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use sluice_model::Reason;
-use sluice_model::plugin::FailMode;
+use sluice_model::plugin::{FailMode, PluginUse};
 use sluice_wasm::{
     AttributeValue, BodyRequest, Configured, Decision, Exchange, Invocation, LocalReply, Outbound, OverLimit,
     PluginError, Summary,
@@ -117,7 +117,7 @@ pub(super) async fn on_request(
 /// The gateway answers a request before its plugins have seen it (a preflight, an address that is not allowed, a body that
 /// is too large), or no rule takes it and there are plugins for all of the listener: their response phases run all the same.
 /// One that has no version yet is passed over, as there is nothing left for it to guard.
-fn of_unseen(ctx: &RequestContext) -> Option<Box<PluginRun>> {
+fn of_unseen(session: &Session, ctx: &RequestContext) -> Option<Box<PluginRun>> {
     let snapshot = ctx.snapshot.as_ref()?;
     let (uses, slots) = match (&ctx.rule, ctx.listener.as_ref().and_then(|listener| listener.plugins.as_ref())) {
         (Some(rule), _) => (&rule.config.plugins, &rule.plugins),
@@ -130,7 +130,9 @@ fn of_unseen(ctx: &RequestContext) -> Option<Box<PluginRun>> {
     let mut plugins = Box::new(PluginRun::new());
     let run = plugins.run();
     for (use_, slot) in uses.iter().zip(slots) {
-        if let Some(configured) = snapshot.plugin(slot) {
+        if takes_part(use_, session, ctx)
+            && let Some(configured) = snapshot.plugin(slot)
+        {
             run.steps.push(Step { invocation: configured.begin(), fail_mode: use_.fail_mode });
         }
     }
@@ -153,6 +155,9 @@ async fn request_phases(
         }
     }
     for (use_, slot) in rule.config.plugins.iter().zip(&rule.plugins) {
+        if !takes_part(use_, session, ctx) {
+            continue;
+        }
         let Some(configured) = snapshot.plugin(slot) else {
             match use_.fail_mode {
                 FailMode::Open => continue,
@@ -235,7 +240,7 @@ pub(super) async fn on_response(
     ctx: &mut RequestContext,
     response: &mut ResponseHeader,
 ) -> Result<(), Reply> {
-    let Some(mut plugins) = ctx.plugins.take().or_else(|| of_unseen(ctx)) else { return Ok(()) };
+    let Some(mut plugins) = ctx.plugins.take().or_else(|| of_unseen(session, ctx)) else { return Ok(()) };
     let outcome = response_phases(session, ctx, plugins.run(), response).await;
     ctx.plugins = Some(plugins);
     outcome
@@ -307,6 +312,14 @@ pub(super) async fn on_log(session: &mut Session, ctx: &mut RequestContext, summ
         run.spent += began.elapsed();
     }
     ctx.plugins = Some(plugins);
+}
+
+/// Whether the use's condition holds for this request, as it is before this plugin.
+fn takes_part(use_: &PluginUse, session: &Session, ctx: &RequestContext) -> bool {
+    match &use_.when {
+        Some(when) => when.holds(&RequestConditions::new(session, ctx)),
+        None => true,
+    }
 }
 
 /// What calls backends for a plugin that does, and is given some.

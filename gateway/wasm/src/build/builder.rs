@@ -403,6 +403,7 @@ impl Slot {
             Ok(Some(version)) => {
                 let took = started.elapsed().as_millis() as u64;
                 tracing::info!(plugin = %key, module = %job.source.sha256(), took_ms = took, "plugin is ready");
+                version.plugin.breaker.reset();
                 if let Some(before) = self.current.replace(Arc::new(version)) {
                     before.retire();
                 }

@@ -1,8 +1,9 @@
 //! What a guest can't do to the gateway, and what a failed call leaves behind.
 
-use crate::setup::{Host, PROBE, header, options, pooled, probe, short_probe, told};
+use crate::setup::{Host, PROBE, guest, header, options, plugin, pooled, probe, short_probe, told};
 use bytes::Bytes;
 use sluice_model::Reason;
+use sluice_model::plugin::CircuitBreaker;
 use sluice_wasm::{Configured, Decision, Exchange, HostOptions, PlainRequest, PluginError, Summary, TrapKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -315,4 +316,28 @@ async fn memory_and_instances_are_counted_while_they_live() {
     assert_eq!(instances(), 1.0);
     drop(invocation);
     assert_eq!((memory(), instances()), (0.0, 0.0));
+}
+
+#[tokio::test]
+async fn a_plugin_that_only_fails_is_not_called_until_its_circuit_breaker_lets_one_call_through() {
+    let host = Host::new();
+    let mut spec = probe();
+    spec.limits.circuit_breaker = Some(CircuitBreaker { failures: 3, window: Duration::from_secs(3_600) });
+    let version = host.ready(&spec, PROBE).await;
+    let failures = async |what: &'static str| version.begin().on_request(&mut told(what)).await;
+    for _ in 0..2 {
+        assert!(matches!(failures("trap").await, Err(PluginError::Trap { .. })));
+        assert!(failures("nothing").await.is_ok(), "a success between failures");
+    }
+    for _ in 0..3 {
+        assert!(matches!(failures("trap").await, Err(PluginError::Trap { .. })));
+    }
+    assert!(matches!(failures("nothing").await, Err(PluginError::CircuitOpen { .. })));
+    let series = "sluice_plugin_calls_total{plugin=\"shop/probe\",phase=\"request_headers\",outcome=\"circuit_open\"}";
+    assert_eq!(host.metric(series), 1.0);
+    // Another version has not failed yet.
+    let mut other = plugin("probe", guest("steps"));
+    other.limits.circuit_breaker = spec.limits.circuit_breaker;
+    let other = host.ready(&other, r#"{"name":"a"}"#).await;
+    assert!(other.begin().on_request(&mut told("nothing")).await.is_ok());
 }

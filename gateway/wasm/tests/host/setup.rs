@@ -75,6 +75,7 @@ pub(crate) fn use_of(plugin: &str, config: &str) -> PluginUse {
         config: config.into(),
         config_hash: hex::encode(Sha256::digest(config)).into(),
         fail_mode: FailMode::Closed,
+        when: None,
         at: Place { object: policy(), field: "spec.plugins[0]".into() },
     }
 }

@@ -1,5 +1,6 @@
 //! Requests and responses of the gateway as plugins see them.
 
+use super::super::authority::canonical;
 use super::super::context::RequestContext;
 use super::super::names;
 use crate::downstream::ConnectionInfo;
@@ -7,6 +8,7 @@ use crate::snapshot::{ListenerRuntime, RuleRuntime};
 use ::http::uri::PathAndQuery;
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header, request, response};
 use pingora_proxy::Session;
+use sluice_model::condition::Facts;
 use sluice_model::config::{EscapedSlashes, PathPolicy};
 use sluice_model::path::{check_query, normalize};
 use sluice_wasm::{Refused, RequestView, ResponseView};
@@ -86,12 +88,11 @@ impl RequestView for GatewayRequest {
     }
 
     fn scheme(&self) -> &str {
-        if self.facts.tls { "https" } else { "http" }
+        scheme(self.facts.tls)
     }
 
     fn authority(&self) -> &str {
-        let host = self.head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        host.or_else(|| self.head.uri.authority().map(|authority| authority.as_str())).unwrap_or_default()
+        authority(self.head.headers.get(header::HOST), &self.head.uri)
     }
 
     fn path(&self) -> &str {
@@ -159,6 +160,66 @@ pub(in super::super) fn protocol(version: Version) -> &'static str {
         Version::HTTP_2 => "HTTP/2",
         _ => "HTTP",
     }
+}
+
+/// What a use's condition looks at.
+pub(super) struct RequestConditions<'r> {
+    head: &'r pingora_http::RequestHeader,
+    host: Cow<'r, str>,
+    tls: bool,
+    client: IpAddr,
+}
+
+impl<'r> RequestConditions<'r> {
+    pub(super) fn new(session: &'r Session, ctx: &RequestContext) -> Self {
+        let head = session.req_header();
+        let authority = authority(head.headers.get(header::HOST), &head.uri).as_bytes();
+        let host = canonical(authority).map(|authority| authority.host).unwrap_or_default();
+        RequestConditions { head, host, tls: ctx.tls, client: ctx.client }
+    }
+}
+
+impl Facts for RequestConditions<'_> {
+    fn method(&self) -> &str {
+        self.head.method.as_str()
+    }
+
+    fn scheme(&self) -> &str {
+        scheme(self.tls)
+    }
+
+    fn host(&self) -> &str {
+        &self.host
+    }
+
+    fn path(&self) -> &str {
+        self.head.uri.path()
+    }
+
+    fn query(&self) -> &str {
+        self.head.uri.query().unwrap_or_default()
+    }
+
+    fn protocol(&self) -> &str {
+        protocol(self.head.version)
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        std::str::from_utf8(self.head.headers.get(name)?.as_bytes()).ok()
+    }
+
+    fn client(&self) -> IpAddr {
+        self.client
+    }
+}
+
+fn authority<'r>(host: Option<&'r HeaderValue>, uri: &'r Uri) -> &'r str {
+    let host = host.and_then(|host| host.to_str().ok());
+    host.or_else(|| uri.authority().map(|authority| authority.as_str())).unwrap_or_default()
+}
+
+fn scheme(tls: bool) -> &'static str {
+    if tls { "https" } else { "http" }
 }
 
 pub(super) struct GatewayResponse(response::Parts);
