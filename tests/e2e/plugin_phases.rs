@@ -451,7 +451,12 @@ async fn shop_when(uses: &[(&str, &str)]) -> Shop {
     let (route, plugin) =
         (route_to("shop", &[HOST], "one"), plugin("steps", "steps.wasm", "  limits: {runTime: 20ms}\n"));
     shop.folder.write("more.yaml", join([route, plugin, conditional(uses)]));
-    shop.until("the plugins", "/", |answer| answer.status == 200).await;
+    // Each has a configuration, and so a version, of its own: this request asks for all of them.
+    wait::until("the plugins", || async {
+        let answer = shop.get_with("/order/pizza", "X-Tenant: acme\r\n").await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
     shop
 }
 
@@ -489,7 +494,11 @@ async fn a_condition_that_cannot_be_read_refuses_its_requests_and_says_why() {
         (route_to("shop", &[HOST], "one"), plugin("steps", "steps.wasm", "  limits: {runTime: 20ms}\n"));
     shop.folder.write("more.yaml", join([route, plugin, policy]));
     shop.until("the refusal", "/", |answer| answer.status == 503).await;
-    let (_, problems) = shop.gateway.admin_get("/problems").await.unwrap();
+    let problems = wait::until("the problem", || async {
+        let (_, problems) = shop.gateway.admin_get("/problems").await.ok()?;
+        problems.contains("SLUICE-").then_some(problems)
+    })
+    .await;
     for part in ["SLUICE-P111", "spec.plugins[0].when", "`request` has no `body`"] {
         assert!(problems.contains(part), "{part}: {problems}");
     }
