@@ -5,6 +5,7 @@
 //! This room does no I/O, keeps no clock, and knows neither Kubernetes' types nor the proxy engine. Everything
 //! in [`config`] can be compared and printed; secrets print as their fingerprint.
 
+pub mod address;
 pub mod config;
 pub mod explain;
 pub mod hostname;
@@ -15,6 +16,7 @@ pub mod plugin;
 mod print;
 pub mod problem;
 pub mod reason;
+pub mod remote;
 pub mod right;
 pub mod served;
 
@@ -24,4 +26,4 @@ pub use object::{Kind, ObjectRef};
 pub use problem::{Code, Location, Problem, Severity};
 pub use reason::Reason;
 pub use right::Right;
-pub use served::{Served, ServedObject, ServedPlugin, ServedQuestion};
+pub use served::{FetchedPlugin, Served, ServedObject, ServedPlugin, ServedQuestion};

@@ -1,6 +1,7 @@
 //! Plugins as data: the code, what it may do, and each use with its configuration. The host is `sluice-wasm`.
 
 use crate::object::{NamespacedName, ObjectRef};
+use crate::remote::RemoteSource;
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ pub struct PluginSpec {
     /// None while it can't be resolved (a file that is not there, a key that is gone), which is a problem of its own: the
     /// code that was there before goes on.
     pub source: Option<ModuleSource>,
+    /// Where the code has to be fetched from; `source` is none then, until the plugin host has it.
+    pub remote: Option<Arc<RemoteSource>>,
     pub instance: InstanceMode,
     pub limits: PluginLimits,
     /// What happens to a request where the plugin fails. A use may say otherwise.

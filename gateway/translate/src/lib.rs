@@ -26,6 +26,7 @@ mod http_route;
 mod ingress;
 mod options;
 mod plugin;
+mod plugin_source;
 mod policy;
 mod rank;
 mod report;
