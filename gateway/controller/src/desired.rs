@@ -344,6 +344,7 @@ pub(crate) fn addresses(addresses: &BTreeSet<String>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluice_model::FetchedPlugin;
     use sluice_model::object::NamespacedName;
 
     fn listening(name: &str, serves: bool) -> ListenerStatus {
@@ -459,6 +460,18 @@ mod tests {
         // What only a proxy can know is left out where none says it.
         let known: Vec<_> = code(&status, None).into_iter().filter(|(_, value)| !value.is_null()).collect();
         assert_eq!(known, [("digest", json!("sha256:ab")), ("size", json!(7))]);
+        // Of code that proxies fetch, they say what it is.
+        let remote = PluginStatus { code: None, remote: true, ..status };
+        assert_eq!(brief(&plugin(&remote, None)).remove(1), "Ready false Pending");
+        let unfetched = ServedPlugin { sha256: String::new(), uses: 0, ready: 0, checked: false, ..made.clone() };
+        assert_eq!(brief(&plugin(&remote, Some(&unfetched))).remove(1), "Ready false Pending");
+        assert!(code(&remote, Some(&unfetched)).iter().all(|(field, value)| *field != "digest" || value.is_null()));
+        let fetched = Some(FetchedPlugin { size: 9, image_digest: Some("sha256:cd".into()) });
+        let made = ServedPlugin { fetched, ..made };
+        assert_eq!(brief(&plugin(&remote, Some(&made))).remove(1), "Ready true Ready");
+        let known: Vec<_> = code(&remote, Some(&made)).into_iter().take(3).collect();
+        let expected = [("digest", json!("sha256:ab")), ("imageDigest", json!("sha256:cd")), ("size", json!(9))];
+        assert_eq!(known, expected);
     }
 
     #[test]

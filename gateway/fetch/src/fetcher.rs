@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use sluice_model::Code;
 use sluice_model::plugin::{ModuleSource, PluginKey};
 use sluice_model::remote::RemoteSource;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ pub struct FetcherOptions {
     /// Where modules are kept between runs; none keeps nothing. The folder is made with mode 0700; one that belongs to
     /// another user, or that others may write to, is not used.
     pub dir: Option<PathBuf>,
-    /// Bytes of all modules in that folder; the oldest that are not in use go first. Default 1 GiB.
+    /// Bytes of all modules in that folder; the oldest that are not in use go first. Default 256 MiB.
     pub max_kept: u64,
     /// Bytes of a module at most. Default 32 MiB.
     pub max_module: u64,
@@ -49,7 +49,7 @@ pub struct FetcherOptions {
 
 impl Default for FetcherOptions {
     fn default() -> Self {
-        FetcherOptions { policy: Policy::default(), dir: None, max_kept: 1 << 30, max_module: 32 << 20 }
+        FetcherOptions { policy: Policy::default(), dir: None, max_kept: 256 << 20, max_module: 32 << 20 }
     }
 }
 
@@ -335,8 +335,7 @@ impl Inner {
                 job.failed(Code::PluginFetch, message.to_owned(), true);
             }
         }
-        let in_use: HashSet<Arc<str>> = jobs.values().filter_map(Job::sha256).collect();
-        self.store.prune(&in_use);
+        self.store.use_only(jobs.values().filter_map(Job::sha256).collect());
         self.publish(jobs);
     }
 
@@ -373,5 +372,45 @@ impl Job {
             again: self.due.map(Instant::into_std),
         };
         self.state = Some(FetchState::Failed(failure));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_model::remote::RemoteLocation;
+
+    fn job() -> Job {
+        let location = RemoteLocation::Https { url: "https://a.example/x".into(), sha256: "".into() };
+        Job::new(&Arc::new(RemoteSource { location, credentials: None, revision: "".into() }))
+    }
+
+    #[test]
+    fn pauses_double_from_a_second_to_five_minutes_and_are_not_all_alike() {
+        let mut job = job();
+        let mut expected = FIRST_RETRY;
+        for _ in 0..40 {
+            let before = Instant::now();
+            job.failed(Code::PluginFetch, "away".to_owned(), true);
+            let pause = job.due.unwrap() - before;
+            assert!(pause >= expected.mul_f64(0.75) && pause <= expected.mul_f64(1.26), "{pause:?} of {expected:?}");
+            expected = (expected * 2).min(LAST_RETRY);
+        }
+        let pauses: std::collections::HashSet<_> = std::iter::repeat_with(|| {
+            job.failed(Code::PluginFetch, "away".to_owned(), true);
+            (job.due.unwrap() - Instant::now()).as_millis()
+        })
+        .take(20)
+        .collect();
+        assert!(pauses.len() > 10, "{pauses:?}");
+    }
+
+    #[test]
+    fn what_no_other_try_can_mend_is_not_tried_again() {
+        let mut job = job();
+        job.failed(Code::PluginFetch, "never".to_owned(), false);
+        assert!(job.due.is_none());
+        let Some(FetchState::Failed(failure)) = &job.state else { panic!("it has failed") };
+        assert_eq!((failure.tries, failure.again, failure.field), (1, None, "spec.source.https.url"));
     }
 }

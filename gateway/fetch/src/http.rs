@@ -1,7 +1,7 @@
 //! The client: HTTP/1.1, over TLS wherever it is not told otherwise, with a bound on everything that comes back.
 
 use crate::FetchError;
-use crate::policy::{Policy, shown};
+use crate::policy::{NOT_ASKED, Policy, shown};
 use crate::registry::Progress;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -92,7 +92,7 @@ impl tower::Service<Name> for Resolver {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let allowed: Vec<_> = found.filter(|found| policy.allows(name.as_str(), found.ip())).collect();
             if allowed.is_empty() {
-                return Err(io::Error::other("the name leads to addresses that plugins are not fetched from"));
+                return Err(io::Error::other(format!("of its addresses none is asked: {NOT_ASKED}")));
             }
             Ok(allowed.into_iter())
         })

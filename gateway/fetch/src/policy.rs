@@ -7,6 +7,10 @@ use http::uri::{Authority, Scheme};
 use sluice_model::address::{canonical, is_special};
 use std::net::IpAddr;
 
+/// Why an address is refused, and the way out where there is one.
+pub(crate) const NOT_ASKED: &str =
+    "link-local and multicast addresses are not asked, loopback in a cluster only where --insecure-registry names it";
+
 /// Link-local, multicast and unspecified addresses are never asked. Private ones are: registries stand there.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
@@ -17,6 +21,14 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Reads a host of `insecure`.
+    pub fn host(text: &str) -> Result<String, String> {
+        match text.parse::<Authority>() {
+            Ok(authority) if !authority.host().is_empty() && !text.contains('@') => Ok(text.to_owned()),
+            _ => Err("write a host, with a port or without: `registry.example:5000`".to_owned()),
+        }
+    }
+
     /// Whether a host is asked by plain HTTP. A registry on loopback always is.
     pub fn is_plain(&self, authority: &Authority) -> bool {
         self.names(authority.as_str())
@@ -32,7 +44,8 @@ impl Policy {
     pub(crate) fn allows(&self, host: &str, address: IpAddr) -> bool {
         let address = canonical(address);
         // A name with any port: addresses are judged before the port is known.
-        let is_named = || self.insecure.iter().any(|named| named.split(':').next() == Some(host)) || self.names(host);
+        let of_host = |named: &String| named.parse::<Authority>().is_ok_and(|n| n.host().eq_ignore_ascii_case(host));
+        let is_named = || self.insecure.iter().any(of_host);
         !is_special(address) && (!address.is_loopback() || self.loopback || is_named())
     }
 
@@ -48,9 +61,7 @@ impl Policy {
             return Err(refused("plain HTTP is for hosts that --insecure-registry names"));
         }
         match literal(authority.host()) {
-            Some(address) if !self.allows(authority.host(), address) => {
-                Err(refused("it is an address that plugins are not fetched from"))
-            }
+            Some(address) if !self.allows(authority.host(), address) => Err(refused(NOT_ASKED)),
             _ => Ok(()),
         }
     }
@@ -109,6 +120,18 @@ mod tests {
         assert!(!policy.allows("metadata.example", "169.254.169.254".parse().unwrap()));
         assert!(policy.allows("registry.example", "10.0.0.7".parse().unwrap()));
         assert!(!Policy::default().allows("rebound.example", "127.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_host_is_read_with_its_port_or_without() {
+        for host in ["registry.example", "registry.example:5000", "10.0.0.7:5000", "[::1]:5000"] {
+            assert_eq!(Policy::host(host).as_deref(), Ok(host));
+        }
+        for text in ["", "http://registry.example", "me@registry.example", "registry.example/team", "a b"] {
+            assert!(Policy::host(text).is_err(), "{text}");
+        }
+        let policy = Policy { insecure: vec!["[::1]:5000".into()], ..Policy::default() };
+        assert!(allows(&policy, "http://[::1]:5000/x") && !allows(&policy, "http://[::1]:5001/x"));
     }
 
     #[test]

@@ -14,8 +14,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const MODULE: &str = "wasm";
 const RECORD: &str = "json";
@@ -51,6 +50,8 @@ pub(crate) struct Store {
     max: u64,
     /// Bytes of one.
     max_module: u64,
+    /// Modules that plugins have now, by digest: never removed.
+    in_use: Mutex<HashSet<Arc<str>>>,
 }
 
 impl Store {
@@ -63,7 +64,7 @@ impl Store {
                 None
             }
         });
-        Store { dir, max, max_module }
+        Store { dir, max, max_module, in_use: Mutex::default() }
     }
 
     /// What the Plugin was given for this source before.
@@ -95,18 +96,26 @@ impl Store {
     pub(crate) fn keep(&self, plugin: &PluginKey, source: &RemoteSource, found: Found) -> Kept {
         let Found { module, sha256, image_digest } = found;
         let size = module.len() as u64;
-        if let Some(path) = self.module_path(&sha256)
-            && !self.is_whole(&path, &module)
-            && let Err(error) = folder::write(&path, &[&module])
-        {
-            tracing::warn!(file = %path.display(), %error, "a fetched plugin can't be kept");
+        if let Some(path) = self.module_path(&sha256).filter(|path| !self.is_whole(path, &module)) {
+            let written = folder::write(&path, &[&module]).or_else(|_| {
+                // The disk may be full of what nobody uses any more.
+                self.prune(0);
+                folder::write(&path, &[&module])
+            });
+            if let Err(error) = written {
+                tracing::warn!(file = %path.display(), %error, "a fetched plugin can't be kept between runs");
+            }
         }
         let of_plugin = plugin.to_string();
         let record = Record { plugin: of_plugin, source: source.to_string(), sha256, size, image_digest };
-        if let (Some(path), Ok(text)) = (self.record(plugin, source), serde_json::to_vec(&record))
-            && let Err(error) = folder::write(&path, &[&text])
-        {
-            tracing::warn!(file = %path.display(), %error, "where a fetched plugin came from can't be kept");
+        // Whoever pins what a tag led to gets the same.
+        let pinned = record.image_digest.as_deref().and_then(|digest| source.pinned(digest));
+        for source in [Some(source), pinned.as_ref()].into_iter().flatten() {
+            if let (Some(path), Ok(text)) = (self.record(plugin, source), serde_json::to_vec(&record))
+                && let Err(error) = folder::write(&path, &[&text])
+            {
+                tracing::warn!(file = %path.display(), %error, "where a fetched plugin came from can't be kept");
+            }
         }
         let Record { sha256, image_digest, .. } = record;
         let in_memory = || ModuleSource::Inline { bytes: module.into(), sha256: sha256.as_str().into() };
@@ -118,10 +127,19 @@ impl Store {
         folder::read(path, self.max_module).is_ok_and(|kept| kept == module)
     }
 
-    /// Removes the oldest modules that are not in use until the folder is small enough, and records of what is gone.
-    pub(crate) fn prune(&self, in_use: &HashSet<Arc<str>>) {
+    /// Says which modules plugins have now, and removes the oldest of the others if there are too many.
+    pub(crate) fn use_only(&self, in_use: HashSet<Arc<str>>) {
+        *self.in_use() = in_use;
+        self.prune(self.max);
+    }
+
+    fn in_use(&self) -> MutexGuard<'_, HashSet<Arc<str>>> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn prune(&self, max: u64) {
         let Some(dir) = &self.dir else { return };
-        if let Err(error) = prune(dir, self.max, in_use) {
+        if let Err(error) = prune(dir, max, &self.in_use()) {
             tracing::warn!(dir = %dir.display(), %error, "fetched plugins that are not used any more can't be removed");
         }
     }
@@ -172,7 +190,7 @@ mod tests {
     use super::*;
     use sluice_model::remote::RemoteLocation;
     use std::os::unix::fs::PermissionsExt;
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     fn source(url: &str) -> RemoteSource {
         let location = RemoteLocation::Https { url: url.into(), sha256: "".into() };
@@ -241,8 +259,7 @@ mod tests {
             let file = fs::File::options().write(true).open(&*path).unwrap();
             file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(age as u64)).unwrap();
         }
-        let in_use = [sha256(&modules[0]).into()].into();
-        store.prune(&in_use);
+        store.use_only([sha256(&modules[0]).into()].into());
         let there = modules.iter().map(|module| store.module(&sha256(module), 40).is_some());
         // 80 bytes: what is in use, and the newest.
         assert_eq!(there.collect::<Vec<_>>(), [true, false, false, true]);

@@ -28,6 +28,7 @@ pub enum RemoteLocation {
         signed_by: Option<PublicKey>,
     },
     Https {
+        #[serde(serialize_with = "without_query")]
         url: Arc<str>,
         /// SHA-256 of the module, in hex.
         sha256: Arc<str>,
@@ -40,13 +41,23 @@ impl RemoteSource {
     pub fn identity(&self) -> String {
         let text = match &self.location {
             RemoteLocation::Oci { image, signed_by } => {
-                let revision = if image.digest.is_some() { "" } else { &self.revision };
                 let key = signed_by.as_ref().map_or("", |key| &key.sha256);
-                format!("oci\n{image}\n{key}\n{revision}")
+                let ImageName { registry, repository, .. } = image;
+                // A tag beside a digest decides nothing.
+                let revision = if image.digest.is_some() { "" } else { &self.revision };
+                format!("oci\n{registry}/{repository}\n{}\n{key}\n{revision}", image.reference())
             }
             RemoteLocation::Https { url, sha256 } => format!("https\n{url}\n{sha256}"),
         };
         hex::encode(Sha256::digest(text))
+    }
+
+    /// The same code by its digest, where a tag led to that.
+    pub fn pinned(&self, image_digest: &str) -> Option<RemoteSource> {
+        let RemoteLocation::Oci { image, signed_by } = &self.location else { return None };
+        let image = ImageName { tag: None, digest: Some(image_digest.into()), ..image.clone() };
+        let location = RemoteLocation::Oci { image, signed_by: signed_by.clone() };
+        Some(RemoteSource { location, ..self.clone() })
     }
 
     /// The field of the Plugin that says where the code is.
@@ -62,9 +73,18 @@ impl fmt::Display for RemoteSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.location {
             RemoteLocation::Oci { image, .. } => image.fmt(f),
-            RemoteLocation::Https { url, .. } => f.write_str(url),
+            RemoteLocation::Https { url, .. } => f.write_str(shown(url)),
         }
     }
+}
+
+/// A query may be a secret, as in signed URLs.
+fn shown(url: &str) -> &str {
+    url.split_once('?').map_or(url, |(url, _)| url)
+}
+
+fn without_query<S: Serializer>(url: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(shown(url))
 }
 
 /// `registry.example:5000/team/plugin:1.2@sha256:…`, by the grammar of the OCI distribution specification 1.1. The
@@ -353,8 +373,22 @@ mod tests {
         };
         let pinned = format!("r.example/a@{DIGEST}");
         assert_eq!(source(&pinned, "1", None).identity(), source(&pinned, "2", Some("x")).identity());
+        assert_eq!(
+            source(&pinned, "1", None).identity(),
+            source(&format!("r.example/a:1@{DIGEST}"), "1", None).identity()
+        );
         assert_ne!(source("r.example/a:1", "1", None).identity(), source("r.example/a:1", "2", None).identity());
+        let led_to = source("r.example/a:1", "1", None).pinned(DIGEST).unwrap();
+        assert_eq!(led_to.identity(), source(&pinned, "1", None).identity());
         assert_eq!(source("r.example/a:1", "1", None).identity(), source("r.example/a:1", "1", Some("x")).identity());
+    }
+
+    #[test]
+    fn the_query_of_a_url_is_not_shown() {
+        let location = RemoteLocation::Https { url: "https://a.example/x.wasm?sig=sesame".into(), sha256: "ab".into() };
+        let source = RemoteSource { location, credentials: None, revision: "".into() };
+        let shown = format!("{source} {}", serde_json::to_string(&source).unwrap());
+        assert!(shown.contains("https://a.example/x.wasm") && !shown.contains("sesame"), "{shown}");
     }
 
     fn credentials(config: &str, name: &str) -> Result<Option<String>, String> {

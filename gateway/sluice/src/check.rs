@@ -29,7 +29,7 @@ pub(crate) struct CheckArgs {
     #[arg(long)]
     fetch: bool,
     /// A host, with a port or without, from which plugins may be fetched by plain HTTP; may be repeated
-    #[arg(long, value_name = "HOST", requires = "fetch")]
+    #[arg(long, value_name = "HOST", requires = "fetch", value_parser = Policy::host)]
     insecure_registry: Vec<String>,
     /// How to print
     #[arg(short, long, value_enum, default_value = "text")]

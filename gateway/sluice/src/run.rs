@@ -74,7 +74,7 @@ pub(crate) struct RunArgs {
     upgrade: bool,
     /// A host, with a port or without, from which plugins may be fetched by plain HTTP; may be repeated. Loopback needs no
     /// leave with --config, and has none with --kube
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", value_parser = Policy::host)]
     insecure_registry: Vec<String>,
     /// The PEM chain for HTTPS names that no other certificate covers [default: self-signed, made at the first start]
     #[arg(long, value_name = "FILE", requires = "default_key")]

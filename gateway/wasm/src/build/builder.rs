@@ -120,7 +120,7 @@ struct Work {
     /// Of the plugins of the wish whose code has to be fetched, how that stands.
     fetches: BTreeMap<PluginKey, Fetch>,
     /// What `fetches` was made of.
-    fetched: Arc<States>,
+    fetched: Option<Arc<States>>,
     jobs: u64,
     slots: BTreeMap<UseKey, Slot>,
     plugins: HashMap<PluginKey, Arc<PluginState>>,
@@ -239,12 +239,16 @@ impl Builder {
     /// Takes over a new wish: forgets what is not in it, keeps what is.
     fn take_wish(&self, work: &mut Work) {
         let Some(wish) = self.desired.load_full() else { return };
-        let fetched = self.fetcher.get().map(Fetcher::states).unwrap_or_default();
-        if wish.0 == work.seen && Arc::ptr_eq(&fetched, &work.fetched) {
+        let fetched = self.fetcher.get().map(Fetcher::states);
+        let is_known = match (&fetched, &work.fetched) {
+            (Some(fetched), Some(former)) => Arc::ptr_eq(fetched, former),
+            (fetched, _) => fetched.is_none(),
+        };
+        if wish.0 == work.seen && is_known {
             return;
         }
         work.seen = wish.0;
-        work.fetches = self.fetches(&wish.1, &fetched);
+        work.fetches = fetches(&wish.1, fetched.as_deref());
         work.fetched = fetched;
         let desired = with_sources(&wish.1, &work.fetches, &work.wish.1);
         let mut keys: BTreeSet<UseKey> =
@@ -276,16 +280,6 @@ impl Builder {
         work.wish = Arc::new((wish.0, desired));
         work.retire();
         self.publish(work);
-    }
-
-    fn fetches(&self, desired: &Desired, fetched: &States) -> BTreeMap<PluginKey, Fetch> {
-        let is_on = self.fetcher.get().is_some();
-        let remote = desired.plugins.iter().filter_map(|(key, spec)| Some((key, spec.remote.clone()?)));
-        let fetch = |(key, source): (&PluginKey, Arc<RemoteSource>)| {
-            let state = fetched.get(key, &source).cloned();
-            (key.clone(), Fetch { source, state, is_on })
-        };
-        remote.map(fetch).collect()
     }
 
     /// A use whose version is not the one that is wished for, and that may be tried now: what is cheap first, and modules
@@ -430,6 +424,15 @@ impl Builder {
         self.published.store(Arc::new(published));
         self.changed.send_modify(|generation| *generation += 1);
     }
+}
+
+fn fetches(desired: &Desired, fetched: Option<&States>) -> BTreeMap<PluginKey, Fetch> {
+    let remote = desired.plugins.iter().filter_map(|(key, spec)| Some((key, spec.remote.clone()?)));
+    let fetch = |(key, source): (&PluginKey, Arc<RemoteSource>)| {
+        let state = fetched.and_then(|fetched| fetched.get(key, &source)).cloned();
+        (key.clone(), Fetch { source, state, is_on: fetched.is_some() })
+    };
+    remote.map(fetch).collect()
 }
 
 /// Code that was fetched is a source as any other. One that can't be resolved now, or is not fetched yet, is the one that was
