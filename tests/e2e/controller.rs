@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use sluice_model::Kind;
 use sluice_tests::gateway::Options;
-use sluice_tests::{ApiServer, Backend, Folder, Gateway, ports, raw, wait};
+use sluice_tests::{ApiServer, Backend, Folder, Gateway, Registry, ports, raw, registry, wait};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
@@ -438,6 +438,73 @@ async fn a_plugin_says_what_it_is_and_whether_every_proxy_runs_it() {
     cluster.server.apply(code("broken", &module));
     wanted("broken", ["Accepted=True/Accepted", "Ready=False/Pending"]).await;
     assert!(proxy.stop().await.success() && controller.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_plugin_of_a_registry_is_fetched_with_its_secret_and_says_what_it_is() {
+    let cluster = Cluster::new().await;
+    cluster.server.apply(gateway("edge", &[("http", 80)]));
+    let registry = Registry::start().await;
+    let module = sluice_tests::guests::versioned().with_version(1);
+    let image = registry.put("versioned", "1", &[(registry::WASM, &module)]);
+    registry.only_for("alice", "open-sesame");
+    let fetched = json!({"image": registry.image("versioned:1"), "pullSecretRef": {"name": "pull"}});
+    let plugin = |oci: &Value| {
+        json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "Plugin", "metadata": {"name": "fetched", "namespace": "shop"},
+            "spec": {"source": {"oci": oci}}})
+    };
+    cluster.server.apply(plugin(&fetched));
+    let target = json!([{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "all"}]);
+    let uses = json!([{"name": "v", "pluginRef": {"name": "fetched"}}]);
+    cluster.server.apply(policy("uses", &json!({"targetRefs": target, "plugins": uses})));
+    // In a cluster a tenant's object does not lead to the gateway's own host, unless the operator says so.
+    let refusing = cluster.options("all").label("refusing").start().await;
+    cluster
+        .until("the refusal", |server| {
+            let status = status(server, "plugins", "fetched");
+            brief(&status["conditions"])[..] == ["Accepted=False/InvalidSource", "Ready=False/Failed"]
+                && status["lastError"].as_str().is_some_and(|error| error.contains("--insecure-registry"))
+        })
+        .await;
+    assert_eq!(registry.asked(), 0);
+    assert!(refusing.stop().await.success());
+
+    let insecure = format!("--insecure-registry={}", registry.address);
+    let serving = cluster.options("all").label("serving").argument(insecure).start().await;
+    cluster
+        .until("the registry's refusal", |server| {
+            status(server, "plugins", "fetched")["lastError"].as_str().is_some_and(|error| error.contains("401"))
+        })
+        .await;
+    let config = json!({"auths": {registry.address.to_string(): {"username": "alice", "password": "open-sesame"}}});
+    let config = base64::engine::general_purpose::STANDARD.encode(config.to_string());
+    cluster.server.apply(json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
+        "metadata": {"name": "pull", "namespace": "shop"}, "data": {".dockerconfigjson": config}}));
+    cluster
+        .until("the Plugin to be ready", |server| {
+            let conditions = brief(&status(server, "plugins", "fetched")["conditions"]);
+            conditions == ["Accepted=True/Accepted", "Ready=True/Ready"]
+        })
+        .await;
+    let found = status(&cluster.server, "plugins", "fetched");
+    assert_eq!(found["imageDigest"], json!(image), "{found}");
+    assert_eq!(
+        (&found["digest"], &found["size"]),
+        (&json!(registry::digest(&module)), &json!(module.len())),
+        "{found}"
+    );
+    assert!(found["lastError"].is_null(), "{found}");
+
+    // A tag is looked up once for each change of the object, whatever that is.
+    let other = sluice_tests::guests::versioned().with_version(2);
+    let moved = registry.put("versioned", "1", &[(registry::WASM, &other)]);
+    let mut changed = plugin(&fetched);
+    changed["spec"]["failMode"] = json!("Open");
+    cluster.server.apply(changed);
+    cluster
+        .until("the tag's new image", |server| status(server, "plugins", "fetched")["imageDigest"] == json!(moved))
+        .await;
+    assert!(serving.stop().await.success());
 }
 
 #[tokio::test]

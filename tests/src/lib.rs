@@ -27,6 +27,7 @@ pub mod objects;
 pub mod ports;
 pub mod raw;
 pub mod raw_backend;
+pub mod registry;
 pub mod wait;
 
 pub use address::Address;
@@ -35,3 +36,4 @@ pub use backend::Backend;
 pub use collector::Collector;
 pub use folder::Folder;
 pub use gateway::Gateway;
+pub use registry::Registry;

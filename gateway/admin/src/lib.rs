@@ -115,6 +115,9 @@ pub struct PluginStatus {
     pub name: String,
     /// SHA-256 of the module, in hex.
     pub digest: String,
+    /// Where it was fetched from, a tag with the digest that it led to; empty for a module that is on the host.
+    #[serde(default)]
+    pub source: String,
     /// `ready, 2 in use`, `compiling, …`, `failed: …`.
     pub state: String,
 }

@@ -82,7 +82,7 @@ fn write(page: &mut String, status: &Status, config: &Config, problems: &[Proble
     let certificates = rows::certificates(config, SystemTime::now());
     let columns = ["Names", "Secret", "Ends", "Days left", "Listeners"];
     table(page, "Certificates", columns, certificates.len(), certificates.iter().map(certificate_row))?;
-    let columns = ["Plugin", "SHA-256", "State"];
+    let columns = ["Plugin", "SHA-256", "Source", "State"];
     table(page, "Plugins", columns, status.plugins.len(), status.plugins.iter().map(plugin_row))?;
     if !status.watches.is_empty() {
         let columns = ["Kind", "State", "Objects", "Stale for", "Why"];
@@ -211,9 +211,10 @@ fn certificate_row(row: &CertificateRow) -> [Cell; 5] {
     ]
 }
 
-fn plugin_row(plugin: &PluginStatus) -> [Cell; 3] {
+fn plugin_row(plugin: &PluginStatus) -> [Cell; 4] {
     let class = if plugin.state.starts_with("failed") { "error" } else { "" };
-    [Cell::of(&plugin.name), Cell::code(&plugin.digest), Cell::of(&plugin.state).class(class)]
+    let (digest, source) = (Cell::code(&plugin.digest), Cell::of(&plugin.source));
+    [Cell::of(&plugin.name), digest, source, Cell::of(&plugin.state).class(class)]
 }
 
 fn watch_row(watch: &WatchStatus) -> [Cell; 5] {

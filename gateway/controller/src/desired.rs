@@ -239,26 +239,35 @@ pub(crate) fn plugin(status: &PluginStatus, made: Option<&ServedPlugin>) -> Vec<
         None => Condition::good("Accepted", "Accepted", "the Plugin can be used"),
         Some((reason, message)) => Condition::bad("Accepted", reason, message),
     };
-    let ready = match (&status.code, made) {
-        (None, _) => Condition::bad("Ready", "Invalid", "there is no code to run"),
-        (Some(_), Some(ServedPlugin { error: Some(error), .. })) => Condition::bad("Ready", "Failed", error),
-        (Some(_), Some(made)) if made.checked && made.ready >= made.uses => {
+    let ready = match made {
+        _ if status.code.is_none() && !status.remote => Condition::bad("Ready", "Invalid", "there is no code to run"),
+        Some(ServedPlugin { error: Some(error), .. }) => Condition::bad("Ready", "Failed", error),
+        Some(made) if made.checked && made.ready >= made.uses => {
             Condition::good("Ready", "Ready", "every proxy runs this code for all of its uses")
         }
-        (Some(_), Some(_)) => Condition::bad("Ready", "Pending", "not every proxy has compiled it for all of its uses"),
-        (Some(_), None) => Condition::bad("Ready", "Pending", "not every proxy has this code yet"),
+        Some(made) if made.sha256.is_empty() => Condition::bad("Ready", "Pending", "no proxy has fetched the code yet"),
+        Some(_) => Condition::bad("Ready", "Pending", "not every proxy has compiled it for all of its uses"),
+        None => Condition::bad("Ready", "Pending", "not every proxy has this code yet"),
     };
     vec![accepted, ready]
 }
 
 /// What is known of a Plugin's code; null where it is not.
-pub(crate) fn code(status: &PluginStatus, made: Option<&ServedPlugin>) -> [(&'static str, Value); 7] {
+pub(crate) fn code(status: &PluginStatus, made: Option<&ServedPlugin>) -> [(&'static str, Value); 8] {
     let digest = |sha256: &String| json!(format!("sha256:{sha256}"));
+    let fetched = made.filter(|made| !made.sha256.is_empty()).and_then(|made| Some((made, made.fetched.as_ref()?)));
+    let of_object = status.code.as_ref().map(|(sha256, size)| (digest(sha256), json!(size)));
+    let of_fetched = || fetched.map(|(made, fetched)| (digest(&made.sha256), json!(fetched.size)));
+    let (code, size) = of_object.or_else(of_fetched).unwrap_or_default();
     let of_proxies = made.map(|made| json!(made.checked && made.error.is_none()));
     let phases = made.filter(|made| !made.phases.is_empty()).map(|made| json!(made.phases));
     [
-        ("digest", status.code.as_ref().map(|(sha256, _)| digest(sha256)).unwrap_or_default()),
-        ("size", status.code.as_ref().map(|(_, size)| json!(size)).unwrap_or_default()),
+        ("digest", code),
+        (
+            "imageDigest",
+            fetched.and_then(|(_, fetched)| Some(json!(fetched.image_digest.as_ref()?))).unwrap_or_default(),
+        ),
+        ("size", size),
         ("interfaces", phases.unwrap_or_default()),
         ("configSchema", made.and_then(|made| made.config_schema.as_ref()).map(digest).unwrap_or_default()),
         ("compiled", of_proxies.unwrap_or_default()),
@@ -335,6 +344,7 @@ pub(crate) fn addresses(addresses: &BTreeSet<String>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluice_model::FetchedPlugin;
     use sluice_model::object::NamespacedName;
 
     fn listening(name: &str, serves: bool) -> ListenerStatus {
@@ -437,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_plugin_is_ready_when_every_proxy_runs_its_code_for_all_uses() {
-        let status = PluginStatus { generation: 1, rejected: None, code: Some(("ab".into(), 7)) };
+        let status = PluginStatus { generation: 1, rejected: None, code: Some(("ab".into(), 7)), remote: false };
         let made = ServedPlugin { sha256: "ab".into(), checked: true, uses: 2, ready: 2, ..ServedPlugin::default() };
         let of = |made: Option<&ServedPlugin>| brief(&plugin(&status, made)).remove(1);
         assert_eq!(of(Some(&made)), "Ready true Ready");
@@ -450,6 +460,18 @@ mod tests {
         // What only a proxy can know is left out where none says it.
         let known: Vec<_> = code(&status, None).into_iter().filter(|(_, value)| !value.is_null()).collect();
         assert_eq!(known, [("digest", json!("sha256:ab")), ("size", json!(7))]);
+        // Of code that proxies fetch, they say what it is.
+        let remote = PluginStatus { code: None, remote: true, ..status };
+        assert_eq!(brief(&plugin(&remote, None)).remove(1), "Ready false Pending");
+        let unfetched = ServedPlugin { sha256: String::new(), uses: 0, ready: 0, checked: false, ..made.clone() };
+        assert_eq!(brief(&plugin(&remote, Some(&unfetched))).remove(1), "Ready false Pending");
+        assert!(code(&remote, Some(&unfetched)).iter().all(|(field, value)| *field != "digest" || value.is_null()));
+        let fetched = Some(FetchedPlugin { size: 9, image_digest: Some("sha256:cd".into()) });
+        let made = ServedPlugin { fetched, ..made };
+        assert_eq!(brief(&plugin(&remote, Some(&made))).remove(1), "Ready true Ready");
+        let known: Vec<_> = code(&remote, Some(&made)).into_iter().take(3).collect();
+        let expected = [("digest", json!("sha256:ab")), ("imageDigest", json!("sha256:cd")), ("size", json!(9))];
+        assert_eq!(known, expected);
     }
 
     #[test]

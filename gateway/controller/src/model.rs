@@ -183,9 +183,12 @@ impl Model {
     /// What every ready proxy has made of a Plugin's code, if it is the newest.
     pub(crate) fn made(&self, plugin: &ObjectRef) -> Option<&ServedPlugin> {
         let (held, status) = (self.held.get(plugin)?, self.plugins.get(plugin)?);
-        let (sha256, _) = status.code.as_ref()?;
+        if status.code.is_none() && !status.remote {
+            return None;
+        }
         let served = self.served(plugin, &held.uid, status.generation)?;
-        served.plugin.as_ref().filter(|made| made.sha256 == *sha256)
+        // What was fetched, only they know.
+        served.plugin.as_ref().filter(|made| status.code.as_ref().is_none_or(|(sha256, _)| made.sha256 == *sha256))
     }
 
     /// What every ready proxy serves of an object, if that is its newest form.
@@ -302,7 +305,7 @@ impl Model {
         objects.extend(self.plugins.keys().take(limit.saturating_sub(objects.len())).cloned());
         waiting |= self.plugins.iter().any(|(plugin, status)| {
             let settles = |made: &ServedPlugin| made.error.is_some() || (made.checked && made.ready >= made.uses);
-            status.code.is_some() && !self.made(plugin).is_some_and(settles)
+            (status.code.is_some() || status.remote) && !self.made(plugin).is_some_and(settles)
         });
         if settings.ingress_service.is_some() {
             let pending = self.ingresses.iter().filter(|(ingress, generation)| {

@@ -93,6 +93,7 @@ fn of_both(mine: ServedPlugin, theirs: &ServedPlugin) -> Option<ServedPlugin> {
         uses,
         ready: uses.saturating_sub(missing),
         error: mine.error.or_else(|| theirs.error.clone()),
+        fetched: mine.fetched.filter(|fetched| Some(fetched) == theirs.fetched.as_ref()),
         sha256: mine.sha256,
     })
 }

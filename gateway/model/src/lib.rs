@@ -6,6 +6,7 @@
 //! in [`config`] can be compared and printed; secrets print as their fingerprint.
 
 pub mod condition;
+pub mod address;
 pub mod config;
 pub mod explain;
 pub mod hostname;
@@ -16,6 +17,7 @@ pub mod plugin;
 mod print;
 pub mod problem;
 pub mod reason;
+pub mod remote;
 pub mod right;
 pub mod served;
 
@@ -25,4 +27,4 @@ pub use object::{Kind, ObjectRef};
 pub use problem::{Code, Location, Problem, Severity};
 pub use reason::Reason;
 pub use right::Right;
-pub use served::{Served, ServedObject, ServedPlugin, ServedQuestion};
+pub use served::{FetchedPlugin, Served, ServedObject, ServedPlugin, ServedQuestion};

@@ -2,6 +2,7 @@
 
 use crate::condition::Condition;
 use crate::object::{NamespacedName, ObjectRef};
+use crate::remote::RemoteSource;
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ pub struct PluginSpec {
     /// None while it can't be resolved (a file that is not there, a key that is gone), which is a problem of its own: the
     /// code that was there before goes on.
     pub source: Option<ModuleSource>,
+    /// Where the code has to be fetched from; `source` is none then, until the plugin host has it.
+    pub remote: Option<Arc<RemoteSource>>,
     pub instance: InstanceMode,
     pub limits: PluginLimits,
     /// What happens to a request where the plugin fails. A use may say otherwise.

@@ -32,8 +32,11 @@ pub struct ServedObject {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServedPlugin {
-    /// SHA-256 of the code, in hex.
+    /// SHA-256 of the code, in hex; empty while it is not fetched.
     pub sha256: String,
+    /// Of code that was fetched: its bytes, and the digest of its image where it came from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetched: Option<FetchedPlugin>,
     /// It was compiled and held to the contract, or that has failed.
     pub checked: bool,
     /// The phases that it has a part in.
@@ -45,4 +48,13 @@ pub struct ServedPlugin {
     pub ready: u32,
     /// Why the newest code or configuration does not run.
     pub error: Option<String>,
+}
+
+/// Code that a proxy has fetched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FetchedPlugin {
+    pub size: u64,
+    /// Of the manifest: `sha256:` and hex.
+    pub image_digest: Option<String>,
 }

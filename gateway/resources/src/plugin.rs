@@ -4,7 +4,7 @@
 #![allow(unreachable_pub)]
 
 use crate::values::free_form;
-use crate::{DurationText, PluginStatus, Quantity};
+use crate::{DurationText, LocalSecretRef, PluginStatus, Quantity};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -85,14 +85,69 @@ pub struct ServiceRef {
 /// Where the code is; just one.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.configMap) != has(self.file)").message("name one of configMap and file"))]
+#[x_kube(
+    validation = Rule::new("[has(self.oci), has(self.https), has(self.configMap), has(self.file)].filter(named, named).size() == 1")
+        .message("name just one of oci, https, configMap and file")
+)]
 pub struct PluginSource {
+    /// An image of a registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci: Option<OciSource>,
+    /// A file of a web server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub https: Option<HttpsSource>,
     /// A ConfigMap of the same namespace: the component under `key` in its binaryData.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<ConfigMapSource>,
     /// A file, by a path from the folder of the object's own file. Where objects come from files only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSource>,
+}
+
+/// An image that holds one component: as a layer of its own (application/wasm), or as the file plugin.wasm of a layer, as
+/// images for Envoy have it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct OciSource {
+    /// `registry.example/team/plugin:1.0`, or with a digest (`@sha256:…`), which is the surer way: a tag is looked up once
+    /// for each change of the object.
+    #[schemars(length(min = 1, max = 512))]
+    pub image: String,
+    /// A Secret of this namespace (kubernetes.io/dockerconfigjson): who to be for the registry. Default: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_secret_ref: Option<LocalSecretRef>,
+    /// The image must have a cosign signature by this key. Default: signatures are not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key_ref: Option<PublicKeyRef>,
+}
+
+/// A public key in PEM form (ECDSA P-256 or Ed25519), in a Secret or ConfigMap of this namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PublicKeyRef {
+    /// Default Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<PublicKeyKind>,
+    pub name: String,
+    /// Default cosign.pub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
+pub enum PublicKeyKind {
+    Secret,
+    ConfigMap,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpsSource {
+    #[schemars(length(max = 2048), regex(pattern = "^https?://"))]
+    pub url: String,
+    /// SHA-256 of the file, in hex.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
+    pub sha256: String,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]

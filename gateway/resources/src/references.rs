@@ -2,6 +2,7 @@
 
 use crate::Object;
 use crate::api::Gateway;
+use crate::{PublicKeyKind, PublicKeyRef};
 use sluice_model::{Kind, ObjectRef};
 
 impl Object {
@@ -28,12 +29,28 @@ impl Object {
                 }
             }
             Object::Plugin(plugin) => {
-                let map = plugin.spec.source.config_map.as_ref();
+                let source = &plugin.spec.source;
+                if let Some(oci) = &source.oci {
+                    oci.pull_secret_ref.iter().for_each(|reference| secret(own, &reference.name));
+                    found.extend(oci.public_key_ref.as_ref().map(|key| key.object(own)));
+                }
+                let map = source.config_map.as_ref();
                 found.extend(map.map(|map| ObjectRef::new(Kind::ConfigMap, own, map.name.as_str())));
             }
             _ => {}
         }
         found
+    }
+}
+
+impl PublicKeyRef {
+    /// The object that holds the key.
+    pub fn object(&self, namespace: &str) -> ObjectRef {
+        let kind = match self.kind {
+            None | Some(PublicKeyKind::Secret) => Kind::Secret,
+            Some(PublicKeyKind::ConfigMap) => Kind::ConfigMap,
+        };
+        ObjectRef::new(kind, namespace, self.name.as_str())
     }
 }
 
@@ -133,5 +150,8 @@ mod tests {
         let plugin = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "Plugin", "metadata": meta,
             "spec": {"source": {"configMap": {"name": "code", "key": "plugin.wasm"}}}});
         assert_eq!(references(plugin), ["ConfigMap shop/code"]);
+        let plugin = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "Plugin", "metadata": meta, "spec": {"source": {"oci": {
+            "image": "r.example/a:1", "pullSecretRef": {"name": "pull"}, "publicKeyRef": {"name": "signer"}}}}});
+        assert_eq!(references(plugin), ["Secret shop/pull", "Secret shop/signer"]);
     }
 }

@@ -20,6 +20,9 @@ pub struct PluginStatus {
     /// SHA-256 of the code: `sha256:` and hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// The digest of the image that the code was fetched from: what its tag led to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
     /// Bytes of the code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<i64>,

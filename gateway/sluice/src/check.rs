@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
+use sluice_fetch::Policy;
 use sluice_model::{Config, Problem, Severity};
 use sluice_sources::files::FileSource;
 use sluice_translate::{Options, Translator};
@@ -24,6 +25,12 @@ pub(crate) struct CheckArgs {
     /// Files and folders, as `sluice run --config` takes them
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// Fetch plugins from registries and web servers too, once, and check them; otherwise they are not looked at
+    #[arg(long)]
+    fetch: bool,
+    /// A host, with a port or without, from which plugins may be fetched by plain HTTP; may be repeated
+    #[arg(long, value_name = "HOST", requires = "fetch", value_parser = Policy::host)]
+    insecure_registry: Vec<String>,
     /// How to print
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -66,8 +73,9 @@ impl Reading {
     }
 
     /// What is wrong with the plugins: each is compiled and configured, as the gateway would, and thrown away.
-    pub(crate) fn plugin_problems(&self) -> Result<Vec<Problem>> {
-        let mut problems = plugin_problems(&self.config)?;
+    /// Those that have to be fetched are, if `fetch` says from whom.
+    pub(crate) fn plugin_problems(&self, fetch: Option<Policy>) -> Result<Vec<Problem>> {
+        let mut problems = plugin_problems(&self.config, fetch)?;
         self.source.locate_all(&mut problems);
         Ok(problems)
     }
@@ -79,11 +87,11 @@ impl Reading {
     }
 }
 
-fn plugin_problems(config: &Config) -> Result<Vec<Problem>> {
+fn plugin_problems(config: &Config, fetch: Option<Policy>) -> Result<Vec<Problem>> {
     if config.plugins.is_empty() {
         return Ok(Vec::new());
     }
-    let host = PluginHost::new(HostOptions::default(), &mut Registry::default())?;
+    let host = PluginHost::new(HostOptions { fetch, ..HostOptions::default() }, &mut Registry::default())?;
     host.ensure(crate::plugins::desired(config));
     crate::lifecycle::block_on(async {
         tokio::time::timeout(PLUGINS, host.checked()).await.context("the plugins are not compiled in time")?;
@@ -93,10 +101,11 @@ fn plugin_problems(config: &Config) -> Result<Vec<Problem>> {
 
 pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode> {
     let mut reading = read(&args.paths)?;
-    let mut problems = reading.plugin_problems()?;
+    let insecure = args.insecure_registry.clone();
+    let mut problems = reading.plugin_problems(args.fetch.then_some(Policy { insecure, loopback: true }))?;
     reading.problems.append(&mut problems);
     reading.sort();
-    let report = Report::of(&reading);
+    let report = Report::of(&reading, args.fetch);
     let mut out = io::stdout().lock();
     match args.output {
         Output::Json => output::json(&mut out, &report)?,
@@ -111,11 +120,13 @@ struct Report<'a> {
     objects: usize,
     errors: usize,
     warnings: usize,
+    /// Plugins that have to be fetched and were not.
+    unfetched: usize,
     problems: &'a [Problem],
 }
 
 impl<'a> Report<'a> {
-    fn of(reading: &'a Reading) -> Report<'a> {
+    fn of(reading: &'a Reading, fetched: bool) -> Report<'a> {
         let count = |severity| reading.problems.iter().filter(|p| p.severity == severity).count();
         let (objects, files) = reading.counts();
         Report {
@@ -123,6 +134,7 @@ impl<'a> Report<'a> {
             objects,
             errors: count(Severity::Error),
             warnings: count(Severity::Warning),
+            unfetched: reading.config.plugins.values().filter(|plugin| !fetched && plugin.remote.is_some()).count(),
             problems: &reading.problems,
         }
     }
@@ -149,6 +161,13 @@ impl<'a> Report<'a> {
             if !problem.hint.is_empty() {
                 writeln!(out, "    {}", problem.hint)?;
             }
+        }
+        if self.unfetched > 0 {
+            writeln!(
+                out,
+                "{} not looked at: --fetch fetches what is not on this host",
+                counted(self.unfetched, "plugin")
+            )?;
         }
         writeln!(
             out,

@@ -154,11 +154,11 @@ impl Row for CertificateRow {
 }
 
 impl Row for PluginStatus {
-    const COLUMNS: &'static [&'static str] = &["PLUGIN", "SHA-256", "STATE"];
+    const COLUMNS: &'static [&'static str] = &["PLUGIN", "SHA-256", "SOURCE", "STATE"];
     const DIGEST: Option<usize> = Some(1);
 
     fn cells(&self) -> Vec<String> {
-        vec![self.name.clone(), self.digest.clone(), self.state.clone()]
+        vec![self.name.clone(), self.digest.clone(), self.source.clone(), self.state.clone()]
     }
 }
 

@@ -18,6 +18,7 @@ use clap::{ArgGroup, Args};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use sluice_admin::View;
+use sluice_fetch::Policy;
 use sluice_model::config::Certificate;
 use sluice_proxy::access_log::AccessLogTarget;
 use sluice_proxy::downstream::handover::{self, Handover, HandoverError, Received};
@@ -71,6 +72,10 @@ pub(crate) struct RunArgs {
     /// Take the listening sockets over from the process that runs with the same state folder, which then drains and ends
     #[arg(long)]
     upgrade: bool,
+    /// A host, with a port or without, from which plugins may be fetched by plain HTTP; may be repeated. Loopback needs no
+    /// leave with --config, and has none with --kube
+    #[arg(long, value_name = "HOST", value_parser = Policy::host)]
+    insecure_registry: Vec<String>,
     /// The PEM chain for HTTPS names that no other certificate covers [default: self-signed, made at the first start]
     #[arg(long, value_name = "FILE", requires = "default_key")]
     default_certificate: Option<PathBuf>,
@@ -163,7 +168,9 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
     if let Some(cluster) = &cluster {
         Staleness::register(ours, &cluster.source);
     }
-    let host = HostOptions { cache_dir: Some(state_folder.join("plugins")), ..HostOptions::default() };
+    let fetch = Policy { insecure: args.insecure_registry.clone(), loopback: !args.kube };
+    let cache_dir = Some(state_folder.join("plugins"));
+    let host = HostOptions { cache_dir, fetch: Some(fetch), ..HostOptions::default() };
     let plugins = Arc::new(PluginHost::new(host, ours)?);
     let max_connections = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
     let mut options = ProxyOptions {

@@ -3,10 +3,10 @@
 use crate::plane::Plane;
 use sluice_model::config::ListenerId;
 use sluice_model::object::NamespacedName;
-use sluice_model::{Kind, ObjectRef, Served, ServedObject, ServedPlugin, ServedQuestion};
+use sluice_model::{FetchedPlugin, Kind, ObjectRef, Served, ServedObject, ServedPlugin, ServedQuestion};
 use sluice_resources::{Change, Object};
 use sluice_translate::{INGRESS_GATEWAY, INGRESS_NAMESPACE};
-use sluice_wasm::PluginStatus;
+use sluice_wasm::{FetchProgress, PluginStatus};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
@@ -85,8 +85,18 @@ impl ServedForms {
 
 fn plugin(status: &PluginStatus) -> ServedPlugin {
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let (sha256, fetched) = match status.fetch.as_ref().map(|fetch| &fetch.progress) {
+        None => (status.sha256.to_string(), None),
+        Some(FetchProgress::Fetched { size, image_digest }) => {
+            let image_digest = image_digest.as_ref().map(ToString::to_string);
+            (status.sha256.to_string(), Some(FetchedPlugin { size: *size, image_digest }))
+        }
+        // What serves meanwhile is not the code that the object names.
+        Some(_) => (String::new(), None),
+    };
     ServedPlugin {
-        sha256: status.sha256.to_string(),
+        sha256,
+        fetched,
         checked: status.checked,
         phases: status.phases.iter().map(ToString::to_string).collect(),
         config_schema: status.schema.as_ref().map(|schema| schema.sha256()),

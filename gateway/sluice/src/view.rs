@@ -11,9 +11,10 @@ use sluice_admin::{EndpointStatus, PluginStatus, Readiness, Reload, Status, View
 use sluice_model::{Config, Problem, Served, ServedQuestion};
 use sluice_proxy::snapshot::Snapshot;
 use sluice_sources::kubernetes::KubernetesSource;
+use sluice_wasm::FetchProgress;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// The state of the process, as far as others ask for it.
 pub(crate) struct State {
@@ -133,13 +134,43 @@ fn watch_status(watch: sluice_sources::kubernetes::WatchStatus) -> WatchStatus {
 }
 
 fn plugin_status(plugin: sluice_wasm::PluginStatus) -> PluginStatus {
-    let state = match plugin.error {
+    let source = plugin.fetch.as_ref().map_or_else(String::new, |fetch| match &fetch.progress {
+        FetchProgress::Fetched { image_digest: Some(digest), .. } if !fetch.source.contains('@') => {
+            format!("{}@{digest}", fetch.source)
+        }
+        _ => fetch.source.clone(),
+    });
+    let state = fetching(&plugin).unwrap_or_else(|| state(&plugin));
+    PluginStatus { name: plugin.plugin.to_string(), digest: plugin.sha256.to_string(), source, state }
+}
+
+/// How far fetching is, where the code is not here.
+fn fetching(plugin: &sluice_wasm::PluginStatus) -> Option<String> {
+    let goes_on = if plugin.ready > 0 { ", the version before goes on" } else { "" };
+    match plugin.fetch.as_ref()?.progress {
+        FetchProgress::Off | FetchProgress::Fetched { .. } => None,
+        FetchProgress::Fetching => Some(format!("fetching{goes_on}")),
+        FetchProgress::Failed { tries, again } => {
+            let next = again.map_or_else(
+                || ", not tried again".to_owned(),
+                |again| format!(", again in {}s", again.saturating_duration_since(Instant::now()).as_secs()),
+            );
+            let error = plugin.error.as_deref().unwrap_or_default();
+            Some(format!(
+                "failed, not fetched in {tries} {}{next}{goes_on}: {error}",
+                if tries == 1 { "try" } else { "tries" }
+            ))
+        }
+    }
+}
+
+fn state(plugin: &sluice_wasm::PluginStatus) -> String {
+    match &plugin.error {
         Some(error) if plugin.ready > 0 => format!("failed, the version before goes on in {}: {error}", plugin.ready),
         Some(error) => format!("failed: {error}"),
         None if !plugin.checked => format!("compiling, {} of {} ready", plugin.ready, plugin.uses),
         None if plugin.uses == 0 => "compiled, not used".to_owned(),
         None if plugin.ready == plugin.uses => format!("ready, {} in use", plugin.uses),
         None => format!("compiling, {} of {} ready", plugin.ready, plugin.uses),
-    };
-    PluginStatus { name: plugin.plugin.to_string(), digest: plugin.sha256.to_string(), state }
+    }
 }

@@ -27,6 +27,7 @@ mod ingress;
 mod options;
 mod plugin;
 mod plugin_backends;
+mod plugin_source;
 mod policy;
 mod rank;
 mod report;

@@ -1,6 +1,7 @@
 //! Plugin objects: where the code is, its limits, and who may use it.
 
 use crate::grant::{Reference, permits, selects};
+use crate::plugin_source;
 use crate::policy::{Chain, Level};
 use crate::report::Report;
 use crate::values::{bytes, number, positive_duration};
@@ -26,7 +27,7 @@ use std::time::Duration;
 pub(crate) struct Plugins {
     plugins: BTreeMap<PluginKey, Entry>,
     pub(crate) problems: Vec<Problem>,
-    /// ConfigMaps that hold code, there or not.
+    /// ConfigMaps that hold code, and what fetching it needs, there or not.
     pub(crate) uses: BTreeSet<ObjectRef>,
 }
 
@@ -63,9 +64,17 @@ impl Plugins {
     ) -> Entry {
         let mut report = Report::new(reference, &mut self.problems);
         let source = &object.spec.source;
-        let mut config_map = None;
-        let module = match (&source.config_map, &source.file) {
-            (Some(wanted), None) => {
+        let (mut config_map, mut remote) = (None, None);
+        let module = match (&source.oci, &source.https, &source.config_map, &source.file) {
+            (Some(wanted), None, None, None) => {
+                remote = plugin_source::oci(object, wanted, store, &mut self.uses, &mut report);
+                None
+            }
+            (None, Some(wanted), None, None) => {
+                remote = plugin_source::https(object, wanted, &mut report);
+                None
+            }
+            (None, None, Some(wanted), None) => {
                 let name = NamespacedName::new(reference.namespace.clone(), wanted.name.as_str());
                 self.uses.insert(ObjectRef::new(Kind::ConfigMap, name.namespace.clone(), name.name.clone()));
                 config_map = store.config_maps.get(&name).cloned();
@@ -80,12 +89,12 @@ impl Plugins {
                     None => inline(config_map.as_deref(), &wanted.key, &name, &mut report),
                 }
             }
-            (None, Some(_)) if !with_files => {
+            (None, None, None, Some(_)) if !with_files => {
                 let message = "plugins of files are for configuration that comes from files";
                 report.error(Code::PluginSource, "spec.source.file", message);
                 None
             }
-            (None, Some(file)) => match files.get(file.path.as_str()) {
+            (None, None, None, Some(file)) => match files.get(file.path.as_str()) {
                 Some(sha256) => Some(ModuleSource::File { path: file.path.as_str().into(), sha256: sha256.clone() }),
                 None => {
                     let message = format!("there is no file `{}`", file.path);
@@ -94,7 +103,7 @@ impl Plugins {
                 }
             },
             _ => {
-                report.error(Code::PluginSource, "spec.source", "name one of configMap and file");
+                report.error(Code::PluginSource, "spec.source", "name just one of oci, https, configMap and file");
                 None
             }
         };
@@ -109,6 +118,7 @@ impl Plugins {
         let spec = PluginSpec {
             key: reference.key(),
             source: module,
+            remote: remote.map(Arc::new),
             instance: match object.spec.instance {
                 None | Some(InstanceName::Fresh) => InstanceMode::Fresh,
                 Some(InstanceName::Pooled) => InstanceMode::Pooled,

@@ -54,6 +54,8 @@ pub struct PluginStatus {
     pub rejected: Option<(&'static str, String)>,
     /// SHA-256 of the code in hex, and its bytes, where there is any.
     pub code: Option<(String, usize)>,
+    /// Proxies fetch the code, and only they know what it is.
+    pub remote: bool,
 }
 
 /// One GatewayConfig.

@@ -102,8 +102,14 @@ async fn ready(
     let sha256 = |bytes: &[u8]| Arc::from(hex::encode(Sha256::digest(bytes)));
     let key = PluginKey::new("bench", name);
     let source = Some(ModuleSource::Inline { sha256: sha256(&module), bytes: module });
-    let spec =
-        PluginSpec { key: key.clone(), source, instance, limits: PluginLimits::default(), fail_mode: FailMode::Closed };
+    let spec = PluginSpec {
+        key: key.clone(),
+        source,
+        remote: None,
+        instance,
+        limits: PluginLimits::default(),
+        fail_mode: FailMode::Closed,
+    };
     let plugin_use = PluginUse {
         name: name.into(),
         plugin: key.clone(),

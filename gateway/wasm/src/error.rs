@@ -15,6 +15,8 @@ pub enum HostError {
     Engine(String),
     #[error("a thread of the plugin host can't be started: {0}")]
     Thread(#[from] std::io::Error),
+    #[error("the client that fetches plugins can't be made: {0}")]
+    Fetch(#[from] rustls::Error),
 }
 
 /// A call that gave no decision. The use's fail mode says what that means for the request.

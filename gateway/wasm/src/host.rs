@@ -10,6 +10,7 @@ use crate::options::HostOptions;
 use crate::schema::ConfigSchema;
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
+use sluice_fetch::{Fetcher, FetcherOptions};
 use sluice_model::Problem;
 use sluice_model::plugin::{InstanceMode, Place, PluginKey, PluginSpec, PluginUse, UseKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,31 @@ impl Desired {
     }
 }
 
+/// How it is with code that is not on this host.
+#[derive(Clone, Debug)]
+pub struct FetchStatus {
+    /// The image, or the URL.
+    pub source: String,
+    pub progress: FetchProgress,
+}
+
+#[derive(Clone, Debug)]
+pub enum FetchProgress {
+    /// The host fetches nothing.
+    Off,
+    /// The first try is not over.
+    Fetching,
+    Fetched {
+        size: u64,
+        image_digest: Option<Arc<str>>,
+    },
+    /// Tries that have failed, and when the next one is; none where only a change of the object can help.
+    Failed {
+        tries: u32,
+        again: Option<std::time::Instant>,
+    },
+}
+
 /// One Plugin object, for `sluice get plugins` and the status page.
 #[derive(Clone, Debug)]
 pub struct PluginStatus {
@@ -62,6 +88,8 @@ pub struct PluginStatus {
     /// Whether its module was tried; without uses it is compiled and held to the contract all the same.
     pub checked: bool,
     pub error: Option<String>,
+    /// Where the code is fetched from. While it is not here, `sha256` is that of the code before, if there is any.
+    pub fetch: Option<FetchStatus>,
 }
 
 /// The plugin host. Dropping it stops its threads; versions that are still held keep working.
@@ -82,8 +110,22 @@ impl PluginHost {
         let metrics = Metrics::register(registry);
         let published = Arc::new(ArcSwap::from_pointee(Published::default()));
         let (sender, changed) = watch::channel(0);
-        let builder = Builder::new(options, engine, functions.clone(), aside, metrics, published.clone(), sender);
-        let host = PluginHost { builder: Arc::new(builder), wishes: AtomicU64::new(0), published, changed, functions };
+        let fetching = options.fetch.clone().map(|policy| FetcherOptions {
+            policy,
+            dir: options.cache_dir.as_ref().map(|dir| dir.join("modules")),
+            max_module: options.max_module,
+            ..FetcherOptions::default()
+        });
+        let builder =
+            Arc::new(Builder::new(options, engine, functions.clone(), aside, metrics, published.clone(), sender));
+        if let Some(fetching) = fetching {
+            let told = {
+                let builder = Arc::downgrade(&builder);
+                move || builder.upgrade().iter().for_each(|builder| builder.ring())
+            };
+            builder.set_fetcher(Fetcher::new(fetching, registry, told)?);
+        }
+        let host = PluginHost { builder, wishes: AtomicU64::new(0), published, changed, functions };
         for kind in BUILDERS {
             let builder = host.builder.clone();
             // Never joined: a compile under way would be waited for. A thread owns nothing that outlives it.

@@ -1,7 +1,7 @@
 //! The plugin host: loads WebAssembly components, configures them once, and runs them for requests.
 //!
 //! ```text
-//!   config path:   desired (Plugins, uses) ─► builder thread ─► read ─► check ─► compile ─► configure ─► image
+//!   config path:   desired (Plugins, uses) ─► fetch (`sluice-fetch`) ─► builder thread ─► read ─► check ─► compile ─► configure ─► image
 //!                                                                                                         │
 //!   assemble:      current(use) ◄───────────────────── published (ArcSwap) ◄──────────────────────────────┘
 //!   request path:  Configured::begin ─► Invocation: on_request ─► on_request_body ─► on_response ; log
@@ -47,7 +47,7 @@ pub use decision::{BodyOutcome, BodyRequest, Decision, LocalReply, OverLimit};
 pub use error::{HostError, PluginError, TrapKind};
 pub use exchange::{Exchange, RequestView, ResponseView, Summary};
 pub use fields::Refused;
-pub use host::{Desired, DesiredUse, PluginHost, PluginStatus};
+pub use host::{Desired, DesiredUse, FetchProgress, FetchStatus, PluginHost, PluginStatus};
 pub use invocation::Invocation;
 pub use options::HostOptions;
 pub use outgoing::{FetchError, FetchErrorKind, Outbound, OutboundRequest, OutboundResponse};

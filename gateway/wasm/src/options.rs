@@ -1,5 +1,6 @@
 //! What the host is given at start, for all plugins together.
 
+use sluice_fetch::Policy;
 use std::path::PathBuf;
 
 /// Sizes and places that do not change while the process runs.
@@ -21,6 +22,9 @@ pub struct HostOptions {
     pub max_module: u64,
     /// Calls that one pooled instance serves; what its guest leaks or forgets to reset goes with it. Default 10,000.
     pub recycle_after: u32,
+    /// From whom plugins that are not on this host are fetched; none fetches nothing, and leaves such plugins as they are.
+    /// Default none. Modules are kept in the folder `modules` of `cache_dir`. Metric: `sluice_plugin_fetches_total`.
+    pub fetch: Option<Policy>,
     /// Threads of low priority for plugins whose calls are slow. Default 2.
     pub slow_threads: usize,
 }
@@ -34,6 +38,7 @@ impl Default for HostOptions {
             max_memory: 128 << 20,
             max_module: 32 << 20,
             recycle_after: 10_000,
+            fetch: None,
             slow_threads: 2,
         }
     }

@@ -11,6 +11,7 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::net::NetError;
 use ipnet::IpNet;
 use sluice_model::Hostname;
+use sluice_model::address::{canonical, is_special};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -56,9 +57,6 @@ pub struct AddressGuard {
     forbidden: Vec<IpNet>,
 }
 
-/// The metadata service of AWS over IPv6; over IPv4 all of them are link-local.
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-
 impl AddressGuard {
     /// Refuses loopback, link-local (and with it the clouds' metadata services), multicast and unspecified addresses,
     /// and `forbidden`: the gateway's own addresses and the API server's.
@@ -74,31 +72,8 @@ impl AddressGuard {
     }
 
     pub fn allows(&self, address: IpAddr) -> bool {
-        let address = embedded_v4(address.to_canonical());
-        let special = match address {
-            IpAddr::V4(v4) => {
-                v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() || v4.octets()[0] == 0 || v4.is_loopback()
-            }
-            IpAddr::V6(v6) => {
-                v6.is_unicast_link_local()
-                    || v6.is_multicast()
-                    || v6.is_unspecified()
-                    || v6 == METADATA_V6
-                    || v6.is_loopback()
-            }
-        };
-        !special && !self.forbidden.iter().any(|net| net.contains(&address))
-    }
-}
-
-/// What a NAT64 (RFC 6052) or 6to4 (RFC 3056) address leads to: a way around a check of the IPv4 address.
-fn embedded_v4(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address else { return address };
-    let o = v6.octets();
-    match v6.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, _, _] => IpAddr::V4(Ipv4Addr::new(o[12], o[13], o[14], o[15])),
-        [0x2002, ..] => IpAddr::V4(Ipv4Addr::new(o[2], o[3], o[4], o[5])),
-        _ => address,
+        let address = canonical(address);
+        !is_special(address) && !address.is_loopback() && !self.forbidden.iter().any(|net| net.contains(&address))
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn examine(report: &mut Report, paths: &[PathBuf], admin: SocketAddr)
         let (objects, files) = reading.counts();
         report.ok(Check::Configuration, "", format!("{} in {}", counted(objects, "object"), counted(files, "file")));
     }
-    let plugins = reading.plugin_problems()?;
+    let plugins = reading.plugin_problems(None)?;
     objects::problems(report, Check::Plugins, &plugins, &[]);
     let plugins = &reading.config.plugins;
     // What has no code was named above.

@@ -15,6 +15,8 @@ struct Errors<'p>(HashMap<&'p ObjectRef, Vec<&'p Problem>>);
 /// Where policies name what they are attached to, and CA certificates.
 const TARGETS: &str = "spec.targetRefs[";
 const CERTIFICATES: &str = "spec.validation.caCertificateRefs[";
+/// Where a Plugin says where its code is.
+const SOURCE: &str = "spec.source";
 
 impl<'p> Errors<'p> {
     fn of(&self, object: &ObjectRef) -> &[&'p Problem] {
@@ -91,13 +93,15 @@ impl Translator {
             let object = reference(Kind::Plugin, name);
             let rejected = errors
                 .of_all(&object, &[])
-                .map(|(code, message)| (if code == Code::PluginSource { "InvalidSource" } else { "Invalid" }, message));
-            let code = self.config.plugins.get(name).and_then(|spec| match spec.source.as_ref()? {
+                .map(|(_, message)| (if message.starts_with(SOURCE) { "InvalidSource" } else { "Invalid" }, message));
+            let spec = self.config.plugins.get(name);
+            let code = spec.and_then(|spec| match spec.source.as_ref()? {
                 ModuleSource::Inline { sha256, bytes } => Some((sha256.to_string(), bytes.len())),
                 ModuleSource::File { .. } => None,
             });
             let generation = plugin.metadata.generation.unwrap_or_default();
-            (object, PluginStatus { generation, rejected, code })
+            let remote = spec.is_some_and(|spec| spec.remote.is_some());
+            (object, PluginStatus { generation, rejected, code, remote })
         };
         self.inputs.store.plugins.iter().map(status).collect()
     }

@@ -9,19 +9,21 @@ use super::{Failure, FunctionCache, Image, source};
 use crate::aside::{Aside, NICE, lower_priority};
 use crate::configured::{Configured, PluginState};
 use crate::engine::Engine;
-use crate::host::{Desired, DesiredUse, PluginStatus};
+use crate::host::{Desired, DesiredUse, FetchProgress, FetchStatus, PluginStatus};
 use crate::instance::PluginLog;
 use crate::metrics::Metrics;
 use crate::options::HostOptions;
 use arc_swap::{ArcSwap, ArcSwapOption};
+use sluice_fetch::{FetchState, Fetcher, States};
 use sluice_model::plugin::{ModuleSource, PluginKey, PluginSpec, UseKey};
 use sluice_model::problem::Code;
+use sluice_model::remote::RemoteSource;
 use sluice_model::{Kind, ObjectRef, Problem};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -106,6 +108,8 @@ pub(crate) struct Builder {
     work: Mutex<Work>,
     /// Rings when there may be something to do.
     bell: Condvar,
+    /// Fetches code that is not on this host. It holds a way back to this builder, and so comes after it.
+    fetcher: OnceLock<Fetcher>,
 }
 
 #[derive(Default)]
@@ -113,6 +117,10 @@ struct Work {
     /// A source that can't be resolved is the one before, where there was one.
     wish: Arc<(u64, Desired)>,
     seen: u64,
+    /// Of the plugins of the wish whose code has to be fetched, how that stands.
+    fetches: BTreeMap<PluginKey, Fetch>,
+    /// What `fetches` was made of.
+    fetched: Option<Arc<States>>,
     jobs: u64,
     slots: BTreeMap<UseKey, Slot>,
     plugins: HashMap<PluginKey, Arc<PluginState>>,
@@ -120,6 +128,33 @@ struct Work {
     modules: HashMap<Arc<str>, Result<Arc<Module>, Failure>>,
     /// Versions that are not wished for any more and may be in service until others are ready.
     former: HashMap<PluginKey, Vec<Weak<Configured>>>,
+}
+
+/// Code that has to be fetched.
+struct Fetch {
+    source: Arc<RemoteSource>,
+    state: Option<FetchState>,
+    /// Somebody is at it, or was.
+    is_on: bool,
+}
+
+impl Fetch {
+    /// Nothing is known of it yet, and will be.
+    fn waits(&self) -> bool {
+        self.is_on && self.state.is_none()
+    }
+
+    fn status(&self) -> FetchStatus {
+        let progress = match &self.state {
+            None if self.is_on => FetchProgress::Fetching,
+            None => FetchProgress::Off,
+            Some(FetchState::Fetched(fetched)) => {
+                FetchProgress::Fetched { size: fetched.size, image_digest: fetched.image_digest.clone() }
+            }
+            Some(FetchState::Failed(failure)) => FetchProgress::Failed { tries: failure.tries, again: failure.again },
+        };
+        FetchStatus { source: self.source.to_string(), progress }
+    }
 }
 
 impl Builder {
@@ -144,7 +179,13 @@ impl Builder {
             changed,
             work: Mutex::default(),
             bell: Condvar::new(),
+            fetcher: OnceLock::new(),
         }
+    }
+
+    /// Once, before anything is wished for.
+    pub(crate) fn set_fetcher(&self, fetcher: Fetcher) {
+        drop(self.fetcher.set(fetcher));
     }
 
     /// Never held while something is compiled. A panic while it was held left whole entries.
@@ -158,6 +199,10 @@ impl Builder {
     }
 
     pub(crate) fn desire(&self, number: u64, desired: Desired) {
+        if let Some(fetcher) = self.fetcher.get() {
+            let remote = desired.plugins.iter().filter_map(|(key, spec)| Some((key.clone(), spec.remote.clone()?)));
+            fetcher.desire(remote.collect());
+        }
         self.desired.store(Some(Arc::new((number, desired))));
         self.ring();
     }
@@ -167,7 +212,7 @@ impl Builder {
         self.ring();
     }
 
-    fn ring(&self) {
+    pub(crate) fn ring(&self) {
         // Whoever has looked already and is about to wait holds the lock until it does.
         drop(self.work());
         self.bell.notify_all();
@@ -194,11 +239,18 @@ impl Builder {
     /// Takes over a new wish: forgets what is not in it, keeps what is.
     fn take_wish(&self, work: &mut Work) {
         let Some(wish) = self.desired.load_full() else { return };
-        if wish.0 == work.seen {
+        let fetched = self.fetcher.get().map(Fetcher::states);
+        let is_known = match (&fetched, &work.fetched) {
+            (Some(fetched), Some(former)) => Arc::ptr_eq(fetched, former),
+            (fetched, _) => fetched.is_none(),
+        };
+        if wish.0 == work.seen && is_known {
             return;
         }
         work.seen = wish.0;
-        let desired = with_sources(&wish.1, &work.wish.1);
+        work.fetches = fetches(&wish.1, fetched.as_deref());
+        work.fetched = fetched;
+        let desired = with_sources(&wish.1, &work.fetches, &work.wish.1);
         let mut keys: BTreeSet<UseKey> =
             desired.uses.keys().filter(|key| desired.plugins.contains_key(&key.plugin)).cloned().collect();
         let used: HashSet<&PluginKey> = keys.iter().map(|key| &key.plugin).collect();
@@ -342,6 +394,9 @@ impl Builder {
 
     fn publish(&self, work: &Work) {
         let is_tried = |key: &UseKey, slot: &Slot| {
+            if work.fetches.get(&key.plugin).is_some_and(Fetch::waits) {
+                return false;
+            }
             let spec = work.wish.1.plugins.get(&key.plugin);
             // Without a source there is nothing to try.
             spec.is_none_or(|spec| {
@@ -353,6 +408,7 @@ impl Builder {
             slots.filter(|(key, slot)| !is_tried(key, slot)).count()
         };
         let mut problems: Vec<Problem> = work.slots.iter().flat_map(|(key, slot)| work.problems(key, slot)).collect();
+        problems.extend(work.fetches.iter().filter_map(|(key, fetch)| not_fetched(key, fetch)));
         problems.sort();
         problems.dedup();
         let published = Published {
@@ -370,16 +426,38 @@ impl Builder {
     }
 }
 
-/// A source that can't be resolved now is the one that was there before: what serves goes on, and may be configured anew.
-fn with_sources(desired: &Desired, former: &Desired) -> Desired {
+fn fetches(desired: &Desired, fetched: Option<&States>) -> BTreeMap<PluginKey, Fetch> {
+    let remote = desired.plugins.iter().filter_map(|(key, spec)| Some((key, spec.remote.clone()?)));
+    let fetch = |(key, source): (&PluginKey, Arc<RemoteSource>)| {
+        let state = fetched.and_then(|fetched| fetched.get(key, &source)).cloned();
+        (key.clone(), Fetch { source, state, is_on: fetched.is_some() })
+    };
+    remote.map(fetch).collect()
+}
+
+/// Code that was fetched is a source as any other. One that can't be resolved now, or is not fetched yet, is the one that was
+/// there before: what serves goes on, and may be configured anew.
+fn with_sources(desired: &Desired, fetches: &BTreeMap<PluginKey, Fetch>, former: &Desired) -> Desired {
     let mut desired = desired.clone();
     for (key, spec) in &mut desired.plugins {
-        let before = former.plugins.get(key).and_then(|spec| spec.source.as_ref());
-        if let (None, Some(source)) = (&spec.source, before) {
-            *spec = Arc::new(PluginSpec { source: Some(source.clone()), ..(**spec).clone() });
+        if spec.source.is_some() {
+            continue;
         }
+        let fetched = match fetches.get(key).and_then(|fetch| fetch.state.as_ref()) {
+            Some(FetchState::Fetched(fetched)) => Some(fetched.code.clone()),
+            _ => None,
+        };
+        let before = || former.plugins.get(key)?.source.clone();
+        // Where it came from, and by whose leave, makes no other version of it.
+        *spec = Arc::new(PluginSpec { source: fetched.or_else(before), remote: None, ..(**spec).clone() });
     }
     desired
+}
+
+fn not_fetched(key: &PluginKey, fetch: &Fetch) -> Option<Problem> {
+    let Some(FetchState::Failed(failure)) = &fetch.state else { return None };
+    let object = ObjectRef::new(Kind::Plugin, key.namespace.clone(), key.name.clone());
+    Some(Problem::error(failure.code, &object, failure.field, failure.message.clone()))
 }
 
 /// Bytes of a module, as far as that can be told without reading it.
@@ -471,7 +549,12 @@ impl Work {
         let module = digest.and_then(|digest| self.modules.get(digest)).and_then(|module| module.as_ref().ok());
         let own: Vec<_> = self.slots.iter().filter(|(key, _)| key.plugin == spec.key).collect();
         let current = || own.iter().filter_map(|(_, slot)| slot.current.as_ref());
+        let fetch = self.fetches.get(&spec.key);
         let mut failures = own.iter().filter_map(|(_, slot)| slot.tried.as_ref()?.failure.as_ref());
+        let (is_here, not_fetched) = match fetch.and_then(|fetch| fetch.state.as_ref()) {
+            Some(FetchState::Failed(failure)) => (true, Some(failure.message.clone())),
+            _ => (!fetch.is_some_and(Fetch::waits), None),
+        };
         PluginStatus {
             plugin: spec.key.clone(),
             sha256: digest.cloned().unwrap_or_default(),
@@ -481,12 +564,15 @@ impl Work {
             schema: module.and_then(|module| module.schema.clone()),
             uses: own.iter().filter(|(key, _)| !is_unused(key)).count(),
             ready: current().filter(|version| version.spec() == spec).count(),
-            checked: own.iter().all(|(_, slot)| slot.tried.as_ref().is_some_and(|tried| tried.spec == *spec)),
-            error: match failures.next() {
-                Some(failure) => Some(failure.message.clone()),
-                None if digest.is_none() => Some("its source can't be resolved".to_owned()),
-                None => None,
+            checked: is_here
+                && own.iter().all(|(_, slot)| slot.tried.as_ref().is_some_and(|tried| tried.spec == *spec)),
+            error: match (not_fetched, failures.next()) {
+                (Some(message), _) => Some(message),
+                (None, Some(failure)) => Some(failure.message.clone()),
+                (None, None) if digest.is_none() && fetch.is_none() => Some("its source can't be resolved".to_owned()),
+                (None, None) => None,
             },
+            fetch: fetch.map(Fetch::status),
         }
     }
 }

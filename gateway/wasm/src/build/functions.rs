@@ -8,11 +8,11 @@
 //! to all others. A digest finds what a crash or a bad disk left half.
 
 use sha2::{Digest, Sha256};
+use sluice_fetch::folder;
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread::ThreadId;
@@ -66,7 +66,7 @@ pub(crate) struct FunctionCache {
 impl FunctionCache {
     /// A folder that can't be trusted is not used; the log says why.
     pub(crate) fn new(dir: Option<&Path>) -> FunctionCache {
-        let dir = dir.and_then(|dir| match own_folder(dir) {
+        let dir = dir.and_then(|dir| match folder::own_folder(dir) {
             Ok(()) => Some(dir.to_owned()),
             Err(error) => {
                 tracing::warn!(dir = %dir.display(), %error, "compiled plugins are not kept between runs");
@@ -182,31 +182,8 @@ fn file(dir: &Path, module: &str) -> PathBuf {
     dir.join(format!("{module}.functions"))
 }
 
-/// Makes the folder, or makes sure that an existing one is ours alone.
-fn own_folder(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    ours(&fs::metadata(dir)?)
-}
-
-fn ours(metadata: &fs::Metadata) -> io::Result<()> {
-    if metadata.uid() != rustix::process::geteuid().as_raw() {
-        return Err(io::Error::other("it belongs to another user"));
-    }
-    if metadata.mode() & 0o077 != 0 {
-        return Err(io::Error::other("its mode lets others in (0700 for the folder, 0600 for a file)"));
-    }
-    Ok(())
-}
-
 fn read(path: &Path) -> io::Result<Functions> {
-    let file = OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(path)?;
-    let metadata = file.metadata()?;
-    ours(&metadata)?;
-    if !metadata.is_file() || metadata.len() > MAX_FILE {
-        return Err(io::Error::other("it is no file, or too large"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE).read_to_end(&mut bytes)?;
+    let bytes = folder::read(path, MAX_FILE)?;
     parse(&bytes).ok_or_else(|| io::Error::other("its content is not what was written"))
 }
 
@@ -239,27 +216,9 @@ fn write(dir: &Path, group: &Group) -> io::Result<()> {
             content.extend_from_slice(field);
         }
     }
-    let path = file(dir, &group.module);
-    let unfinished = path.with_extension(format!("new-{}", std::process::id()));
-    let written = write_new(&unfinished, &content).and_then(|()| fs::rename(&unfinished, &path));
-    if written.is_err() {
-        // Nothing reads it under this name.
-        drop(fs::remove_file(&unfinished));
-    }
-    written?;
+    let digest = Sha256::digest(&content);
+    folder::write(&file(dir, &group.module), &[MAGIC, digest.as_slice(), &content])?;
     prune(dir)
-}
-
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    if let Err(error) = fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
-    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(MAGIC)?;
-    file.write_all(&Sha256::digest(content))?;
-    file.write_all(content)
 }
 
 /// Removes the oldest files until the folder is small enough.
@@ -286,7 +245,7 @@ fn prune(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use wasmtime::CacheStore;
 
     fn filled(dir: &Path) -> FunctionCache {

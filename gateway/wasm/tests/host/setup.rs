@@ -53,6 +53,7 @@ pub(crate) fn plugin(name: &str, module: Arc<[u8]>) -> PluginSpec {
     PluginSpec {
         key: key(name),
         source: Some(ModuleSource::Inline { bytes: module, sha256 }),
+        remote: None,
         instance: InstanceMode::Fresh,
         limits: PluginLimits { run_time: Duration::from_millis(20), ..PluginLimits::default() },
         fail_mode: FailMode::Closed,
