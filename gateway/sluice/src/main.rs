@@ -17,6 +17,7 @@ mod lifecycle;
 mod logging;
 mod output;
 mod plane;
+mod plugin;
 mod plugins;
 mod problems;
 mod run;
@@ -46,6 +47,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Get(get::GetArgs),
     Doctor(Box<doctor::DoctorArgs>),
+    Plugin(Box<plugin::PluginArgs>),
     Echo(echo::EchoArgs),
     Crds(crds::CrdsArgs),
 }
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Get(args) => get::run(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Plugin(args) => plugin::run(*args),
         Command::Echo(args) => lifecycle::block_on(echo::run(args)).map(|()| ExitCode::SUCCESS),
         Command::Crds(args) => crds::run(&args),
     };

@@ -1,0 +1,55 @@
+//! `sluice plugin`: from an empty folder to a plugin that serves requests, for its author.
+//!
+//! ```text
+//!   new ─► project ─► build ─► .wasm ─┬─► test      cases of the project, in the gateway's own engine
+//!                       ▲             ├─► inspect   what it asks for and what it costs
+//!                       └── save ◄────┴─► run       a gateway with this one plugin before a backend
+//! ```
+//!
+//! What it owns: projects on disk and the toolchains that build them. What it refuses: to judge a plugin by rules of its own;
+//! whatever is said about a module here is what the gateway would say.
+
+mod build;
+mod case;
+mod cost;
+mod engine;
+mod inspect;
+mod log;
+mod new;
+mod play;
+mod project;
+mod run;
+mod sdk;
+mod test;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use std::process::ExitCode;
+
+/// Write plugins: start a project, build, test and try it, look into a module
+#[derive(Args, Debug)]
+pub(crate) struct PluginArgs {
+    #[command(subcommand)]
+    command: PluginCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum PluginCommand {
+    New(new::NewArgs),
+    Build(build::BuildArgs),
+    Test(test::TestArgs),
+    Run(run::RunArgs),
+    Inspect(inspect::InspectArgs),
+    Sdk(sdk::SdkArgs),
+}
+
+pub(crate) fn run(args: PluginArgs) -> Result<ExitCode> {
+    match args.command {
+        PluginCommand::New(args) => new::run(&args),
+        PluginCommand::Build(args) => build::run(&args),
+        PluginCommand::Test(args) => test::run(&args),
+        PluginCommand::Run(args) => run::run(args),
+        PluginCommand::Inspect(args) => inspect::run(&args),
+        PluginCommand::Sdk(args) => sdk::run(&args),
+    }
+}
