@@ -35,6 +35,7 @@ lint: ## Formatting, and clippy without mercy
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 test: lint plugins ## Everything but the cluster
+	@scripts/setup-authors.sh
 	$(CARGO) test --locked --workspace
 	$(CARGO) test --locked --manifest-path plugins/Cargo.toml
 	$(CARGO) test --locked --manifest-path sdk/rust/Cargo.toml

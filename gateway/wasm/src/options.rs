@@ -9,8 +9,8 @@ pub struct HostOptions {
     /// Where compiled functions are kept between runs; none keeps nothing. The folder is made with mode 0700; one that
     /// belongs to another user, or that others may write to, is not used.
     pub cache_dir: Option<PathBuf>,
-    /// Instances of all plugins at a time: the engine's pool. Default 2,000. Each takes `max_memory` of address space
-    /// (not of memory) for as long as the process runs. Half of them are divided equally between the plugins, so that
+    /// Instances of all plugins at a time: the engine's pool. Default 2,000. Each takes three times `max_memory` of
+    /// address space (not of memory) for as long as the process runs. Half of them are divided equally between the plugins, so that
     /// none can take them all. Metrics: `sluice_plugin_instances`, and `busy` of `sluice_plugin_calls_total`.
     pub instances: u32,
     /// Bytes of linear memory of all instances together, shared between the plugins as the instances are. Default 1 GiB.

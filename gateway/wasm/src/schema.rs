@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use wasmparser::{Parser, Payload};
 
 /// The custom section of a module that holds its schema, as JSON text.
-pub(crate) const SECTION: &str = "sluice:config-schema";
+pub const SECTION: &str = "sluice:config-schema";
 
 /// Beside a property whose value is the name of a request header, or a list of names: `true` says that the plugin alone
 /// writes those headers, so that a client's are taken out before the first plugin of a route runs.

@@ -1,14 +1,37 @@
-//! `sluice plugin`: plugins in registries, for who makes and who runs them.
+//! `sluice plugin`: from an empty folder to a plugin that serves requests, for its author.
+//!
+//! ```text
+//!   new ─► project ─► build ─► .wasm ─┬─► test      cases of the project, in the gateway's own engine
+//!                       ▲             ├─► inspect   what it asks for and what it costs
+//!                       └── save ◄────┴─► run       a gateway with this one plugin before a backend
+//! ```
+//!
+//! `push` and `pull` carry it to and from a registry.
+//!
+//! What it owns: projects on disk and the toolchains that build them. What it refuses: to judge a plugin by rules of its own;
+//! whatever is said about a module here is what the gateway would say.
 
+mod build;
+mod case;
+mod cost;
+mod engine;
+mod inspect;
+mod log;
+mod new;
+mod play;
+mod project;
 mod pull;
 mod push;
 mod registry;
+mod run;
+mod sdk;
+mod test;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
 
-/// Put plugins into a registry, and take them out
+/// Write plugins: start a project, build, test and try it, look into a module, put it into a registry
 #[derive(Args, Debug)]
 pub(crate) struct PluginArgs {
     #[command(subcommand)]
@@ -17,12 +40,24 @@ pub(crate) struct PluginArgs {
 
 #[derive(Subcommand, Debug)]
 enum PluginCommand {
+    New(new::NewArgs),
+    Build(build::BuildArgs),
+    Test(test::TestArgs),
+    Run(run::RunArgs),
+    Inspect(inspect::InspectArgs),
+    Sdk(sdk::SdkArgs),
     Push(push::PushArgs),
     Pull(pull::PullArgs),
 }
 
 pub(crate) fn run(args: PluginArgs) -> Result<ExitCode> {
     match args.command {
+        PluginCommand::New(args) => new::run(&args),
+        PluginCommand::Build(args) => build::run(&args),
+        PluginCommand::Test(args) => test::run(&args),
+        PluginCommand::Run(args) => run::run(args),
+        PluginCommand::Inspect(args) => inspect::run(&args),
+        PluginCommand::Sdk(args) => sdk::run(&args),
         PluginCommand::Push(args) => push::run(&args),
         PluginCommand::Pull(args) => pull::run(&args),
     }

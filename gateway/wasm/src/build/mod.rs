@@ -15,6 +15,7 @@ mod source;
 pub(crate) use builder::{BUILDERS, Builder, Published};
 pub(crate) use functions::FunctionCache;
 pub(crate) use image::{CONFIGURE_TIME, Image};
+pub use module::componentize;
 
 use sluice_model::problem::Code;
 

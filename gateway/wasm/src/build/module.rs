@@ -35,7 +35,7 @@ pub(super) struct Module {
 impl Module {
     /// Checks `bytes` and compiles what does not depend on a configuration.
     pub(super) fn load(engine: &Engine, cache_name: String, bytes: &[u8]) -> Result<Module, Failure> {
-        let component = componentize(bytes)?;
+        let component = componentize(bytes).map_err(Failure::invalid)?;
         let schema = ConfigSchema::from_module(&component).map_err(|error| Failure::invalid(error.to_string()))?;
         let (waits, phases, instrumented) = match Wizer::new().instrument_component(&component).map(|(_, code)| code) {
             Ok(code) => {
@@ -53,15 +53,16 @@ impl Module {
     }
 }
 
-/// A core module that holds its WIT (what `cargo build` makes of a guest) becomes a component; a component stays.
-fn componentize(bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+/// A core module that holds its WIT (what `cargo build` makes of a guest) becomes a component; a component stays. The error
+/// is a sentence about the source.
+pub fn componentize(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let version = Parser::new(0).parse_all(bytes).next();
     match version {
         Some(Ok(Payload::Version { encoding: Encoding::Component, .. })) => Ok(bytes.to_vec()),
-        Some(Ok(Payload::Version { encoding: Encoding::Module, .. })) => encode(bytes).map_err(|error| {
-            Failure::invalid(format!("the module does not fit the contract it was built with: {error}"))
-        }),
-        _ => Err(Failure::invalid("the source is not a WebAssembly module or component")),
+        Some(Ok(Payload::Version { encoding: Encoding::Module, .. })) => {
+            encode(bytes).map_err(|error| format!("the module does not fit the contract it was built with: {error}"))
+        }
+        _ => Err("the source is not a WebAssembly module or component".to_owned()),
     }
 }
 

@@ -1,0 +1,68 @@
+//! The same policy in each language, held to the same cases in the gateway's engine.
+
+use crate::project::{ALL_PASSED, all, kept, run, text};
+use serde_json::Value;
+
+/// A new project builds and passes; gives what `sluice plugin inspect` says of its module.
+fn builds_and_passes(language: &str) -> Value {
+    let project = kept("demo", language);
+    let tested = run(&["plugin", "test", "--project", project.to_str().unwrap()]);
+    assert!(tested.status.success() && text(&tested).contains(ALL_PASSED), "{}", all(&tested));
+    let (module, config) = (project.join("build/plugin.wasm"), project.join("config.yaml"));
+    let inspected = run(&[
+        "plugin",
+        "inspect",
+        module.to_str().unwrap(),
+        "--config",
+        config.to_str().unwrap(),
+        "--header",
+        "x-tenant: acme",
+        "--calls",
+        "500",
+        "--output",
+        "json",
+    ]);
+    assert!(inspected.status.success(), "{}", all(&inspected));
+    let report: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    assert_eq!(report["phases"], serde_json::json!(["request_headers", "response_headers"]));
+    assert_eq!(report["schema"]["required"], serde_json::json!(["header"]));
+    assert_eq!(report["measured"]["decision"], "continue");
+    assert!(report["measured"]["pooled"]["ns"].as_u64().unwrap() > 0, "{report}");
+    report
+}
+
+#[test]
+fn javascript() {
+    let report = builds_and_passes("javascript");
+    assert_eq!(report["image"], false, "an interpreter's memory can't be made an image: {report}");
+    assert!(report["measured"]["fresh"].is_null());
+}
+
+#[test]
+fn typescript() {
+    builds_and_passes("typescript");
+}
+
+#[test]
+fn python() {
+    builds_and_passes("python");
+}
+
+#[test]
+fn c() {
+    let report = builds_and_passes("c");
+    assert_eq!(report["image"], true, "{report}");
+    assert!(report["measured"]["fresh"]["ns"].as_u64().unwrap() > 0, "{report}");
+}
+
+#[test]
+fn the_cases_of_all_languages_are_the_same_ones_and_so_are_the_schemas() {
+    let root = sluice_tests::binary::root().join("sdk/templates");
+    let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+    // The Rust template's is written by its own test, from the type.
+    assert_eq!(read("common/schema.json"), read("rust/schema.json"));
+    for language in ["typescript", "python", "c"] {
+        assert_eq!(read("javascript/world.wit"), read(&format!("{language}/world.wit")), "{language}");
+        assert!(!root.join(language).join("tests").exists(), "{language} has cases of its own");
+    }
+}

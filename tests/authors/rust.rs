@@ -1,0 +1,82 @@
+//! New, build and test in Rust; what goes wrong says so and takes nothing away.
+
+use crate::project::{ALL_PASSED, Project, all, run, text};
+
+#[test]
+fn a_new_project_passes_and_says_where_it_does_not_any_more() {
+    let project = Project::new("tenant-check", "rust");
+    let tested = project.test();
+    assert!(tested.status.success() && text(&tested).contains(ALL_PASSED), "{}", all(&tested));
+    assert!(all(&tested).contains("a_request_with_the_header_goes_on ... ok"), "cargo test ran: {}", all(&tested));
+
+    // A case that the plugin does not meet, with its place.
+    project.change("tests/header.yaml", "status: 403\n", "status: 401\n");
+    let tested = project.test();
+    assert_eq!(tested.status.code(), Some(1));
+    let said = text(&tested);
+    assert!(said.contains("FAIL  a request without the header is refused  (tests/header.yaml:3)"), "{said}");
+    assert!(said.contains("status: expected `401`, got `403`"), "{said}");
+    assert!(said.contains("7 cases: 6 passed, 1 failed"), "{said}");
+
+    // Only some of them.
+    let path = project.path.to_str().unwrap();
+    let tested = run(&["plugin", "test", "several values", "--project", path]);
+    assert!(tested.status.success(), "{}", all(&tested));
+    assert!(text(&tested).contains("1 case: 1 passed, 0 failed, 6 left out"), "{}", text(&tested));
+
+    // A configuration that changed, and its schema.
+    project.change(
+        "src/lib.rs",
+        "    pub header: String,\n}",
+        "    pub header: String,\n    /// Unused.\n    pub more: Option<u8>,\n}",
+    );
+    project.change(
+        "src/lib.rs",
+        "Config { header: \"x-tenant\".to_owned() }",
+        "Config { header: \"x-tenant\".to_owned(), more: None }",
+    );
+    project.change("src/lib.rs", "Config { header: String::new() }", "Config { header: String::new(), more: None }");
+    let tested = project.test();
+    assert_eq!(tested.status.code(), Some(1));
+    assert!(all(&tested).contains("is not the schema of the configuration any more"), "{}", all(&tested));
+    let tested = run(&["plugin", "test", "--update-schema", "--project", path]);
+    assert!(project.read("schema.json").contains("\"more\""), "{}", all(&tested));
+
+    // What does not compile: cargo says why, and the module that was built stays.
+    let before = std::fs::read(project.path.join("build/plugin.wasm")).unwrap();
+    project.change("src/lib.rs", "Decision::Continue\n", "Decision::Contine\n");
+    let built = run(&["plugin", "build", "--project", path]);
+    assert_eq!(built.status.code(), Some(1));
+    assert!(all(&built).contains("Contine") && all(&built).contains("cargo build failed"), "{}", all(&built));
+    assert_eq!(std::fs::read(project.path.join("build/plugin.wasm")).unwrap(), before);
+}
+
+#[test]
+fn a_case_that_is_wrong_is_named_with_its_line() {
+    let project = Project::new("demo", "rust");
+    project.change("tests/header.yaml", "  decision: respond\n  status: 403\n", "  decison: respond\n  status: 403\n");
+    let module = sluice_tests::guests::shipped("key-auth");
+    let arguments =
+        ["plugin", "test", "--project", project.path.to_str().unwrap(), "--module", module.to_str().unwrap()];
+    let tested = run(&arguments);
+    assert_eq!(tested.status.code(), Some(1));
+    assert!(all(&tested).contains("tests/header.yaml:7: expect.decison: unknown field"), "{}", all(&tested));
+    std::fs::remove_file(project.path.join("tests/header.yaml")).unwrap();
+    let tested = run(&arguments);
+    assert!(all(&tested).contains("tests holds no cases"), "{}", all(&tested));
+}
+
+#[test]
+fn a_folder_that_is_no_project_and_a_name_that_is_none_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let built = run(&["plugin", "build", "--project", path]);
+    assert_eq!(built.status.code(), Some(1));
+    assert!(all(&built).contains("is no plugin's project: it has none of src/lib.rs"), "{}", all(&built));
+    let made = run(&["plugin", "new", &format!("{path}/Demo_1")]);
+    assert_eq!(made.status.code(), Some(1));
+    assert!(all(&made).contains("`Demo_1` is no name for a plugin"), "{}", all(&made));
+    std::fs::write(folder.path().join("kept"), "").unwrap();
+    let made = run(&["plugin", "new", path]);
+    assert_eq!(made.status.code(), Some(1), "{}", all(&made));
+}
