@@ -30,6 +30,9 @@ impl Object {
             Object::Plugin(plugin) => {
                 let map = plugin.spec.source.config_map.as_ref();
                 found.extend(map.map(|map| ObjectRef::new(Kind::ConfigMap, own, map.name.as_str())));
+                let secrets = plugin.spec.capabilities.as_ref().and_then(|may| may.secrets.as_ref());
+                let named = secrets.into_iter().flatten();
+                found.extend(named.map(|named| ObjectRef::new(Kind::Secret, own, named.reference.name.as_str())));
             }
             _ => {}
         }
@@ -131,7 +134,8 @@ mod tests {
                          {"group": "", "kind": "ConfigMap", "name": "ca"}]}}});
         assert_eq!(references(policy), ["ConfigMap shop/ca"]);
         let plugin = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "Plugin", "metadata": meta,
-            "spec": {"source": {"configMap": {"name": "code", "key": "plugin.wasm"}}}});
-        assert_eq!(references(plugin), ["ConfigMap shop/code"]);
+            "spec": {"source": {"configMap": {"name": "code", "key": "plugin.wasm"}},
+                     "capabilities": {"secrets": [{"name": "token", "ref": {"name": "oidc", "key": "client"}}]}}});
+        assert_eq!(references(plugin), ["ConfigMap shop/code", "Secret shop/oidc"]);
     }
 }

@@ -37,6 +37,7 @@ mod options;
 mod outgoing;
 mod plain;
 mod schema;
+mod services;
 mod shares;
 mod standing;
 
