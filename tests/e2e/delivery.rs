@@ -346,7 +346,11 @@ async fn what_is_not_what_it_should_be_is_refused_and_disturbs_nobody() {
         route_to("other", &["other.example"], "one"),
     ]);
     delivery.shop.folder.write("more.yaml", other);
-    wait::until("the fetch to begin", || async { eprintln!("{}", delivery.row()); (delivery.row()["state"] == "fetching").then_some(()) }).await;
+    wait::until("the fetch to begin", || async {
+        eprintln!("{}", delivery.row());
+        (delivery.row()["state"] == "fetching").then_some(())
+    })
+    .await;
     assert_eq!(raw::get(delivery.shop.http, "other.example", "/").await.unwrap().status, 200);
     assert_eq!(delivery.shop.get("/").await.status, 503);
     registry.fail(None);

@@ -5,8 +5,8 @@
 //! This room does no I/O, keeps no clock, and knows neither Kubernetes' types nor the proxy engine. Everything
 //! in [`config`] can be compared and printed; secrets print as their fingerprint.
 
-pub mod condition;
 pub mod address;
+pub mod condition;
 pub mod config;
 pub mod explain;
 pub mod hostname;

@@ -4,6 +4,7 @@ use crate::condition::Condition;
 use crate::object::{NamespacedName, ObjectRef};
 use crate::remote::RemoteSource;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,6 +120,60 @@ impl Default for PluginLimits {
     }
 }
 
+/// What a Plugin's code may reach besides the exchange, by the names that it uses. It stands beside the spec: what changes
+/// here reaches instances that run, and compiles nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Grants {
+    pub stores: BTreeMap<Arc<str>, StoreGrant>,
+    /// None: the Secret, or its key, is not there.
+    pub secrets: BTreeMap<Arc<str>, Option<SecretValue>>,
+}
+
+impl Grants {
+    pub fn is_empty(&self) -> bool {
+        self.stores.is_empty() && self.secrets.is_empty()
+    }
+}
+
+/// A store of this process that a Plugin is given. Plugins of one namespace that name it alike share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct StoreGrant {
+    /// Bytes of keys, values and bookkeeping. Default 16 MiB, at least 1 KiB, at most 1 GiB. Where Plugins say different
+    /// things of one store, the largest counts.
+    pub quota: u64,
+}
+
+impl StoreGrant {
+    pub const DEFAULT_QUOTA: u64 = 16 << 20;
+    pub const QUOTAS: std::ops::RangeInclusive<u64> = 1 << 10..=1 << 30;
+}
+
+/// A value out of a Secret. Only its size is printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretValue(Arc<[u8]>);
+
+impl SecretValue {
+    pub fn new(bytes: &[u8]) -> SecretValue {
+        SecretValue(bytes.into())
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretValue({} bytes)", self.0.len())
+    }
+}
+
+impl Serialize for SecretValue {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{} bytes", self.0.len()))
+    }
+}
+
 /// One use of a plugin, by a route's effective policy.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PluginUse {
@@ -166,5 +221,18 @@ pub struct UseKey {
 impl fmt::Display for UseKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}", self.plugin, self.config_hash.get(..12).unwrap_or(&self.config_hash))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_printed_by_its_size_alone() {
+        let secret = SecretValue::new(b"hunter2");
+        let grants = Grants { secrets: [("token".into(), Some(secret))].into(), ..Grants::default() };
+        let printed = format!("{grants:?} {}", serde_json::to_string(&grants).unwrap());
+        assert!(printed.contains("7 bytes") && !printed.contains("hunter2"), "{printed}");
     }
 }

@@ -98,7 +98,8 @@ impl Assembler {
         }
         rebuilt |= ports.len() != before.ports.len();
         self.keep_retired(&mut ports, &before);
-        if rebuilt || config.plugins != before.config.plugins {
+        let (plugins, grants) = (&before.config.plugins, &before.config.plugin_grants);
+        if rebuilt || config.plugins != *plugins || config.plugin_grants != *grants {
             self.want_plugins(&config, &ports);
         }
         let plugin_calls = self.plugin_calls(&config, &before);
@@ -357,7 +358,8 @@ impl Assembler {
     }
 
     fn want_plugins(&mut self, config: &Config, ports: &FastMap<SocketAddr, Arc<PortRuntime>>) {
-        let mut desired = Desired { plugins: config.plugins.clone(), ..Desired::default() };
+        let (plugins, grants) = (config.plugins.clone(), config.plugin_grants.clone());
+        let mut desired = Desired { plugins, grants, ..Desired::default() };
         let of_rules = rules(ports).flat_map(|rule| &rule.config.plugins);
         let of_listeners = listener_plugins(ports).flat_map(|plugins| &*plugins.uses);
         of_rules.chain(of_listeners).for_each(|plugin_use| desired.add_use(plugin_use));

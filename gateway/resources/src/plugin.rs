@@ -56,6 +56,56 @@ pub struct Capabilities {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub backends: Option<Vec<PluginBackend>>,
+    /// The stores that it may keep state in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub stores: Option<Vec<PluginStore>>,
+    /// The secrets that it may read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub secrets: Option<Vec<PluginSecret>>,
+}
+
+/// A store of state across requests. All Plugins of the namespace that name it alike share it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginStore {
+    /// What the code calls it by; unique within the list.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Process: this gateway process' own, gone when it ends. Default Process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<StoreScope>,
+    /// Bytes of keys, values and bookkeeping, 1Ki to 1Gi; above, writes are refused. Default 16Mi. Where Plugins say
+    /// different things of one store, the largest counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Quantity>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
+pub enum StoreScope {
+    Process,
+    /// Not offered in this release.
+    Redis,
+}
+
+/// A secret that a Plugin may read.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginSecret {
+    /// What the code calls it by; unique within the list.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    #[serde(rename = "ref")]
+    pub reference: SecretKeyRef,
+}
+
+/// A key of a Secret of the Plugin's namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyRef {
+    pub name: String,
+    pub key: String,
 }
 
 /// A backend that a Plugin may call.

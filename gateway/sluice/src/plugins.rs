@@ -5,7 +5,8 @@ use sluice_wasm::Desired;
 
 /// All plugins, and each of their uses once.
 pub(crate) fn desired(config: &Config) -> Desired {
-    let mut desired = Desired { plugins: config.plugins.clone(), ..Desired::default() };
+    let (plugins, grants) = (config.plugins.clone(), config.plugin_grants.clone());
+    let mut desired = Desired { plugins, grants, ..Desired::default() };
     let hosts = config.virtual_hosts.values().flat_map(|hosts| hosts.values());
     for plugin_use in hosts.flat_map(|host| &host.rules).flat_map(|rule| &rule.plugins) {
         desired.add_use(plugin_use);

@@ -11,12 +11,14 @@ use sluice_model::condition::Condition;
 use sluice_model::config::ListenerId;
 use sluice_model::object::NamespacedName;
 use sluice_model::plugin::{
-    CircuitBreaker, FailMode, InstanceMode, ModuleSource, Place, PluginKey, PluginLimits, PluginSpec, PluginUse,
+    CircuitBreaker, FailMode, Grants, InstanceMode, ModuleSource, Place, PluginKey, PluginLimits, PluginSpec,
+    PluginUse, SecretValue, StoreGrant,
 };
 use sluice_model::{Code, Kind, ObjectRef, Problem};
 use sluice_resources::api::ConfigMap;
 use sluice_resources::{
-    DurationText, FailModeName, InstanceName, NamespacesFrom, Plugin, PluginCircuitBreaker, PluginLimitsConfig, Store,
+    Capabilities, DurationText, FailModeName, InstanceName, NamespacesFrom, Plugin, PluginCircuitBreaker,
+    PluginLimitsConfig, SecretKeyRef, Store, StoreScope,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,7 +29,7 @@ use std::time::Duration;
 pub(crate) struct Plugins {
     plugins: BTreeMap<PluginKey, Entry>,
     pub(crate) problems: Vec<Problem>,
-    /// ConfigMaps that hold code, and what fetching it needs, there or not.
+    /// ConfigMaps that hold code, what fetching it needs, and Secrets that plugins may read, there or not.
     pub(crate) uses: BTreeSet<ObjectRef>,
 }
 
@@ -37,6 +39,7 @@ struct Entry {
     /// The ConfigMap that the code was taken from, so that the same one is not hashed again.
     config_map: Option<Arc<ConfigMap>>,
     spec: Arc<PluginSpec>,
+    grants: Arc<Grants>,
 }
 
 /// Fingerprints of module files, by path.
@@ -130,7 +133,20 @@ impl Plugins {
             Some(old) if *old.spec == spec => old.spec.clone(),
             _ => Arc::new(spec),
         };
-        Entry { object: object.clone(), config_map, spec }
+        let capabilities = object.spec.capabilities.as_ref();
+        let grants = capabilities.map(|may| grants(may, reference, store, &mut report)).unwrap_or_default();
+        self.uses.extend(capabilities.iter().flat_map(|may| secrets_of(may, reference)));
+        let grants = match former {
+            Some(old) if *old.grants == grants => old.grants.clone(),
+            _ => Arc::new(grants),
+        };
+        Entry { object: object.clone(), config_map, spec, grants }
+    }
+
+    /// What plugins may reach, where that is anything.
+    pub(crate) fn grants(&self) -> BTreeMap<PluginKey, Arc<Grants>> {
+        let given = self.plugins.iter().filter(|(_, entry)| !entry.grants.is_empty());
+        given.map(|(key, entry)| (key.clone(), entry.grants.clone())).collect()
     }
 
     /// What the plugin host is to compile.
@@ -151,6 +167,76 @@ impl Plugins {
             .map(|name| ObjectRef::new(Kind::Plugin, name.namespace.clone(), name.name.clone()))
             .collect()
     }
+}
+
+fn secrets_of<'c>(may: &'c Capabilities, plugin: &'c ObjectRef) -> impl Iterator<Item = ObjectRef> + 'c {
+    let named = may.secrets.iter().flatten();
+    named.map(|named| ObjectRef::new(Kind::Secret, plugin.namespace.clone(), named.reference.name.as_str()))
+}
+
+fn grants(may: &Capabilities, plugin: &ObjectRef, store: &Store, report: &mut Report<'_>) -> Grants {
+    let mut grants = Grants::default();
+    for (i, wanted) in may.stores.iter().flatten().enumerate() {
+        let field = format!("spec.capabilities.stores[{i}]");
+        if named_twice(&grants.stores, &wanted.name, &field, report) {
+            continue;
+        }
+        let quota = bytes(wanted.quota.as_ref(), StoreGrant::QUOTAS, &format!("{field}.quota"), report);
+        if wanted.scope == Some(StoreScope::Redis) {
+            let message =
+                "stores of scope Redis are not offered in this release: the plugin is not given the store; use Process";
+            report.error(Code::UnsupportedValue, format!("{field}.scope"), message);
+            continue;
+        }
+        let grant = StoreGrant { quota: quota.unwrap_or(StoreGrant::DEFAULT_QUOTA) };
+        grants.stores.insert(wanted.name.as_str().into(), grant);
+    }
+    for (i, wanted) in may.secrets.iter().flatten().enumerate() {
+        let field = format!("spec.capabilities.secrets[{i}]");
+        if named_twice(&grants.secrets, &wanted.name, &field, report) {
+            continue;
+        }
+        let value = secret(&wanted.reference, plugin, store, &field, report);
+        grants.secrets.insert(wanted.name.as_str().into(), value);
+    }
+    grants
+}
+
+/// A name is 1 to 63 bytes and stands for one thing; what comes later under the same one is not read.
+fn named_twice<T>(known: &BTreeMap<Arc<str>, T>, name: &str, field: &str, report: &mut Report<'_>) -> bool {
+    let field = format!("{field}.name");
+    if name.is_empty() || name.len() > 63 {
+        report.error(Code::OutOfRange, field, "a name has 1 to 63 bytes");
+        return true;
+    }
+    if known.contains_key(name) {
+        let message = format!("there are two of the name `{name}`; the first one is used");
+        report.error(Code::InvalidCombination, field, message);
+        return true;
+    }
+    false
+}
+
+/// None while it can't be had: so the plugin is told.
+fn secret(
+    reference: &SecretKeyRef,
+    plugin: &ObjectRef,
+    store: &Store,
+    field: &str,
+    report: &mut Report<'_>,
+) -> Option<SecretValue> {
+    let name = NamespacedName::new(plugin.namespace.clone(), reference.name.as_str());
+    let Some(secret) = store.secrets.get(&name) else {
+        let message = format!("there is no Secret {name}; until there is one, the plugin reads none");
+        report.error(Code::SecretNotFound, format!("{field}.ref.name"), message);
+        return None;
+    };
+    let Some(value) = secret.data.as_ref().and_then(|data| data.get(&reference.key)) else {
+        let message = format!("Secret {name} has no data `{}`; until it has, the plugin reads none", reference.key);
+        report.error(Code::SecretNotFound, format!("{field}.ref.key"), message);
+        return None;
+    };
+    Some(SecretValue::new(&value.0))
 }
 
 fn inline(map: Option<&ConfigMap>, key: &str, name: &NamespacedName, report: &mut Report<'_>) -> Option<ModuleSource> {

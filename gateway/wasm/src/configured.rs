@@ -9,6 +9,7 @@ use crate::instance::{Live, PluginLog, State};
 use crate::invocation::Invocation;
 use crate::limits::Limits;
 use crate::metrics::PluginMetrics;
+use crate::services::Services;
 use crate::shares::Share;
 use crate::standing::Standing;
 use crossbeam_queue::ArrayQueue;
@@ -131,12 +132,20 @@ pub(crate) struct PluginState {
     /// Of the instances in use, and of their memory, what this plugin has.
     instances: Share,
     pub(crate) memory: Share,
+    pub(crate) services: Services,
     in_use: AtomicU32,
 }
 
 impl PluginState {
-    pub(crate) fn new(engine: &Engine, aside: &Aside, metrics: Arc<PluginMetrics>, log: Arc<PluginLog>) -> PluginState {
+    pub(crate) fn new(
+        engine: &Engine,
+        aside: &Aside,
+        metrics: Arc<PluginMetrics>,
+        log: Arc<PluginLog>,
+        services: Services,
+    ) -> PluginState {
         PluginState {
+            services,
             metrics,
             standing: Standing::new(Instant::now()),
             breaker: Breaker::new(Instant::now()),

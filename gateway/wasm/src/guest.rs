@@ -37,6 +37,7 @@ pub(crate) mod generated {
             "sluice:plugin/outgoing.outgoing-request": crate::outgoing::OutgoingRequest,
             "sluice:plugin/outgoing.incoming-response": crate::outgoing::OutboundResponse,
             "sluice:plugin/outgoing.failure": crate::outgoing::FetchError,
+            "sluice:plugin/store.bucket": crate::services::Bucket,
         },
     });
 }

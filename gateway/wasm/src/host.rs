@@ -8,11 +8,12 @@ use crate::error::HostError;
 use crate::metrics::Metrics;
 use crate::options::HostOptions;
 use crate::schema::ConfigSchema;
+use crate::services::Providers;
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use sluice_fetch::{Fetcher, FetcherOptions};
 use sluice_model::Problem;
-use sluice_model::plugin::{InstanceMode, Place, PluginKey, PluginSpec, PluginUse, UseKey};
+use sluice_model::plugin::{Grants, InstanceMode, Place, PluginKey, PluginSpec, PluginUse, UseKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub struct Desired {
     pub plugins: BTreeMap<PluginKey, Arc<PluginSpec>>,
     /// A use whose plugin is not in `plugins` is ignored: translate has reported it.
     pub uses: BTreeMap<UseKey, DesiredUse>,
+    /// What plugins may reach. A change reaches instances that run.
+    pub grants: BTreeMap<PluginKey, Arc<Grants>>,
 }
 
 /// A configuration, and everywhere that it is written.
@@ -108,6 +111,7 @@ impl PluginHost {
         let engine = Arc::new(Engine::new(&options, functions.clone())?);
         let aside = Arc::new(Aside::new(options.slow_threads)?);
         let metrics = Metrics::register(registry);
+        let services = Providers::register(registry);
         let published = Arc::new(ArcSwap::from_pointee(Published::default()));
         let (sender, changed) = watch::channel(0);
         let fetching = options.fetch.clone().map(|policy| FetcherOptions {
@@ -116,8 +120,16 @@ impl PluginHost {
             max_module: options.max_module,
             ..FetcherOptions::default()
         });
-        let builder =
-            Arc::new(Builder::new(options, engine, functions.clone(), aside, metrics, published.clone(), sender));
+        let builder = Arc::new(Builder::new(
+            options,
+            engine,
+            functions.clone(),
+            aside,
+            metrics,
+            services,
+            published.clone(),
+            sender,
+        ));
         if let Some(fetching) = fetching {
             let told = {
                 let builder = Arc::downgrade(&builder);

@@ -39,6 +39,7 @@ mod options;
 mod outgoing;
 mod plain;
 mod schema;
+mod services;
 mod shares;
 mod standing;
 

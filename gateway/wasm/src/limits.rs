@@ -34,6 +34,11 @@ impl Limits {
         Limits { memory: bytes(memory), used: 0, refused: false, plugin: None }
     }
 
+    /// The plugin whose instance it is.
+    pub(crate) fn plugin(&self) -> Option<&PluginState> {
+        self.plugin.as_deref()
+    }
+
     /// Bytes of linear memory now.
     pub(crate) fn used(&self) -> usize {
         self.used

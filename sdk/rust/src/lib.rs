@@ -52,8 +52,10 @@
 //!
 //! - `configure` runs once for each configuration. The gateway keeps an image of the memory as it is afterwards and starts
 //!   every instance from it: what is parsed there is parsed for all requests.
-//! - Phases share nothing but [`attributes`]. An instance may serve one request or many, and the log phase may run on
+//! - Phases share nothing but [`attributes`], and requests nothing but a [`store`]. An instance may serve one request or many, and the log phase may run on
 //!   another one; so `self` is not mutable.
+//! - `configure` can use nothing of the gateway but [`log`]: [`clock`], [`random`], [`secrets`], [`metrics`], [`store`]s and
+//!   [`fetch`] are for phases. What the Plugin does not name in its `capabilities` is not there.
 //! - A panic ends the instance and is one failure of this request, answered by the plugin's fail mode. Its message is
 //!   in the gateway's log.
 //!
@@ -69,15 +71,20 @@
 mod allocator;
 pub mod attributes;
 mod body;
+pub mod clock;
 mod decision;
 #[doc(hidden)]
 pub mod export;
 pub mod fetch;
 mod headers;
 pub mod log;
+pub mod metrics;
+pub mod random;
 mod request;
 mod response;
 pub mod schema;
+pub mod secrets;
+pub mod store;
 mod summary;
 
 #[doc(hidden)]

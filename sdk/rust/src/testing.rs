@@ -6,6 +6,8 @@
 use crate::{
     Body, Decision, OnLog, OnRequest, OnRequestBody, OnResponse, Request, Response, Summary, attributes, backend,
 };
+use backend::services::Metric;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 /// What a plugin asked a backend ([`Exchange::backend`]).
@@ -61,6 +63,93 @@ impl StubAnswer {
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> StubAnswer {
         self.body = body.into();
         self
+    }
+}
+
+/// What outlives an exchange: the clock, which stands still until it is moved, secrets, metrics and stores. Without one there
+/// are no secrets and no stores. One a test and thread at a time: a new one begins with nothing, and dropping it leaves
+/// nothing behind.
+///
+/// ```
+/// use sluice_plugin::{store::Store, testing::Services};
+/// use std::time::Duration;
+///
+/// let services = Services::new().store("sessions").secret("key", "k");
+/// let store = Store::open("sessions").unwrap();
+/// store.set("a", "1", Some(Duration::from_secs(60))).unwrap();
+/// services.advance(Duration::from_secs(60));
+/// assert_eq!(store.get("a").unwrap(), None);
+/// ```
+#[derive(Debug)]
+pub struct Services {
+    /// What it stands for belongs to the thread.
+    _of_thread: PhantomData<*const ()>,
+}
+
+impl Services {
+    #[allow(clippy::new_without_default, reason = "it is made for what it does to the thread")]
+    #[must_use = "dropping it clears what it stands for"]
+    pub fn new() -> Services {
+        backend::services::clear();
+        Services { _of_thread: PhantomData }
+    }
+
+    /// Gives the plugin a secret.
+    #[must_use]
+    pub fn secret(self, name: &str, value: impl AsRef<[u8]>) -> Services {
+        self.rotate(name, value);
+        self
+    }
+
+    /// Gives the plugin a store.
+    #[must_use]
+    pub fn store(self, name: &str) -> Services {
+        backend::services::give_store(name);
+        self
+    }
+
+    /// Moves both clocks on.
+    pub fn advance(&self, time: Duration) {
+        backend::services::advance(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// From now on a secret is this.
+    pub fn rotate(&self, name: &str, value: impl AsRef<[u8]>) {
+        backend::services::set_secret(name, Some(value.as_ref().to_vec()));
+    }
+
+    /// From now on there is no such secret.
+    pub fn revoke(&self, name: &str) {
+        backend::services::set_secret(name, None);
+    }
+
+    /// What a counter is; its name is without `_total`.
+    pub fn counter(&self, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
+        match backend::services::metric(name, labels) {
+            Some(Metric::Counter(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    pub fn gauge(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        match backend::services::metric(name, labels) {
+            Some(Metric::Gauge(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// What a histogram was told, in order.
+    pub fn observations(&self, name: &str, labels: &[(&str, &str)]) -> Vec<f64> {
+        match backend::services::metric(name, labels) {
+            Some(Metric::Observations(values)) => values,
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        backend::services::clear();
     }
 }
 

@@ -18,7 +18,7 @@ pub use listener::*;
 pub use route::*;
 pub use tracing::*;
 
-use crate::plugin::{PluginKey, PluginSpec, PluginUse};
+use crate::plugin::{Grants, PluginKey, PluginSpec, PluginUse};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -41,6 +41,8 @@ pub struct Config {
     /// What a Plugin may call, by the names that it calls them by.
     #[serde(serialize_with = "calls_by_display")]
     pub plugin_backends: BTreeMap<PluginKey, Arc<BTreeMap<Arc<str>, BackendKey>>>,
+    /// The stores and secrets of Plugins that are given some.
+    pub plugin_grants: BTreeMap<PluginKey, Arc<Grants>>,
     /// What the policies of a Gateway and of its listener say of plugins, in running order: for answers to requests that no
     /// rule takes. A rule has its own list, which holds these too.
     pub listener_plugins: BTreeMap<ListenerId, Arc<Vec<PluginUse>>>,

@@ -86,6 +86,7 @@ impl Engine {
             config_hash: hex::encode(Sha256::digest(&config)).into(),
             config: config.into(),
             fail_mode: FailMode::Closed,
+            when: None,
             at: Place { object: ObjectRef::new(Kind::TrafficPolicy, NAMESPACE, settings.name), field: "".into() },
         };
         let mut desired = Desired::default();
@@ -109,6 +110,7 @@ fn spec(module: &Module, name: &str, limits: PluginLimits, instance: InstanceMod
     PluginSpec {
         key: PluginKey::new(NAMESPACE, name),
         source: Some(source),
+        remote: None,
         instance,
         limits,
         fail_mode: FailMode::Closed,

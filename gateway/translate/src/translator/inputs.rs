@@ -90,12 +90,18 @@ impl Translator {
         let mut plugins = Plugins::read(&inputs.store, &inputs.files, inputs.options.files, &inputs.plugins);
         seen.extend(plugins.changes_since(&inputs.plugins));
         let problems = std::mem::take(&mut plugins.problems);
-        let specs = plugins.specs();
+        let (specs, grants) = (plugins.specs(), plugins.grants());
         self.inputs.plugins = plugins;
         self.set_problems(Unit::Plugins, problems);
         changed.plugins = differences(&self.config.plugins, &specs);
         if changed.plugins > 0 {
             self.edit().plugins = specs;
+        }
+        // Those of plugins that changed are not counted twice.
+        let given = differences(&self.config.plugin_grants, &grants);
+        if given > 0 {
+            changed.plugins = changed.plugins.max(given);
+            self.edit().plugin_grants = grants;
         }
     }
 

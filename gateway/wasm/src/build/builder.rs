@@ -13,6 +13,7 @@ use crate::host::{Desired, DesiredUse, FetchProgress, FetchStatus, PluginStatus}
 use crate::instance::PluginLog;
 use crate::metrics::Metrics;
 use crate::options::HostOptions;
+use crate::services::{Granted, Providers};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use sluice_fetch::{FetchState, Fetcher, States};
 use sluice_model::plugin::{ModuleSource, PluginKey, PluginSpec, UseKey};
@@ -100,6 +101,8 @@ pub(crate) struct Builder {
     functions: Arc<FunctionCache>,
     aside: Arc<Aside>,
     metrics: Metrics,
+    /// What plugins may reach.
+    services: Providers,
     /// The newest wish, numbered.
     desired: ArcSwapOption<(u64, Desired)>,
     stop: AtomicBool,
@@ -124,6 +127,8 @@ struct Work {
     jobs: u64,
     slots: BTreeMap<UseKey, Slot>,
     plugins: HashMap<PluginKey, Arc<PluginState>>,
+    /// What the newest wish allows them.
+    granted: HashMap<PluginKey, Arc<Granted>>,
     /// Modules in use, by digest; failures that no other try would mend.
     modules: HashMap<Arc<str>, Result<Arc<Module>, Failure>>,
     /// Versions that are not wished for any more and may be in service until others are ready.
@@ -158,12 +163,14 @@ impl Fetch {
 }
 
 impl Builder {
+    #[allow(clippy::too_many_arguments, reason = "the host makes it of its parts, once")]
     pub(crate) fn new(
         options: HostOptions,
         engine: Arc<Engine>,
         functions: Arc<FunctionCache>,
         aside: Arc<Aside>,
         metrics: Metrics,
+        services: Providers,
         published: Arc<ArcSwap<Published>>,
         changed: watch::Sender<u64>,
     ) -> Builder {
@@ -173,6 +180,7 @@ impl Builder {
             functions,
             aside,
             metrics,
+            services,
             desired: ArcSwapOption::empty(),
             stop: AtomicBool::new(false),
             published,
@@ -202,6 +210,14 @@ impl Builder {
         if let Some(fetcher) = self.fetcher.get() {
             let remote = desired.plugins.iter().filter_map(|(key, spec)| Some((key.clone(), spec.remote.clone()?)));
             fetcher.desire(remote.collect());
+        }
+        {
+            // At once: a secret that is rotated waits for no compile.
+            let mut work = self.work();
+            work.granted = self.services.grant(&desired.grants);
+            for (key, plugin) in &work.plugins {
+                plugin.services.set(work.granted.get(key).cloned());
+            }
         }
         self.desired.store(Some(Arc::new((number, desired))));
         self.ring();
@@ -271,6 +287,7 @@ impl Builder {
             let stays = desired.plugins.contains_key(key);
             if !stays {
                 self.metrics.forget(key);
+                self.services.forget(key);
             }
             stays
         });
@@ -384,10 +401,13 @@ impl Builder {
     }
 
     fn plugin(&self, work: &mut Work, key: &PluginKey) -> Arc<PluginState> {
+        let granted = work.granted.get(key).cloned();
         let plugin = work.plugins.entry(key.clone()).or_insert_with(|| {
+            let services = self.services.plugin(key);
+            services.set(granted);
             let metrics = Arc::new(self.metrics.plugin(key));
             let log = Arc::new(PluginLog::new(key.clone(), metrics.clone()));
-            Arc::new(PluginState::new(&self.engine, &self.aside, metrics, log))
+            Arc::new(PluginState::new(&self.engine, &self.aside, metrics, log, services))
         });
         plugin.clone()
     }

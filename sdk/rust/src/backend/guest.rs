@@ -11,7 +11,7 @@ wit_bindgen::generate!({
 });
 
 pub use sluice::plugin::types::{Body, Decision, Request, Response, Summary};
-pub use sluice::plugin::{attributes, logging, outgoing};
+pub use sluice::plugin::{attributes, clock, logging, metrics, outgoing, random, secrets, store};
 pub use wit_bindgen;
 
 macro_rules! world {
@@ -24,6 +24,11 @@ macro_rules! world {
                     "sluice:plugin/types@0.1.0": crate::backend::sluice::plugin::types,
                     "sluice:plugin/attributes@0.1.0": crate::backend::sluice::plugin::attributes,
                     "sluice:plugin/logging@0.1.0": crate::backend::sluice::plugin::logging,
+                    "sluice:plugin/clock@0.1.0": crate::backend::sluice::plugin::clock,
+                    "sluice:plugin/random@0.1.0": crate::backend::sluice::plugin::random,
+                    "sluice:plugin/secrets@0.1.0": crate::backend::sluice::plugin::secrets,
+                    "sluice:plugin/metrics@0.1.0": crate::backend::sluice::plugin::metrics,
+                    "sluice:plugin/store@0.1.0": crate::backend::sluice::plugin::store,
                     "sluice:plugin/outgoing@0.1.0": crate::backend::sluice::plugin::outgoing,
                 },
                 generate_all,

@@ -277,6 +277,9 @@ pub(crate) mod attributes {
 
 #[path = "native_outgoing.rs"]
 pub(crate) mod outgoing;
+#[path = "native_services.rs"]
+pub(crate) mod services;
+pub(crate) use services::{clock, metrics, random, secrets, store};
 
 /// Shown where a test fails.
 pub(crate) mod logging {

@@ -1,0 +1,319 @@
+//! What a guest may ask of the gateway besides its exchange (`sdk/wit/services.wit`): clock, random bytes, secrets,
+//! metrics of its own, and stores.
+//!
+//! Secrets and stores are what the Plugin names in `spec.capabilities`. They are looked up by name at each call, so that a
+//! secret that is rotated, or a store that is taken away, is seen by instances that run.
+
+mod families;
+mod store;
+mod tokens;
+
+use crate::guest::generated::sluice::plugin::{clock, metrics, random, secrets, store as contract};
+use crate::instance::{State, broken};
+use arc_swap::ArcSwapOption;
+use families::{Families, PluginFamilies};
+use prometheus_client::registry::Registry;
+use sluice_model::plugin::{Grants, PluginKey, SecretValue};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use store::{Full, ProcessStore, Stores};
+use tokens::Rate;
+use wasmtime::Result;
+use wasmtime::component::Resource;
+
+/// Bytes of one call for random ones.
+const MAX_RANDOM: u32 = 65_536;
+
+/// Bytes of a key, and of a value.
+const MAX_KEY: usize = 512;
+const MAX_VALUE: usize = 64 << 10;
+
+/// What one plugin may reach, by the names that its code uses.
+#[derive(Debug, Default)]
+pub(crate) struct Granted {
+    stores: BTreeMap<Arc<str>, Arc<ProcessStore>>,
+    secrets: BTreeMap<Arc<str>, Option<SecretValue>>,
+}
+
+/// What all plugins' services are made of.
+#[derive(Debug)]
+pub(crate) struct Providers {
+    stores: Stores,
+    families: Arc<Families>,
+}
+
+impl Providers {
+    pub(crate) fn register(registry: &mut Registry) -> Providers {
+        Providers { stores: Stores::register(registry), families: Families::register(registry) }
+    }
+
+    /// From now on plugins may reach this and no more. A store that is still named keeps what it holds.
+    pub(crate) fn grant(&self, grants: &BTreeMap<PluginKey, Arc<Grants>>) -> HashMap<PluginKey, Arc<Granted>> {
+        let named = self.stores.keep(grants);
+        let granted = grants.iter().map(|(key, grants)| {
+            let store = |name: &Arc<str>| {
+                let store = named.get(&(key.namespace.clone(), name.clone()))?;
+                Some((name.clone(), store.clone()))
+            };
+            let stores = grants.stores.keys().filter_map(store).collect();
+            (key.clone(), Arc::new(Granted { stores, secrets: grants.secrets.clone() }))
+        });
+        granted.collect()
+    }
+
+    pub(crate) fn plugin(&self, key: &PluginKey) -> Services {
+        Services { granted: ArcSwapOption::empty(), metrics: self.families.plugin(key) }
+    }
+
+    /// A plugin that is gone leaves no series behind.
+    pub(crate) fn forget(&self, key: &PluginKey) {
+        self.families.forget(key);
+    }
+}
+
+/// One plugin's.
+#[derive(Debug)]
+pub(crate) struct Services {
+    /// None: nothing.
+    granted: ArcSwapOption<Granted>,
+    metrics: Arc<PluginFamilies>,
+}
+
+impl Services {
+    pub(crate) fn set(&self, granted: Option<Arc<Granted>>) {
+        self.granted.store(granted);
+    }
+}
+
+/// Nanoseconds since this process first asked.
+fn monotonic() -> u64 {
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(ORIGIN.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+type Answer<T = ()> = std::result::Result<T, String>;
+
+impl State {
+    /// What `configure` must not do: its memory becomes an image that all instances begin with.
+    fn in_a_phase(&self, what: &str) -> Result<()> {
+        match self.phase {
+            Some(_) => Ok(()),
+            None => Err(broken(format!("configure can't use {what}: it may only be used in a phase"))),
+        }
+    }
+
+    fn services(&self, what: &str) -> Result<&Services> {
+        self.in_a_phase(what)?;
+        match self.limits.plugin() {
+            Some(plugin) => Ok(&plugin.services),
+            None => Err(broken(format!("{what} may only be used in a phase"))),
+        }
+    }
+}
+
+impl clock::Host for State {
+    fn now(&mut self) -> Result<u64> {
+        self.in_a_phase("the clock")?;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn monotonic(&mut self) -> Result<u64> {
+        self.in_a_phase("the clock")?;
+        Ok(monotonic())
+    }
+}
+
+/// Fills `bytes` by the operating system, which never blocks for that once it is up.
+fn fill(bytes: &mut [u8]) -> Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match rustix::rand::getrandom(&mut *rest, rustix::rand::GetRandomFlags::empty()) {
+            Ok(filled) => rest = rest.get_mut(filled..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(broken(format!("the operating system gives no random bytes: {error}"))),
+        }
+    }
+    Ok(())
+}
+
+impl random::Host for State {
+    fn get_bytes(&mut self, length: u32) -> Result<Vec<u8>> {
+        self.in_a_phase("random bytes")?;
+        if length > MAX_RANDOM {
+            return Err(broken(format!("random.get-bytes gives at most {MAX_RANDOM} bytes at a time")));
+        }
+        let mut bytes = vec![0; length as usize];
+        fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn get_u64(&mut self) -> Result<u64> {
+        self.in_a_phase("random numbers")?;
+        let mut bytes = [0; 8];
+        fill(&mut bytes)?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+}
+
+impl secrets::Host for State {
+    fn get(&mut self, name: String) -> Result<Option<Vec<u8>>> {
+        let granted = self.services("secrets")?.granted.load();
+        let secret = granted.as_ref().and_then(|granted| granted.secrets.get(name.as_str())?.as_ref());
+        Ok(secret.map(|secret| secret.bytes().to_vec()))
+    }
+}
+
+impl metrics::Host for State {
+    fn add(&mut self, name: String, labels: Vec<(String, String)>, by: u64) -> Result<Answer> {
+        Ok(self.services("metrics")?.metrics.add(&name, labels, by))
+    }
+
+    fn set(&mut self, name: String, labels: Vec<(String, String)>, value: f64) -> Result<Answer> {
+        Ok(self.services("metrics")?.metrics.set(&name, labels, value))
+    }
+
+    fn observe(
+        &mut self,
+        name: String,
+        labels: Vec<(String, String)>,
+        value: f64,
+        buckets: Vec<f64>,
+    ) -> Result<Answer> {
+        Ok(self.services("metrics")?.metrics.observe(&name, labels, value, &buckets))
+    }
+}
+
+/// A guest's handle of a store. It holds the name: whether the plugin may use it is asked at each call.
+#[allow(unreachable_pub, reason = "the generated bindings re-export the handle's type")]
+pub struct Bucket(Arc<str>);
+
+fn key_fits(key: &str) -> Answer {
+    match key.len() {
+        1..=MAX_KEY => Ok(()),
+        length => Err(format!("a key has 1 to {MAX_KEY} bytes, this one {length}")),
+    }
+}
+
+fn value_fits(value: &[u8]) -> Answer {
+    match value.len() {
+        0..=MAX_VALUE => Ok(()),
+        length => Err(format!("a value has at most {MAX_VALUE} bytes, this one {length}")),
+    }
+}
+
+/// Nanoseconds.
+fn lifetime(ttl_ms: Option<u64>) -> Answer<Option<u64>> {
+    match ttl_ms {
+        Some(0) => Err("a time to live is at least 1 ms".to_owned()),
+        ttl => Ok(ttl.map(|ttl| ttl.saturating_mul(1_000_000))),
+    }
+}
+
+impl From<Full> for String {
+    fn from(full: Full) -> String {
+        full.to_string()
+    }
+}
+
+impl State {
+    fn store(&self, name: &str) -> Result<Answer<Arc<ProcessStore>>> {
+        let granted = self.services("stores")?.granted.load();
+        let store = granted.as_ref().and_then(|granted| granted.stores.get(name).cloned());
+        Ok(store.ok_or_else(|| format!("the Plugin's capabilities.stores has no `{name}`")))
+    }
+
+    /// Does something with the store of a handle, for a key that may be one.
+    fn with<T>(
+        &self,
+        bucket: &Resource<Bucket>,
+        key: &str,
+        work: impl FnOnce(&ProcessStore) -> Answer<T>,
+    ) -> Result<Answer<T>> {
+        let name = self.owned.get(bucket)?.0.clone();
+        Ok(self.store(&name)?.and_then(|store| {
+            key_fits(key)?;
+            work(&store)
+        }))
+    }
+}
+
+impl contract::Host for State {}
+
+impl contract::HostBucket for State {
+    fn open(&mut self, name: String) -> Result<Answer<Resource<Bucket>>> {
+        match self.store(&name)? {
+            Ok(_) => Ok(Ok(self.owned.push(Bucket(name.into()))?)),
+            Err(refused) => Ok(Err(refused)),
+        }
+    }
+
+    fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Result<Answer<Option<Vec<u8>>>> {
+        self.with(&bucket, &key, |store| Ok(store.get(monotonic(), &key).map(|value| value.to_vec())))
+    }
+
+    fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>, ttl_ms: Option<u64>) -> Result<Answer> {
+        self.with(&bucket, &key, |store| {
+            value_fits(&value)?;
+            Ok(store.set(monotonic(), &key, value.into(), lifetime(ttl_ms)?)?)
+        })
+    }
+
+    fn compare_and_swap(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        expected: Option<Vec<u8>>,
+        value: Vec<u8>,
+        ttl_ms: Option<u64>,
+    ) -> Result<Answer<bool>> {
+        self.with(&bucket, &key, |store| {
+            value_fits(&value)?;
+            let lifetime = lifetime(ttl_ms)?;
+            Ok(store.compare_and_swap(monotonic(), &key, expected.as_deref(), value.into(), lifetime)?)
+        })
+    }
+
+    fn remove(&mut self, bucket: Resource<Bucket>, key: String) -> Result<Answer<bool>> {
+        self.with(&bucket, &key, |store| Ok(store.remove(monotonic(), &key)))
+    }
+
+    fn increment(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        by: i64,
+        ttl_ms: Option<u64>,
+    ) -> Result<Answer<i64>> {
+        self.with(&bucket, &key, |store| {
+            let value = store.increment(monotonic(), &key, by, lifetime(ttl_ms)?)?;
+            value.ok_or_else(|| "the counter would leave the range of 64 bits; it stays as it was".to_owned())
+        })
+    }
+
+    fn counter(&mut self, bucket: Resource<Bucket>, key: String) -> Result<Answer<i64>> {
+        self.with(&bucket, &key, |store| Ok(store.counter(monotonic(), &key)))
+    }
+
+    fn take_tokens(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        capacity: u64,
+        refill: u64,
+        interval_ms: u64,
+        cost: u64,
+    ) -> Result<Answer<(bool, u64, u64)>> {
+        self.with(&bucket, &key, |store| {
+            let rate = Rate::new(capacity, refill, interval_ms)?;
+            let taken = store.take_tokens(monotonic(), &key, rate, cost)?;
+            Ok((taken.taken, taken.left, taken.wait_ms))
+        })
+    }
+
+    fn drop(&mut self, bucket: Resource<Bucket>) -> Result<()> {
+        self.owned.delete(bucket)?;
+        Ok(())
+    }
+}
