@@ -55,7 +55,7 @@ pub struct OutboundResponse {
     pub body: Bytes,
 }
 
-/// Why a plugin got no answer: the label `outcome` of `sluice_plugin_fetches_total`, and `failure.kind` of the contract.
+/// Why a plugin got no answer: the label `outcome` of `sluice_plugin_backend_calls_total`, and `failure.kind` of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FetchErrorKind {
     /// The plugin is given no such backend, or none may be called in this phase.

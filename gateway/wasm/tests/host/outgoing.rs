@@ -134,7 +134,7 @@ async fn a_plugin_that_is_given_no_backend_calls_none() {
     let failure = exchange.attributes.get("caller.failure").cloned();
     let Some(AttributeValue::String(message)) = failure else { panic!("{failure:?}") };
     assert!(message.contains("capabilities.backends") && message.contains("`auth`"), "{message}");
-    assert_eq!(host.metric("sluice_plugin_fetches_total{plugin=\"shop/caller\",outcome=\"not-allowed\"}"), 1.0);
+    assert_eq!(host.metric("sluice_plugin_backend_calls_total{plugin=\"shop/caller\",outcome=\"not-allowed\"}"), 1.0);
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn a_loop_after_a_call_ends_at_the_run_time_and_lets_others_run_meanwhile(
     let mut exchange = calling(&stub, &[("x-call", "GET auth /")]);
     version.begin().on_request(&mut exchange).await.unwrap();
     assert_eq!(header(&exchange, "x-called").as_deref(), Some("418 one 22"));
-    assert_eq!(host.metric("sluice_plugin_fetches_total{plugin=\"shop/caller\",outcome=\"answered\"}"), 3.0);
+    assert_eq!(host.metric("sluice_plugin_backend_calls_total{plugin=\"shop/caller\",outcome=\"answered\"}"), 3.0);
 }
 
 #[tokio::test]
