@@ -23,6 +23,7 @@ impl Translator {
                 (Kind::GRPCRoute, store.grpc_routes.keys().collect()),
                 (Kind::TLSRoute, store.tls_routes.keys().collect()),
                 (Kind::TCPRoute, store.tcp_routes.keys().collect()),
+                (Kind::UDPRoute, store.udp_routes.keys().collect()),
                 (Kind::Ingress, store.ingresses.keys().collect()),
             ] {
                 dirty.extend(names.into_iter().map(|n| ObjectRef::new(kind, n.namespace.clone(), n.name.clone())));
@@ -52,6 +53,7 @@ impl Translator {
             }
             Kind::TLSRoute => world.store.tls_routes.get(&name).map(|object| stream_route::tls(&world, &name, object)),
             Kind::TCPRoute => world.store.tcp_routes.get(&name).map(|object| stream_route::tcp(&world, &name, object)),
+            Kind::UDPRoute => world.store.udp_routes.get(&name).map(|object| stream_route::udp(&world, &name, object)),
             Kind::Ingress => world.store.ingresses.get(&name).map(|object| ingress::compile(&world, &name, object)),
             // What a GatewayConfig adds to the Ingress Gateway.
             _ => world
