@@ -8,6 +8,7 @@ mod bad_input;
 mod cluster;
 mod commands;
 mod controller;
+mod datagrams;
 mod delivery;
 mod doctor;
 mod grpc_routes;

@@ -60,6 +60,9 @@ pub struct Status {
     pub draining: bool,
     /// Addresses of the configuration whose sockets are open. A controller opens none.
     pub open: Vec<SocketAddr>,
+    /// Likewise of UDP.
+    #[serde(default)]
+    pub open_udp: Vec<SocketAddr>,
     pub endpoints: Vec<EndpointStatus>,
     pub plugins: Vec<PluginStatus>,
     /// The watches of a cluster; none where objects come from files.

@@ -247,6 +247,7 @@ mod tests {
             last_reload: Some(Reload { time: SystemTime::UNIX_EPOCH, summary: "HTTPRoute <b>/x".into() }),
             draining: false,
             open: Vec::new(),
+            open_udp: Vec::new(),
             endpoints: Vec::new(),
             plugins: Vec::new(),
             watches: Vec::new(),

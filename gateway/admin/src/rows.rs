@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use sluice_model::Config;
 use sluice_model::config::{
     Action, Backend, BackendTarget, Carries, CertificateKey, EndpointSource, HashKey, ListenerId, LoadBalancer,
-    PathMatch, Protocol, RouteMatch, Rule, ValueMatch,
+    PathMatch, Protocol, RouteMatch, Rule, Transport, ValueMatch,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -18,14 +18,14 @@ const DAY: u64 = 86_400;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerRow {
     pub address: SocketAddr,
-    /// `HTTP` or `HTTPS`.
+    /// `HTTP`, `HTTPS`, `TLS`, `TCP` or `UDP`.
     pub protocol: String,
     /// `namespace/gateway/listener`.
     pub listener: String,
     pub hostname: String,
     /// How many it chooses from; 0 without TLS.
     pub certificates: usize,
-    /// Its socket accepts connections.
+    /// Its socket takes connections, or datagrams.
     pub open: bool,
 }
 
@@ -52,7 +52,7 @@ pub struct BackendRow {
     pub backend: String,
     /// Tells backends of one Service apart that differ in policy.
     pub policy: String,
-    /// `HTTP/1.1`, `HTTP/2`, `WebSocket` or `bytes`; with `TLS` where that is spoken.
+    /// `HTTP/1.1`, `HTTP/2`, `WebSocket`, `bytes` or `datagrams`; with `TLS` where that is spoken.
     pub protocol: String,
     pub balancer: String,
     /// Where its addresses come from.
@@ -91,9 +91,13 @@ impl CertificateRow {
 
 pub(crate) fn listeners(config: &Config, status: &Status) -> Vec<ListenerRow> {
     let mut rows = Vec::new();
-    for (address, port) in &config.ports {
+    for (transport, address, port) in config.sockets() {
+        let open = match transport {
+            Transport::Tcp => &status.open,
+            Transport::Udp => &status.open_udp,
+        };
         rows.extend(port.listeners.iter().map(|listener| ListenerRow {
-            address: *address,
+            address,
             protocol: match (port.protocol, listener.carries) {
                 (Protocol::Https, Carries::Bytes) => "TLS".to_owned(),
                 (protocol, _) => format!("{protocol:?}").to_uppercase(),
@@ -101,7 +105,7 @@ pub(crate) fn listeners(config: &Config, status: &Status) -> Vec<ListenerRow> {
             listener: listener.id.to_string(),
             hostname: listener.hostname.to_string(),
             certificates: listener.tls.as_ref().map_or(0, |tls| tls.certificates.len()),
-            open: status.open.contains(address),
+            open: open.contains(&address),
         }));
     }
     rows
@@ -218,12 +222,13 @@ fn in_slices(config: &Config, backend: &Backend) -> (usize, usize) {
 }
 
 fn protocol(backend: &Backend) -> String {
-    use sluice_model::config::BackendProtocol::{Bytes, Http1, Http2, WebSocket};
+    use sluice_model::config::BackendProtocol::{Bytes, Datagrams, Http1, Http2, WebSocket};
     let name = match backend.protocol {
         Http1 => "HTTP/1.1",
         Http2 => "HTTP/2",
         WebSocket => "WebSocket",
         Bytes => "bytes",
+        Datagrams => "datagrams",
     };
     if backend.tls.is_some() { format!("{name}+TLS") } else { name.to_owned() }
 }

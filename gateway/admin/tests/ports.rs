@@ -43,6 +43,7 @@ impl View for Gateway {
             last_reload: None,
             draining: false,
             open: Vec::new(),
+            open_udp: Vec::new(),
             endpoints: Vec::new(),
             plugins: Vec::new(),
             watches: Vec::new(),

@@ -54,6 +54,7 @@ pub const SUPPORTED_FEATURES: &[&str] = &[
     "TLSRoute",
     "TLSRouteModeMixed",
     "TLSRouteModeTerminate",
+    "UDPRoute",
 ];
 
 /// Features whose fields are there in the experimental channel's CRDs only: in the other an API server drops them.
@@ -345,12 +346,14 @@ pub(crate) fn addresses(addresses: &BTreeSet<String>) -> Value {
 mod tests {
     use super::*;
     use sluice_model::FetchedPlugin;
+    use sluice_model::config::Transport;
     use sluice_model::object::NamespacedName;
 
     fn listening(name: &str, serves: bool) -> ListenerStatus {
         ListenerStatus {
             name: name.to_owned(),
             port: 80,
+            transport: Transport::Tcp,
             rejected: (!serves).then(|| ("UnsupportedProtocol", "no".to_owned())),
             conflicted: None,
             unresolved: None,

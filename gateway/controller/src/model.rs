@@ -3,14 +3,15 @@
 
 use crate::controller::{Observed, Settings};
 use crate::desired::Bundle;
+use crate::services::is_of;
 use serde_json::Value;
 use sluice_model::object::NamespacedName;
 use sluice_model::{Kind, ObjectRef, ServedObject, ServedPlugin};
 use sluice_resources::Held;
 use sluice_resources::api::Service;
 use sluice_translate::{
-    ClassStatus, ConfigStatus, GATEWAY_UID, GatewayStatus, Infrastructure, PluginStatus, PolicyStatus, RouteStatus,
-    StatusChanges,
+    ClassStatus, ConfigStatus, GATEWAY_UID, GatewayStatus, Infrastructure, ListenerStatus, PluginStatus, PolicyStatus,
+    PortKey, RouteStatus, StatusChanges,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -203,13 +204,13 @@ impl Model {
     }
 
     /// The ports of a Gateway whose listeners all are served.
-    pub(crate) fn served_ports(&self, gateway: &ObjectRef, infrastructure: &Infrastructure) -> BTreeSet<u16> {
+    pub(crate) fn served_ports(&self, gateway: &ObjectRef, infrastructure: &Infrastructure) -> BTreeSet<PortKey> {
         let served = self.served_listeners(gateway, infrastructure);
         let listeners = self.gateways.get(gateway).map(|status| status.listeners.as_slice()).unwrap_or_default();
-        let whole = |port: &&u16| {
+        let whole = |port: &&PortKey| {
             listeners
                 .iter()
-                .filter(|l| l.port == **port && l.accepted())
+                .filter(|l| port_of(l) == **port && l.accepted())
                 .all(|listener| served.contains(&listener.name))
         };
         infrastructure.ports.iter().filter(whole).copied().collect()
@@ -240,12 +241,12 @@ impl Model {
             return reach;
         };
         let spec = service.spec.clone().unwrap_or_default();
-        let leads = |port: u16| {
+        let leads = |port: PortKey| {
             spec.selector.as_ref().is_some_and(|selector| !selector.is_empty())
-                && spec.ports.iter().flatten().any(|p| p.port == i32::from(port))
+                && spec.ports.iter().flatten().any(|entry| is_of(entry, port))
         };
         let listeners = self.gateways.get(gateway).map(|status| status.listeners.as_slice()).unwrap_or_default();
-        reach.listeners.retain(|name| listeners.iter().any(|l| l.name == *name && leads(l.port)));
+        reach.listeners.retain(|name| listeners.iter().any(|l| l.name == *name && leads(port_of(l))));
         reach.addresses = self.addresses(service);
         if reach.addresses.is_empty() {
             reach.lacking.get_or_insert(("AddressNotAssigned", "its Service has no address yet".to_owned()));
@@ -318,6 +319,10 @@ impl Model {
         }
         (objects, waiting)
     }
+}
+
+fn port_of(listener: &ListenerStatus) -> PortKey {
+    PortKey { number: listener.port, transport: listener.transport }
 }
 
 /// Whether an entry of `loadBalancer.ingress` is one of these.

@@ -4,7 +4,7 @@
 //! A port that was freed rests, since for some time a kube-proxy somewhere may still send to it what was meant for the
 //! Gateway that had it.
 
-use sluice_translate::TargetPorts;
+use sluice_translate::{PortKey, TargetPorts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::ops::RangeInclusive;
@@ -40,10 +40,10 @@ impl Allocator {
     pub(crate) fn allocate(
         &mut self,
         gateway: &str,
-        ports: &BTreeSet<u16>,
-        pinned: &BTreeMap<u16, u16>,
+        ports: &BTreeSet<PortKey>,
+        pinned: &BTreeMap<PortKey, u16>,
         now: i64,
-    ) -> Vec<u16> {
+    ) -> Vec<PortKey> {
         self.resting.retain(|_, until| *until > now);
         let mut own = self.of(gateway);
         let others: BTreeSet<u16> = self
@@ -84,7 +84,7 @@ impl Allocator {
     }
 
     /// The target ports that a Gateway has for other ports than these.
-    pub(crate) fn unused(&self, gateway: &str, ports: &BTreeSet<u16>) -> Vec<u16> {
+    pub(crate) fn unused(&self, gateway: &str, ports: &BTreeSet<PortKey>) -> Vec<u16> {
         let own = self.allocated.get(gateway).into_iter().flat_map(|targets| &targets.0);
         own.filter(|(port, _)| !ports.contains(port)).map(|(_, target)| *target).collect()
     }
@@ -98,7 +98,7 @@ impl Allocator {
     }
 
     /// Frees what the Gateway has for other ports than these; it rests as was recorded.
-    pub(crate) fn free(&mut self, gateway: &str, ports: &BTreeSet<u16>, resting: BTreeMap<u16, i64>) {
+    pub(crate) fn free(&mut self, gateway: &str, ports: &BTreeSet<PortKey>, resting: BTreeMap<u16, i64>) {
         if let Some(own) = self.allocated.get_mut(gateway) {
             own.0.retain(|port, _| ports.contains(port));
             if own.0.is_empty() {
@@ -129,8 +129,8 @@ pub(crate) fn read_resting(text: &str) -> BTreeMap<u16, i64> {
 mod tests {
     use super::*;
 
-    fn ports(ports: &[u16]) -> BTreeSet<u16> {
-        ports.iter().copied().collect()
+    fn ports(ports: &[u16]) -> BTreeSet<PortKey> {
+        ports.iter().map(|port| PortKey::from(*port)).collect()
     }
 
     fn allocator() -> Allocator {
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!((targets(&a, "one").as_str(), targets(&a, "two").as_str()), ("80=10000,443=10001", "80=10002"));
         assert!(a.allocate("one", &ports(&[80, 443, 8080]), &BTreeMap::new(), 0).is_empty());
         assert_eq!(targets(&a, "one"), "80=10000,443=10001,8080=10003");
-        assert_eq!(a.allocate("two", &ports(&[80, 81]), &BTreeMap::new(), 0), [81], "the range is used up");
+        assert_eq!(a.allocate("two", &ports(&[80, 81]), &BTreeMap::new(), 0), [81.into()], "the range is used up");
     }
 
     #[test]
@@ -167,9 +167,9 @@ mod tests {
     #[test]
     fn a_pinned_port_is_taken_as_it_is_unless_another_gateway_has_it() {
         let mut a = allocator();
-        let pinned = BTreeMap::from([(443, 8443)]);
+        let pinned = BTreeMap::from([(443.into(), 8443)]);
         assert!(a.allocate("one", &ports(&[443]), &pinned, 0).is_empty());
-        assert_eq!(a.allocate("two", &ports(&[443]), &pinned, 0), [443]);
+        assert_eq!(a.allocate("two", &ports(&[443]), &pinned, 0), [443.into()]);
         assert_eq!((targets(&a, "one").as_str(), targets(&a, "two").as_str()), ("443=8443", ""));
         a.allocate("one", &ports(&[443]), &BTreeMap::new(), 0);
         assert_eq!(targets(&a, "one"), "443=8443", "what is no longer pinned stays where it is");
@@ -180,7 +180,7 @@ mod tests {
         let resting = BTreeMap::from([(10_000, 600), (10_001, 700)]);
         assert_eq!(read_resting(&write_resting(&resting)), resting);
         assert!(read_resting("nonsense,1=x,99999=1").is_empty());
-        let recorded = BTreeMap::from([("one".to_owned(), TargetPorts(BTreeMap::from([(80, 10_000)])))]);
+        let recorded = BTreeMap::from([("one".to_owned(), TargetPorts(BTreeMap::from([(80.into(), 10_000)])))]);
         let mut again = Allocator::new(10_000..=10_003, recorded, resting);
         again.allocate("two", &ports(&[80]), &BTreeMap::new(), 0);
         assert_eq!(targets(&again, "two"), "80=10002");

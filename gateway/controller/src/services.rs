@@ -12,10 +12,11 @@ use crate::ports::Allocator;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use sluice_model::config::Transport;
 use sluice_model::{Kind, ObjectRef};
 use sluice_resources::api::{IntOrString, Service};
-use sluice_resources::{ExternalTrafficPolicy, ServiceConfig, ServiceType};
-use sluice_translate::{GATEWAY_UID, Infrastructure, TARGET_PORTS, TargetPorts, service_name};
+use sluice_resources::{ExternalTrafficPolicy, PinnedProtocol, ServiceConfig, ServiceType};
+use sluice_translate::{GATEWAY_UID, Infrastructure, PortKey, TARGET_PORTS, TargetPorts, service_name};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ struct Planned {
     object: Value,
     digest: String,
     /// The ports that stay recorded; others that the Gateway had are free after this is written.
-    recorded: BTreeSet<u16>,
+    recorded: BTreeSet<PortKey>,
 }
 
 /// What of the Gateway is looked at.
@@ -48,7 +49,7 @@ struct Wanted<'w> {
     infrastructure: &'w Infrastructure,
     targets: &'w TargetPorts,
     /// Ports that every ready proxy serves.
-    served: &'w BTreeSet<u16>,
+    served: &'w BTreeSet<PortKey>,
     /// As it is there.
     service: Option<&'w Service>,
 }
@@ -57,16 +58,16 @@ fn plan(wanted: &Wanted<'_>, settings: &Settings, services: &ServiceSettings) ->
     let Wanted { gateway, infrastructure, targets, served, service } = wanted;
     let spec = service.and_then(|service| service.spec.as_ref());
     let had_selector = spec.and_then(|spec| spec.selector.as_ref()).is_some_and(|selector| !selector.is_empty());
-    let leads_to = |port: u16, target: u16| {
+    let leads_to = |port: PortKey, target: u16| {
         let same = |p: &sluice_resources::api::ServicePort| {
-            p.port == i32::from(port) && p.target_port == Some(IntOrString::Int(i32::from(target)))
+            is_of(p, port) && p.target_port == Some(IntOrString::Int(i32::from(target)))
         };
         had_selector && spec.is_some_and(|spec| spec.ports.iter().flatten().any(same))
     };
-    let recorded: BTreeMap<u16, u16> =
+    let recorded: BTreeMap<PortKey, u16> =
         targets.0.iter().filter(|(port, _)| infrastructure.ports.contains(port)).map(|(p, t)| (*p, *t)).collect();
-    let open = |(port, target): &(&u16, &u16)| served.contains(port) || leads_to(**port, **target);
-    let mut led: BTreeMap<u16, u16> = recorded.iter().filter(open).map(|(p, t)| (*p, *t)).collect();
+    let open = |(port, target): &(&PortKey, &u16)| served.contains(port) || leads_to(**port, **target);
+    let mut led: BTreeMap<PortKey, u16> = recorded.iter().filter(open).map(|(p, t)| (*p, *t)).collect();
     // A Service has ports, be they those that nothing is behind yet: then it selects nobody.
     let selects = !led.is_empty();
     if !selects {
@@ -80,8 +81,10 @@ fn plan(wanted: &Wanted<'_>, settings: &Settings, services: &ServiceSettings) ->
     let ports: Vec<Value> = led
         .iter()
         .map(|(port, target)| {
-            let mut entry =
-                json!({"name": format!("port-{port}"), "port": port, "targetPort": target, "protocol": "TCP"});
+            let mut entry = json!({
+                "name": port_name(*port), "port": port.number, "targetPort": target,
+                "protocol": port.transport.name(),
+            });
             if let (Some(node_port), Some(entry)) =
                 (pinned.get(port).and_then(|pinned| pinned.1), entry.as_object_mut())
             {
@@ -140,9 +143,30 @@ fn type_name(kind: ServiceType) -> &'static str {
 }
 
 /// The target port and the node's port of each port that is pinned; the first entry of a port counts.
-fn pinned(config: &ServiceConfig) -> BTreeMap<u16, (u16, Option<u16>)> {
+fn pinned(config: &ServiceConfig) -> BTreeMap<PortKey, (u16, Option<u16>)> {
     let entries = config.pinned_ports.iter().flatten().rev();
-    entries.map(|pinned| (pinned.port, (pinned.target_port, pinned.node_port))).collect()
+    let of = |pinned: &sluice_resources::PinnedPort| {
+        let transport = match pinned.protocol.unwrap_or_default() {
+            PinnedProtocol::Tcp => Transport::Tcp,
+            PinnedProtocol::Udp => Transport::Udp,
+        };
+        (PortKey { number: pinned.port, transport }, (pinned.target_port, pinned.node_port))
+    };
+    entries.map(of).collect()
+}
+
+/// A name of a Service's port: letters, digits and hyphens.
+fn port_name(port: PortKey) -> String {
+    match port.transport {
+        Transport::Tcp => format!("port-{}", port.number),
+        Transport::Udp => format!("port-{}-udp", port.number),
+    }
+}
+
+/// Whether an entry of a Service is for this port.
+pub(crate) fn is_of(entry: &sluice_resources::api::ServicePort, port: PortKey) -> bool {
+    let protocol = entry.protocol.as_deref().filter(|protocol| !protocol.is_empty());
+    entry.port == i32::from(port.number) && protocol.unwrap_or(Transport::Tcp.name()) == port.transport.name()
 }
 
 fn own_labels(gateway: &ObjectRef, infrastructure: &Infrastructure) -> BTreeMap<String, String> {
@@ -347,7 +371,7 @@ impl Controller {
         services: &ServiceSettings,
         gateway: &ObjectRef,
         infrastructure: &Infrastructure,
-        served: &BTreeSet<u16>,
+        served: &BTreeSet<PortKey>,
         service: Option<&Service>,
     ) -> Result<Option<(&'static str, String)>, Failure> {
         let uid = &infrastructure.uid;
@@ -466,14 +490,18 @@ mod tests {
     }
 
     fn infrastructure(ports: &[u16]) -> Infrastructure {
-        Infrastructure { uid: "u1".into(), ports: ports.iter().copied().collect(), ..Infrastructure::default() }
+        Infrastructure {
+            uid: "u1".into(),
+            ports: ports.iter().map(|port| PortKey::from(*port)).collect(),
+            ..Infrastructure::default()
+        }
     }
 
     fn planned(infrastructure: &Infrastructure, served: &[u16], service: Option<&Service>) -> Planned {
         let (settings, services) = settings();
         let gateway = ObjectRef::new(Kind::Gateway, "shop", "edge");
-        let targets = TargetPorts(BTreeMap::from([(80, 10_000), (443, 10_001), (81, 10_002)]));
-        let served = served.iter().copied().collect();
+        let targets = TargetPorts(BTreeMap::from([(80.into(), 10_000), (443.into(), 10_001), (81.into(), 10_002)]));
+        let served = served.iter().map(|port| PortKey::from(*port)).collect();
         let wanted = Wanted { gateway: &gateway, infrastructure, targets: &targets, served: &served, service };
         plan(&wanted, &settings, &services).unwrap()
     }
@@ -526,7 +554,7 @@ mod tests {
         let before = there(&planned(&infrastructure(&[80, 443]), &[80, 443], None));
         let less = planned(&infrastructure(&[443]), &[443], Some(&before));
         assert_eq!(brief(&less), ("443=10001".into(), "443->10001".into(), true));
-        assert_eq!(less.recorded, BTreeSet::from([443]));
+        assert_eq!(less.recorded, BTreeSet::from([443.into()]));
     }
 
     #[test]
@@ -556,6 +584,32 @@ mod tests {
         ] {
             assert_eq!(spec[field], value, "{field}");
         }
+    }
+
+    #[test]
+    fn a_number_of_udp_is_another_port_than_the_same_of_tcp() {
+        let (settings, services) = settings();
+        let gateway = ObjectRef::new(Kind::Gateway, "shop", "edge");
+        let udp = PortKey { number: 53, transport: Transport::Udp };
+        let infrastructure = Infrastructure { ports: BTreeSet::from([53.into(), udp]), ..infrastructure(&[]) };
+        let targets = TargetPorts(BTreeMap::from([(53.into(), 10_000), (udp, 10_001)]));
+        let served = BTreeSet::from([udp]);
+        let wanted = Wanted {
+            gateway: &gateway,
+            infrastructure: &infrastructure,
+            targets: &targets,
+            served: &served,
+            service: None,
+        };
+        let planned = plan(&wanted, &settings, &services).unwrap();
+        let service = there(&planned);
+        let ports = service.spec.as_ref().unwrap().ports.as_ref().unwrap();
+        let brief: Vec<_> =
+            ports.iter().map(|p| (p.name.as_deref().unwrap(), p.protocol.as_deref().unwrap(), p.port)).collect();
+        assert_eq!(brief, [("port-53-udp", "UDP", 53)], "the other is not served yet");
+        assert!(is_of(&ports[0], udp) && !is_of(&ports[0], 53.into()));
+        assert_eq!(TargetPorts::of(&service), targets);
+        assert_eq!(targets.to_string(), "53=10000,53/udp=10001");
     }
 
     #[test]

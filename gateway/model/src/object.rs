@@ -13,6 +13,7 @@ pub enum Kind {
     GRPCRoute,
     TLSRoute,
     TCPRoute,
+    UDPRoute,
     ReferenceGrant,
     BackendTLSPolicy,
     Ingress,
@@ -28,13 +29,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::GatewayClass,
         Kind::Gateway,
         Kind::HTTPRoute,
         Kind::GRPCRoute,
         Kind::TLSRoute,
         Kind::TCPRoute,
+        Kind::UDPRoute,
         Kind::ReferenceGrant,
         Kind::BackendTLSPolicy,
         Kind::Ingress,
@@ -58,6 +60,7 @@ impl Kind {
             | Kind::GRPCRoute
             | Kind::TLSRoute
             | Kind::TCPRoute
+            | Kind::UDPRoute
             | Kind::ReferenceGrant
             | Kind::BackendTLSPolicy => "gateway.networking.k8s.io",
             Kind::Ingress | Kind::IngressClass => "networking.k8s.io",
@@ -75,6 +78,7 @@ impl Kind {
             Kind::GRPCRoute => "GRPCRoute",
             Kind::TLSRoute => "TLSRoute",
             Kind::TCPRoute => "TCPRoute",
+            Kind::UDPRoute => "UDPRoute",
             Kind::ReferenceGrant => "ReferenceGrant",
             Kind::BackendTLSPolicy => "BackendTLSPolicy",
             Kind::Ingress => "Ingress",
@@ -99,6 +103,7 @@ impl Kind {
             Kind::GRPCRoute => "grpcroutes",
             Kind::TLSRoute => "tlsroutes",
             Kind::TCPRoute => "tcproutes",
+            Kind::UDPRoute => "udproutes",
             Kind::ReferenceGrant => "referencegrants",
             Kind::BackendTLSPolicy => "backendtlspolicies",
             Kind::Ingress => "ingresses",
@@ -120,7 +125,7 @@ impl Kind {
     }
 
     /// Routes of the Gateway API: what has parentRefs, and a status with an entry for each.
-    pub const ROUTES: [Kind; 4] = [Kind::HTTPRoute, Kind::GRPCRoute, Kind::TLSRoute, Kind::TCPRoute];
+    pub const ROUTES: [Kind; 5] = [Kind::HTTPRoute, Kind::GRPCRoute, Kind::TLSRoute, Kind::TCPRoute, Kind::UDPRoute];
 
     pub fn is_route(self) -> bool {
         Kind::ROUTES.contains(&self)

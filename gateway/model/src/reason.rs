@@ -77,6 +77,7 @@ reasons! {
     // The client
     ClientAborted = "client_aborted", 499, "the client went away before the answer was complete";
     StreamIdle = "stream_idle", 0, "nothing was sent in either direction for too long";
+    EndpointGone = "endpoint_gone", 0, "the route no longer leads to the endpoint of a UDP session; the client's next datagram begins another";
     StreamMaxDuration = "stream_max_duration", 0, "the longest life of a stream was reached";
     ShuttingDown = "shutting_down", 503, "the gateway's drain deadline passed";
     Internal = "internal", 500, "a fault of the gateway; its log has the cause";

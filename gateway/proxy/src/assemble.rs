@@ -19,7 +19,7 @@ use ::http::HeaderValue;
 use changes::changed;
 use sluice_model::config::{
     Action, BackendKey, BackendTarget, Config, EndpointSource, EndpointsKey, Filters, Listener, Mirror, Port, Rule,
-    ServerHeader, VirtualHost,
+    ServerHeader, Transport, VirtualHost,
 };
 use sluice_model::hostname::{HostPattern, HostTable};
 use sluice_model::matcher::HostMatcher;
@@ -91,27 +91,35 @@ impl Assembler {
         self.sweep();
         let hosts_before = HostsBefore::of(&before);
         let mut rebuilt = false;
-        let mut ports = FastMap::default();
-        for (address, port) in &config.ports {
-            let runtime = self.port(*address, port, &config, &before, &hosts_before, &mut rebuilt);
-            ports.insert(*address, runtime);
+        let (mut ports, mut udp_ports) = (FastMap::default(), FastMap::default());
+        for (transport, address, port) in config.sockets() {
+            let (of_before, of_now) = match transport {
+                Transport::Tcp => (&before.ports, &mut ports),
+                Transport::Udp => (&before.udp_ports, &mut udp_ports),
+            };
+            let former = of_before.get(&address);
+            let runtime = self.port(address, port, former, &config, &before, &hosts_before, &mut rebuilt);
+            of_now.insert(address, runtime);
         }
-        rebuilt |= ports.len() != before.ports.len();
+        rebuilt |= ports.len() != before.ports.len() || udp_ports.len() != before.udp_ports.len();
+        // A session of datagrams takes nothing from here once it has begun.
         self.keep_retired(&mut ports, &before);
+        let all = || ports.values().chain(udp_ports.values());
         let (plugins, grants) = (&before.config.plugins, &before.config.plugin_grants);
         if rebuilt || config.plugins != *plugins || config.plugin_grants != *grants {
-            self.want_plugins(&config, &ports);
+            self.want_plugins(&config, all());
         }
         let plugin_calls = self.plugin_calls(&config, &before);
         let backends = self.backends(&config, &before);
-        let plugins = self.plugin_table(&before, &ports);
+        let plugins = self.plugin_table(&before, all());
         let access_log = if Arc::ptr_eq(&config.access_log, &before.config.access_log) {
             before.access_log.clone()
         } else {
             Arc::new(LogFormat::new(&config.access_log))
         };
         let generation = before.generation + 1;
-        let snapshot = Arc::new(Snapshot { generation, config, ports, backends, plugins, plugin_calls, access_log });
+        let snapshot =
+            Arc::new(Snapshot { generation, config, ports, udp_ports, backends, plugins, plugin_calls, access_log });
         self.previous = snapshot.clone();
         snapshot
     }
@@ -129,16 +137,17 @@ impl Assembler {
         }
     }
 
+    #[allow(clippy::too_many_arguments)] // what it was, what it is to be, and what is noted on the way
     fn port(
         &mut self,
         address: SocketAddr,
         port: &Arc<Port>,
+        former: Option<&Arc<PortRuntime>>,
         config: &Config,
         before: &Snapshot,
         hosts_before: &HostsBefore<'_>,
         rebuilt: &mut bool,
     ) -> Arc<PortRuntime> {
-        let former = before.ports.get(&address);
         let listeners: Vec<_> = port
             .listeners
             .iter()
@@ -357,10 +366,10 @@ impl Assembler {
         }
     }
 
-    fn want_plugins(&mut self, config: &Config, ports: &FastMap<SocketAddr, Arc<PortRuntime>>) {
+    fn want_plugins<'p>(&mut self, config: &Config, ports: impl Iterator<Item = &'p Arc<PortRuntime>> + Clone) {
         let (plugins, grants) = (config.plugins.clone(), config.plugin_grants.clone());
         let mut desired = Desired { plugins, grants, ..Desired::default() };
-        let of_rules = rules(ports).flat_map(|rule| &rule.config.plugins);
+        let of_rules = rules(ports.clone()).flat_map(|rule| &rule.config.plugins);
         let of_listeners = listener_plugins(ports).flat_map(|plugins| &*plugins.uses);
         of_rules.chain(of_listeners).for_each(|plugin_use| desired.add_use(plugin_use));
         self.plugins.ensure(desired.clone());
@@ -422,10 +431,10 @@ impl Assembler {
         Some(self.registry.backend(backend, endpoints, &config.certificates))
     }
 
-    fn plugin_table(
+    fn plugin_table<'p>(
         &mut self,
         before: &Snapshot,
-        ports: &FastMap<SocketAddr, Arc<PortRuntime>>,
+        ports: impl Iterator<Item = &'p Arc<PortRuntime>> + Clone,
     ) -> Box<[Option<Arc<Configured>>]> {
         let mut table: Vec<Option<Arc<Configured>>> = vec![None; self.plugin_slots.len()];
         for slot in self.plugin_slots.iter() {
@@ -439,7 +448,7 @@ impl Assembler {
         }
         // A version that only stands in for another is dropped as soon as that one is ready.
         let mut standing_in = vec![false; table.len()];
-        let of_listeners = listener_plugins(ports).flat_map(|plugins| &plugins.slots);
+        let of_listeners = listener_plugins(ports.clone()).flat_map(|plugins| &plugins.slots);
         for plugin in rules(ports).flat_map(|rule| &rule.plugins).chain(of_listeners) {
             let ready = table.get(plugin.slot.index()).is_some_and(Option::is_some);
             if let Some(former) = plugin.former.as_ref().filter(|_| !ready)
@@ -462,12 +471,14 @@ impl Assembler {
     }
 }
 
-fn rules(ports: &FastMap<SocketAddr, Arc<PortRuntime>>) -> impl Iterator<Item = &Arc<RuleRuntime>> {
-    ports.values().flat_map(|port| &port.listeners).flat_map(|l| l.hosts.values()).flat_map(|host| &host.rules)
+fn rules<'p>(ports: impl Iterator<Item = &'p Arc<PortRuntime>>) -> impl Iterator<Item = &'p Arc<RuleRuntime>> {
+    ports.flat_map(|port| &port.listeners).flat_map(|l| l.hosts.values()).flat_map(|host| &host.rules)
 }
 
-fn listener_plugins(ports: &FastMap<SocketAddr, Arc<PortRuntime>>) -> impl Iterator<Item = &ListenerPlugins> {
-    ports.values().flat_map(|port| &port.listeners).filter_map(|listener| listener.plugins.as_ref())
+fn listener_plugins<'p>(
+    ports: impl Iterator<Item = &'p Arc<PortRuntime>>,
+) -> impl Iterator<Item = &'p ListenerPlugins> {
+    ports.flat_map(|port| &port.listeners).filter_map(|listener| listener.plugins.as_ref())
 }
 
 /// The listeners of the snapshot before, by label.
@@ -477,7 +488,7 @@ struct HostsBefore<'s> {
 
 impl<'s> HostsBefore<'s> {
     fn of(snapshot: &'s Snapshot) -> Self {
-        let listeners = snapshot.ports.values().flat_map(|port| &port.listeners);
+        let listeners = snapshot.all_ports().flat_map(|port| &port.listeners);
         HostsBefore { listeners: listeners.map(|listener| (&*listener.label, listener)).collect() }
     }
 }

@@ -66,14 +66,71 @@ pub struct ListenerMetrics {
     requests: Box<[[AtomicU64; REASONS]; CLASSES.len()]>,
     /// Of a listener that carries bytes.
     connections: OnceLock<Box<[AtomicU64; REASONS]>>,
+    /// Of a listener that carries datagrams.
+    datagrams: OnceLock<Box<DatagramCounts>>,
     in_flight: AtomicI64,
+}
+
+/// What became of the sessions and datagrams of a listener.
+#[derive(Debug)]
+struct DatagramCounts {
+    sessions: [AtomicU64; REASONS],
+    dropped: [AtomicU64; REASONS + Dropped::OTHERS.len()],
+}
+
+/// Why a datagram was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// No session could be begun for it.
+    Refused(Reason),
+    /// The port has as many sessions as it may have (`limits.udpSessions`).
+    SessionLimit,
+    /// As many wait to be sent as the socket has room for.
+    QueueFull,
+    /// It is longer than the way can take.
+    TooLarge,
+    /// The system would not send it.
+    NotSent,
+}
+
+impl Dropped {
+    const OTHERS: [&'static str; 4] = ["session_limit", "queue_full", "too_large", "not_sent"];
+
+    fn index(self) -> usize {
+        match self {
+            Dropped::Refused(reason) => reason as usize,
+            Dropped::SessionLimit => REASONS,
+            Dropped::QueueFull => REASONS + 1,
+            Dropped::TooLarge => REASONS + 2,
+            Dropped::NotSent => REASONS + 3,
+        }
+    }
 }
 
 impl ListenerMetrics {
     fn new(label: Arc<str>) -> Self {
         let requests = std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0)));
-        let connections = OnceLock::new();
-        ListenerMetrics { label, requests: Box::new(requests), connections, in_flight: AtomicI64::new(0) }
+        let (connections, datagrams) = (OnceLock::new(), OnceLock::new());
+        ListenerMetrics { label, requests: Box::new(requests), connections, datagrams, in_flight: AtomicI64::new(0) }
+    }
+
+    fn datagrams(&self) -> &DatagramCounts {
+        self.datagrams.get_or_init(|| {
+            Box::new(DatagramCounts {
+                sessions: std::array::from_fn(|_| AtomicU64::new(0)),
+                dropped: std::array::from_fn(|_| AtomicU64::new(0)),
+            })
+        })
+    }
+
+    /// A session of datagrams has ended.
+    pub fn count_session(&self, reason: Reason) {
+        self.datagrams().sessions[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A datagram of a client, or for one, was dropped.
+    pub fn count_dropped(&self, why: Dropped) {
+        self.datagrams().dropped[why.index()].fetch_add(1, Relaxed);
     }
 
     pub fn count(&self, status: u16, reason: Reason) {
@@ -121,17 +178,41 @@ pub struct RouteMetrics {
     duration: OnceLock<Box<AtomicHistogram>>,
     /// Bytes of its connections, from clients and to them.
     bytes: [AtomicU64; 2],
+    /// Its datagrams and their bytes, from clients and to them.
+    datagrams: [[AtomicU64; 2]; 2],
 }
+
+/// Which way a datagram goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Received,
+    Sent,
+}
+
+const DIRECTIONS: [&str; 2] = ["received", "sent"];
 
 impl RouteMetrics {
     fn new(label: Arc<str>) -> Self {
-        RouteMetrics { label, requests: Default::default(), duration: OnceLock::new(), bytes: Default::default() }
+        RouteMetrics {
+            label,
+            requests: Default::default(),
+            duration: OnceLock::new(),
+            bytes: Default::default(),
+            datagrams: Default::default(),
+        }
     }
 
     /// What a connection has carried, from the client and to it.
     pub fn add_bytes(&self, received: u64, sent: u64) {
         self.bytes[0].fetch_add(received, Relaxed);
         self.bytes[1].fetch_add(sent, Relaxed);
+    }
+
+    /// A datagram was passed on.
+    pub fn add_datagram(&self, direction: Direction, bytes: usize) {
+        let [count, sum] = &self.datagrams[direction as usize];
+        count.fetch_add(1, Relaxed);
+        sum.fetch_add(bytes as u64, Relaxed);
     }
 
     pub fn observe(&self, status: u16, duration: Duration) {
@@ -358,7 +439,7 @@ impl Collector for RequestMetrics {
             "Bytes of connections that have ended, by TCPRoute or TLSRoute, received from clients and sent to them";
         let mut family = encoder.encode_descriptor("sluice_stream_bytes", help, None, counter)?;
         for route in &routes {
-            for (direction, count) in ["received", "sent"].into_iter().zip(&route.bytes) {
+            for (direction, count) in DIRECTIONS.into_iter().zip(&route.bytes) {
                 let count = count.load(Relaxed);
                 if count > 0 {
                     let labels = [("route", &*route.label), ("direction", direction)];
@@ -367,7 +448,52 @@ impl Collector for RequestMetrics {
             }
         }
 
-        let help = "Requests that run now, and connections of listeners that carry bytes, by listener";
+        let help = "Sessions of UDP listeners that have ended, by listener and reason (docs/reasons.md)";
+        let mut family = encoder.encode_descriptor("sluice_datagram_sessions", help, None, counter)?;
+        for listener in &listeners {
+            let counts = listener.datagrams.get().into_iter().flat_map(|counts| &counts.sessions);
+            for (reason, count) in Reason::ALL.iter().zip(counts) {
+                let count = count.load(Relaxed);
+                if count > 0 {
+                    let labels = [("listener", &*listener.label), ("reason", reason.as_str())];
+                    family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+                }
+            }
+        }
+
+        let help = "Datagrams to or from UDP listeners that were dropped, by listener and reason: one of docs/reasons.md where \
+                    no session could be begun, or session_limit, queue_full, too_large, not_sent";
+        let mut family = encoder.encode_descriptor("sluice_datagrams_dropped", help, None, counter)?;
+        for listener in &listeners {
+            let counts = listener.datagrams.get().into_iter().flat_map(|counts| &counts.dropped);
+            let names = Reason::ALL.iter().map(|reason| reason.as_str()).chain(Dropped::OTHERS);
+            for (reason, count) in names.zip(counts) {
+                let count = count.load(Relaxed);
+                if count > 0 {
+                    let labels = [("listener", &*listener.label), ("reason", reason)];
+                    family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+                }
+            }
+        }
+
+        let families = [
+            ("sluice_datagrams", "Datagrams of UDPRoutes that were passed on, received from clients and sent to them"),
+            ("sluice_datagram_bytes", "Bytes of datagrams of UDPRoutes, received from clients and sent to them"),
+        ];
+        for (n, (name, help)) in families.into_iter().enumerate() {
+            let mut family = encoder.encode_descriptor(name, help, None, counter)?;
+            for route in &routes {
+                for (direction, counts) in DIRECTIONS.into_iter().zip(&route.datagrams) {
+                    let count = counts.get(n).map_or(0, |count| count.load(Relaxed));
+                    if count > 0 {
+                        let labels = [("route", &*route.label), ("direction", direction)];
+                        family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+                    }
+                }
+            }
+        }
+
+        let help = "Requests that run now, and connections and sessions of listeners that carry bytes or datagrams, by listener";
         let mut family = encoder.encode_descriptor("sluice_requests_in_flight", help, None, MetricType::Gauge)?;
         for listener in &listeners {
             let labels = [("listener", &*listener.label)];

@@ -3,7 +3,8 @@
 use crate::access_log::{AccessLogError, AccessLogTarget, AccessLogWriter};
 use crate::assemble::Assembler;
 use crate::downstream::{
-    Downstream, DownstreamError, DownstreamMetrics, DownstreamOptions, PortState, RuntimeMode, TlsCache, TlsError,
+    Downstream, DownstreamError, DownstreamMetrics, DownstreamOptions, PortSocket, PortState, RuntimeMode, TlsCache,
+    TlsError,
 };
 use crate::http::{Gateway, Observer, Shared};
 use crate::metrics::RequestMetrics;
@@ -21,10 +22,11 @@ use pingora_core::connectors::ConnectorOptions;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use prometheus_client::registry::Registry;
+use sluice_model::config::Transport;
 use sluice_model::{Config, Problem};
 use sluice_wasm::PluginHost;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
@@ -50,9 +52,9 @@ pub struct ProxyOptions {
     pub mode: RuntimeMode,
     /// Open client connections of all ports together. Default 50,000.
     pub max_connections: usize,
-    /// Listening sockets taken over from the process before (`--upgrade`) or from systemd, by their address. Those that
+    /// Sockets taken over from the process before (`--upgrade`) or from systemd, by their address. Those that
     /// the first configuration does not name are closed.
-    pub sockets: Vec<(SocketAddr, TcpListener)>,
+    pub sockets: Vec<(SocketAddr, PortSocket)>,
     /// Where access log lines go. Default: standard output.
     pub access_log: AccessLogTarget,
     /// What names of ExternalName Services may not resolve to.
@@ -188,14 +190,15 @@ impl Proxy {
         // A request on a new port must find its hosts: the snapshot first, then the sockets.
         self.shared.snapshot.store(snapshot);
         let same_ports = former.ports.len() == config.ports.len()
-            && former.ports.iter().zip(&config.ports).all(|((a, x), (b, y))| a == b && Arc::ptr_eq(x, y));
+            && former.udp_ports.len() == config.udp_ports.len()
+            && former.sockets().zip(config.sockets()).all(|((_, a, x), (_, b, y))| a == b && Arc::ptr_eq(x, y));
         let mut problems = if same_ports && generation > 1 {
             self.downstream.problems()
         } else {
             let mut tls_problems = Vec::new();
-            let mut states = Vec::with_capacity(config.ports.len());
-            for (address, port) in &config.ports {
-                let (state, errors) = PortState::build(*address, port, &config.certificates, &mut assembly.tls);
+            let mut states = Vec::with_capacity(config.ports.len() + config.udp_ports.len());
+            for (_, address, port) in config.sockets() {
+                let (state, errors) = PortState::build(address, port, &config.certificates, &mut assembly.tls);
                 tls_problems.extend(errors.iter().map(TlsError::problem));
                 states.push(Arc::new(state));
             }
@@ -232,8 +235,8 @@ impl Proxy {
     }
 
     /// The address that a port is really bound to: it differs where the configuration leaves the number to the kernel.
-    pub fn local_addr(&self, address: SocketAddr) -> Option<SocketAddr> {
-        self.downstream.local_addr(address)
+    pub fn local_addr(&self, transport: Transport, address: SocketAddr) -> Option<SocketAddr> {
+        self.downstream.local_addr(transport, address)
     }
 
     /// Requests by listener, route and backend.
@@ -274,11 +277,11 @@ impl Proxy {
         self.shared.log.reopen();
     }
 
-    /// Duplicates of the listening sockets, for the process that takes over.
+    /// Duplicates of the ports' sockets, for the process that takes over.
     ///
     /// # Errors
     /// Where the process is out of file descriptors.
-    pub fn sockets(&self) -> io::Result<Vec<(SocketAddr, TcpListener)>> {
+    pub fn sockets(&self) -> io::Result<Vec<(SocketAddr, PortSocket)>> {
         self.downstream.sockets()
     }
 

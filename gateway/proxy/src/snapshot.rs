@@ -32,6 +32,7 @@ pub struct Snapshot {
     /// What this was assembled from.
     pub config: Arc<Config>,
     pub ports: FastMap<SocketAddr, Arc<PortRuntime>>,
+    pub udp_ports: FastMap<SocketAddr, Arc<PortRuntime>>,
     /// By [`Slot`] of a [`BackendKey`]. `None`: the configuration has no such backend (any more).
     pub backends: Box<[Option<Arc<BackendRuntime>>]>,
     /// By [`Slot`] of a [`UseKey`]. `None`: no version of it is compiled and configured yet.
@@ -59,11 +60,17 @@ impl Snapshot {
             generation: 0,
             config: Arc::new(config),
             ports: FastMap::default(),
+            udp_ports: FastMap::default(),
             backends: Box::default(),
             plugins: Box::default(),
             plugin_calls: FastMap::default(),
             access_log,
         }
+    }
+
+    /// The ports of both transports.
+    pub(crate) fn all_ports(&self) -> impl Iterator<Item = &Arc<PortRuntime>> {
+        self.ports.values().chain(self.udp_ports.values())
     }
 
     pub fn backend(&self, slot: &Slot<BackendKey>) -> Option<&Arc<BackendRuntime>> {

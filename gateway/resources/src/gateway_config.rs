@@ -109,6 +109,17 @@ pub struct PinnedPort {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub node_port: Option<u16>,
+    /// That of the listener's port: UDP for listeners of protocol UDP. Default TCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<PinnedProtocol>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum PinnedProtocol {
+    #[default]
+    Tcp,
+    Udp,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
@@ -188,6 +199,9 @@ pub struct LimitsConfig {
     /// Open connections of the port. Default 10000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<u32>,
+    /// Sessions of a UDP port: clients that have sent a datagram within udpIdle. Default 10000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp_sessions: Option<u32>,
     /// Bytes of a header section. Default 64Ki.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header_bytes: Option<Quantity>,
@@ -235,6 +249,9 @@ pub struct TimeoutsConfig {
     /// Longest time without a byte in either direction. Default 300s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream_idle: Option<DurationText>,
+    /// Longest time without a datagram in either direction of a UDP session. Default 60s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp_idle: Option<DurationText>,
     /// Longest life of a WebSocket or another tunnel. Default: none; 0s: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel_max: Option<DurationText>,
@@ -405,12 +422,12 @@ layered!(GatewayConfigSpec { addresses; service, ingress, listeners, access_log,
 layered!(ServiceConfig { kind, annotations, external_traffic_policy, load_balancer_class, pinned_ports; });
 layered!(IngressConfig { http_port, https_port, default_certificate_ref, default_backend_ref; });
 layered!(LimitsConfig {
-    connections, header_bytes, header_count, request_target, method, body, requests_per_connection,
+    connections, udp_sessions, header_bytes, header_count, request_target, method, body, requests_per_connection,
     drain_bytes;
 });
 layered!(TimeoutsConfig {
-    handshake, request_headers, body_idle, body_min_rate, response_min_rate, response_headers, stream_idle, tunnel_max,
-    connection_max, keep_alive, drain, connect;
+    handshake, request_headers, body_idle, body_min_rate, response_min_rate, response_headers, stream_idle, udp_idle,
+    tunnel_max, connection_max, keep_alive, drain, connect;
 });
 layered!(ListenerTlsConfig { min_version, ciphers, tickets, http2; });
 layered!(Http2Config {

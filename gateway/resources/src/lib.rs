@@ -52,6 +52,7 @@ pub mod api {
     pub use gateway_api::experimental::referencegrants::ReferenceGrant;
     pub use gateway_api::experimental::tcproutes::TcpRoute;
     pub use gateway_api::experimental::tlsroutes::TlsRoute;
+    pub use gateway_api::experimental::udproutes::UdpRoute;
     pub use k8s_openapi::ByteString;
     pub use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service, ServicePort, ServiceSpec};
     pub use k8s_openapi::api::discovery::v1::EndpointSlice;

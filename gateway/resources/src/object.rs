@@ -2,7 +2,7 @@
 
 use crate::api::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass,
-    Namespace, ObjectMeta, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
+    Namespace, ObjectMeta, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
 };
 use crate::{GatewayConfig, Plugin, TrafficPolicy};
 use serde::{Serialize, Serializer};
@@ -41,6 +41,7 @@ objects! {
     GRPCRoute(GrpcRoute),
     TLSRoute(TlsRoute),
     TCPRoute(TcpRoute),
+    UDPRoute(UdpRoute),
     ReferenceGrant(ReferenceGrant),
     BackendTLSPolicy(BackendTlsPolicy),
     Ingress(Ingress),

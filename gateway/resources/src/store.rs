@@ -2,7 +2,7 @@
 
 use crate::api::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass,
-    Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
+    Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
 };
 use crate::{GatewayConfig, Object, Plugin, TrafficPolicy};
 use sluice_model::object::NamespacedName;
@@ -61,6 +61,7 @@ store! {
     grpc_routes: GRPCRoute(GrpcRoute),
     tls_routes: TLSRoute(TlsRoute),
     tcp_routes: TCPRoute(TcpRoute),
+    udp_routes: UDPRoute(UdpRoute),
     reference_grants: ReferenceGrant(ReferenceGrant),
     backend_tls_policies: BackendTLSPolicy(BackendTlsPolicy),
     ingresses: Ingress(Ingress),

@@ -92,7 +92,7 @@ impl TrafficPolicy {
 pub struct PolicyTarget {
     /// `gateway.networking.k8s.io` of Gateway and routes, `networking.k8s.io` of Ingress, empty of Service.
     pub group: String,
-    /// Gateway, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, Ingress or Service.
+    /// Gateway, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute, Ingress or Service.
     pub kind: String,
     pub name: String,
     /// A Gateway's listener, a route's named rule, or a Service's named port.

@@ -1,6 +1,7 @@
 //! Where configurations go: into the data plane, or, in a process that only writes to the cluster, no further.
 
 use arc_swap::ArcSwap;
+use sluice_model::config::Transport;
 use sluice_model::{Config, Problem};
 use sluice_proxy::{Applied, Proxy};
 use sluice_wasm::PluginHost;
@@ -40,10 +41,11 @@ impl Plane {
     }
 
     /// Addresses of the configuration whose sockets are open.
-    pub(crate) fn open(&self) -> Vec<SocketAddr> {
+    pub(crate) fn open(&self, transport: Transport) -> Vec<SocketAddr> {
         let Plane::Serving { proxy, .. } = self else { return Vec::new() };
         let config = proxy.snapshot().config.clone();
-        config.ports.keys().filter(|address| proxy.local_addr(**address).is_some()).copied().collect()
+        let sockets = config.sockets().filter(|(of, ..)| *of == transport).map(|(_, address, _)| address);
+        sockets.filter(|address| proxy.local_addr(transport, *address).is_some()).collect()
     }
 
     pub(crate) fn generation(&self) -> u64 {

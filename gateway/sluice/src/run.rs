@@ -19,8 +19,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use sluice_admin::View;
 use sluice_fetch::Policy;
-use sluice_model::config::Certificate;
+use sluice_model::config::{Certificate, Transport};
 use sluice_proxy::access_log::AccessLogTarget;
+use sluice_proxy::downstream::PortSocket;
 use sluice_proxy::downstream::handover::{self, Handover, HandoverError, Received};
 use sluice_proxy::{Proxy, ProxyOptions};
 use sluice_translate::Options;
@@ -366,10 +367,13 @@ fn take_over(path: &Path) -> Result<Option<Received>> {
 }
 
 /// An admin socket: the one of the process before, or a new one.
-pub(crate) fn listen(address: SocketAddr, sockets: &mut Vec<(SocketAddr, TcpListener)>) -> Result<TcpListener> {
-    let socket = match sockets.iter().position(|(taken, _)| *taken == address) {
-        Some(place) => sockets.swap_remove(place).1,
-        None => TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?,
+pub(crate) fn listen(address: SocketAddr, sockets: &mut Vec<(SocketAddr, PortSocket)>) -> Result<TcpListener> {
+    let listens =
+        |(taken, socket): &(SocketAddr, PortSocket)| *taken == address && socket.transport() == Transport::Tcp;
+    let taken = sockets.iter().position(listens).map(|place| sockets.swap_remove(place).1);
+    let socket = match taken {
+        Some(PortSocket::Listener(socket)) => socket,
+        _ => TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?,
     };
     socket.set_nonblocking(true)?;
     Ok(socket)
@@ -411,7 +415,7 @@ async fn successor(path: &Path, proxy: Arc<Proxy>, own: [(SocketAddr, TcpListene
     let sockets = move || {
         let mut sockets = proxy.sockets()?;
         for (address, socket) in own.iter() {
-            sockets.push((*address, socket.try_clone()?));
+            sockets.push((*address, socket.try_clone()?.into()));
         }
         Ok(sockets)
     };

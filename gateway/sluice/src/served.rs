@@ -113,8 +113,8 @@ fn open_listeners(plane: &Plane) -> BTreeMap<NamespacedName, Vec<String>> {
     let config = plane.config();
     // A listener on several addresses is open when all of them are.
     let mut shut: Vec<ListenerId> = Vec::new();
-    for (address, port) in &config.ports {
-        let bound = proxy.local_addr(*address).is_some();
+    for (transport, address, port) in config.sockets() {
+        let bound = proxy.local_addr(transport, address).is_some();
         for id in port.listeners.iter().map(|listener| &listener.id) {
             if bound {
                 let names = open.entry(id.gateway.clone()).or_default();

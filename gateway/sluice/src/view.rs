@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use sluice_admin::{EndpointStatus, PluginStatus, Readiness, Reload, Status, View, WatchStatus};
+use sluice_model::config::Transport;
 use sluice_model::{Config, Problem, Served, ServedQuestion};
 use sluice_proxy::snapshot::Snapshot;
 use sluice_sources::kubernetes::KubernetesSource;
@@ -73,7 +74,8 @@ impl View for GatewayView {
             generation: self.plane.generation(),
             last_reload: self.state.last_reload.load_full().map(|reload| (*reload).clone()),
             draining: self.state.draining.load(Ordering::Relaxed),
-            open: self.plane.open(),
+            open: self.plane.open(Transport::Tcp),
+            open_udp: self.plane.open(Transport::Udp),
             endpoints,
             plugins: plugins.into_iter().map(plugin_status).collect(),
             watches: self.watches().into_iter().map(watch_status).collect(),

@@ -34,6 +34,7 @@ fn task(kind: Kind) -> &'static str {
         Kind::GRPCRoute => "watch GRPCRoute",
         Kind::TLSRoute => "watch TLSRoute",
         Kind::TCPRoute => "watch TCPRoute",
+        Kind::UDPRoute => "watch UDPRoute",
         Kind::ReferenceGrant => "watch ReferenceGrant",
         Kind::BackendTLSPolicy => "watch BackendTLSPolicy",
         Kind::Ingress => "watch Ingress",

@@ -133,6 +133,7 @@ fn limits(settings: Option<&LimitsConfig>, field: &str, report: &mut Report<'_>)
     let at = |name: &str| format!("{field}.{name}");
     Limits {
         connections: number(s.connections, 1..=10_000_000, &at("connections"), report).unwrap_or(none.connections),
+        udp_sessions: number(s.udp_sessions, 1..=1_000_000, &at("udpSessions"), report).unwrap_or(none.udp_sessions),
         header_bytes: bytes(s.header_bytes.as_ref(), KIB..=MIB, &at("headerBytes"), report)
             .unwrap_or(none.header_bytes),
         header_count: number(s.header_count, 1..=256, &at("headerCount"), report).unwrap_or(none.header_count),
@@ -165,6 +166,7 @@ fn timeouts(settings: Option<&TimeoutsConfig>, field: &str, report: &mut Report<
             .unwrap_or(none.response_min_rate),
         response_headers: positive!(response_headers, "responseHeaders"),
         stream_idle: positive!(stream_idle, "streamIdle"),
+        udp_idle: positive!(udp_idle, "udpIdle"),
         tunnel_max: duration_of(s.tunnel_max.as_ref(), &at("tunnelMax"), report).filter(|d| !d.is_zero()),
         connection_max: match duration_of(s.connection_max.as_ref(), &at("connectionMax"), report) {
             Some(duration) => (!duration.is_zero()).then_some(duration),

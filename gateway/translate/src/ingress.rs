@@ -330,7 +330,7 @@ fn forward(
         }
         Err(unusable) => {
             let mut report = Report::new(object, &mut compiled.problems);
-            crate::http_route::tell(&unusable, service, &port, field, &mut report);
+            crate::http_route::tell(&unusable, service, &port, Spoken::Http, field, &mut report);
             unavailable()
         }
     }

@@ -46,7 +46,7 @@ mod tests;
 
 pub use certificate::certificate_from_pem;
 pub use gateway::{
-    BUILT_IN_CLASS, GATEWAY_CONTROLLER, GATEWAY_UID, INGRESS_CONTROLLER, INGRESS_GATEWAY, INGRESS_NAMESPACE,
+    BUILT_IN_CLASS, GATEWAY_CONTROLLER, GATEWAY_UID, INGRESS_CONTROLLER, INGRESS_GATEWAY, INGRESS_NAMESPACE, PortKey,
     TARGET_PORTS, TargetPorts, is_default_class, service_name,
 };
 pub use options::Options;

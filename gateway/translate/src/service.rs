@@ -6,7 +6,7 @@ use crate::report::Report;
 use crate::world::World;
 use sha2::{Digest, Sha256};
 use sluice_model::config::{
-    Backend, BackendCa, BackendKey, BackendProtocol, BackendTls, EndpointSource, EndpointsKey, TlsVersion,
+    Backend, BackendCa, BackendKey, BackendProtocol, BackendTls, EndpointSource, EndpointsKey, TlsVersion, Transport,
 };
 use sluice_model::object::NamespacedName;
 use sluice_model::{Hostname, Kind, ObjectRef};
@@ -41,6 +41,8 @@ pub(crate) enum Spoken {
     Grpc,
     /// Whatever it is.
     Bytes,
+    /// Whatever it is, over UDP.
+    Datagrams,
 }
 
 impl Spoken {
@@ -48,7 +50,16 @@ impl Spoken {
         match route {
             Kind::GRPCRoute => Spoken::Grpc,
             Kind::TLSRoute | Kind::TCPRoute => Spoken::Bytes,
+            Kind::UDPRoute => Spoken::Datagrams,
             _ => Spoken::Http,
+        }
+    }
+
+    /// The protocol that a Service's port has to have.
+    pub(crate) fn transport(self) -> Transport {
+        match self {
+            Spoken::Datagrams => Transport::Udp,
+            Spoken::Http | Spoken::Grpc | Spoken::Bytes => Transport::Tcp,
         }
     }
 }
@@ -77,7 +88,7 @@ pub(crate) fn resolve(
     deps.insert(object.clone());
     let service = world.store.services.get(name).ok_or(Unusable::ServiceNotFound)?;
     let spec = service.spec.as_ref();
-    let service_port = find_port(service, port);
+    let service_port = find_port(service, port, spoken.transport());
     let external = spec.is_some_and(|spec| spec.type_.as_deref() == Some("ExternalName"));
     let number = match (service_port, port) {
         (Some(found), _) => u16::try_from(found.port).map_err(|_| Unusable::PortNotFound)?,
@@ -95,6 +106,7 @@ pub(crate) fn resolve(
         Spoken::Grpc => (BackendProtocol::Http2, app_tls),
         // The Service's word on HTTP says nothing of other bytes.
         Spoken::Bytes => (BackendProtocol::Bytes, false),
+        Spoken::Datagrams => (BackendProtocol::Datagrams, false),
     };
     let tls = match world.backend_tls.of(name, port_name) {
         _ if place.passthrough => None,
@@ -135,10 +147,13 @@ pub(crate) fn resolve(
     Ok(backend)
 }
 
-fn find_port<'s>(service: &'s Service, wanted: PortRef<'_>) -> Option<&'s ServicePort> {
+fn find_port<'s>(service: &'s Service, wanted: PortRef<'_>, transport: Transport) -> Option<&'s ServicePort> {
     let ports = service.spec.as_ref()?.ports.as_deref()?;
-    let tcp = |p: &&ServicePort| matches!(p.protocol.as_deref(), None | Some("" | "TCP"));
-    ports.iter().filter(tcp).find(|p| match wanted {
+    let fits = |p: &&ServicePort| match p.protocol.as_deref() {
+        None | Some("" | "TCP") => transport == Transport::Tcp,
+        Some(other) => other == transport.name(),
+    };
+    ports.iter().filter(fits).find(|p| match wanted {
         PortRef::Number(number) => p.port == i32::from(number),
         PortRef::Name(name) => p.name.as_deref() == Some(name),
     })

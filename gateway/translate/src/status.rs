@@ -1,8 +1,10 @@
 //! What became of Gateways and routes, in the API's own reasons: for `sluice check` and, in a cluster, for status
 //! conditions.
 
+use crate::gateway::PortKey;
 use serde::Serialize;
 use sluice_model::ObjectRef;
+use sluice_model::config::Transport;
 use sluice_model::object::NamespacedName;
 use sluice_resources::ServiceConfig;
 use std::collections::{BTreeMap, BTreeSet};
@@ -119,7 +121,7 @@ pub struct Infrastructure {
     /// `spec.addresses` of type IPAddress.
     pub addresses: Vec<IpAddr>,
     /// Ports of the listeners that can be served.
-    pub ports: BTreeSet<u16>,
+    pub ports: BTreeSet<PortKey>,
 }
 
 /// One Gateway. It is accepted where nothing is rejected; programmed where, besides, a listener is.
@@ -153,6 +155,8 @@ impl GatewayStatus {
 pub struct ListenerStatus {
     pub name: String,
     pub port: u16,
+    /// What its protocol is spoken over.
+    pub transport: Transport,
     /// Reason and message of `Accepted: False`: UnsupportedProtocol, UnsupportedValue, NoValidCACertificate, PortUnavailable.
     pub rejected: Option<(&'static str, String)>,
     /// Reason of `Conflicted: True`: ProtocolConflict, HostnameConflict.
@@ -172,6 +176,7 @@ impl ListenerStatus {
         ListenerStatus {
             name: name.to_owned(),
             port,
+            transport: Transport::Tcp,
             serves: false,
             rejected: None,
             conflicted: None,

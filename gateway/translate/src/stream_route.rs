@@ -1,4 +1,5 @@
-//! TLSRoutes and TCPRoutes: connections that go to one backend as a whole, whatever they carry.
+//! TLSRoutes, TCPRoutes and UDPRoutes: connections, and sessions of datagrams, that go to one backend as a whole,
+//! whatever they carry.
 //!
 //! Such a route is an HTTPRoute with one rule that takes everything: parents, hostnames (by SNI) and backendRefs are the
 //! same fields. What a policy says of plugins means nothing here, as they see requests.
@@ -12,7 +13,7 @@ use serde_json::{from_value, to_value};
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, Kind, ObjectRef};
 use sluice_resources::api::http_route::HttpRouteSpec;
-use sluice_resources::api::{HttpRoute, ObjectMeta, TcpRoute, TlsRoute};
+use sluice_resources::api::{HttpRoute, ObjectMeta, TcpRoute, TlsRoute, UdpRoute};
 
 pub(crate) fn tls(world: &World<'_>, name: &NamespacedName, route: &TlsRoute) -> Compiled {
     compile(world, Kind::TLSRoute, name, &route.metadata, &route.spec)
@@ -20,6 +21,10 @@ pub(crate) fn tls(world: &World<'_>, name: &NamespacedName, route: &TlsRoute) ->
 
 pub(crate) fn tcp(world: &World<'_>, name: &NamespacedName, route: &TcpRoute) -> Compiled {
     compile(world, Kind::TCPRoute, name, &route.metadata, &route.spec)
+}
+
+pub(crate) fn udp(world: &World<'_>, name: &NamespacedName, route: &UdpRoute) -> Compiled {
+    compile(world, Kind::UDPRoute, name, &route.metadata, &route.spec)
 }
 
 fn compile(
@@ -46,7 +51,8 @@ fn compile(
     let common = HttpRoute { metadata: metadata.clone(), spec, status: None };
     let mut compiled = http_route::compile_as(world, &object, &common, Matches::OfRules);
     if further {
-        let message = "the first rule takes every connection; those behind it are never reached";
+        let what = if kind == Kind::UDPRoute { "datagram" } else { "connection" };
+        let message = format!("the first rule takes every {what}; those behind it are never reached");
         Report::new(&object, &mut compiled.problems).warn(Code::RouteShadowed, "spec.rules[1]", message);
     }
     compiled

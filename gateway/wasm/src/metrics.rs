@@ -127,7 +127,11 @@ impl Metrics {
             "Log lines of plugins above their limit of 100 a second",
             metrics.log_dropped.clone(),
         );
-        registry.register("plugin_backend_calls", "Calls of plugins to backends, by how they ended", metrics.fetches.clone());
+        registry.register(
+            "plugin_backend_calls",
+            "Calls of plugins to backends, by how they ended",
+            metrics.fetches.clone(),
+        );
         registry.register(
             "plugin_backend_call_duration_seconds",
             "Time that calls of plugins to backends took",

@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 const REPORT: &str = "tests/cluster/reports/gateway-api-v1.6.3-experimental.yaml";
 
 /// The suite's profiles, each with how many tests its core has.
-const PROFILES: [(&str, u64); 4] =
-    [("GATEWAY-HTTP", 36), ("GATEWAY-GRPC", 14), ("GATEWAY-TLS", 19), ("GATEWAY-TCP", 18)];
+const PROFILES: [(&str, u64); 5] =
+    [("GATEWAY-HTTP", 36), ("GATEWAY-GRPC", 14), ("GATEWAY-TLS", 19), ("GATEWAY-TCP", 18), ("GATEWAY-UDP", 19)];
 
 /// Features that are a profile's own.
-const CORE: [&str; 6] = ["GRPCRoute", "Gateway", "HTTPRoute", "ReferenceGrant", "TCPRoute", "TLSRoute"];
+const CORE: [&str; 7] = ["GRPCRoute", "Gateway", "HTTPRoute", "ReferenceGrant", "TCPRoute", "TLSRoute", "UDPRoute"];
 
 fn names(value: &Value) -> BTreeSet<&str> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()

@@ -1,6 +1,6 @@
 //! Where requests go: a Service's port with its policy, and the endpoints behind it.
 
-use super::TlsVersion;
+use super::{TlsVersion, Transport};
 use crate::hostname::Hostname;
 use crate::object::NamespacedName;
 use crate::print::{display, display_option};
@@ -67,6 +67,19 @@ pub enum BackendProtocol {
     WebSocket,
     /// Bytes: nothing is known of them, and by TLS nothing is agreed on.
     Bytes,
+    /// Datagrams, of which nothing is known.
+    Datagrams,
+}
+
+impl BackendProtocol {
+    pub const fn transport(self) -> Transport {
+        match self {
+            BackendProtocol::Datagrams => Transport::Udp,
+            BackendProtocol::Http1 | BackendProtocol::Http2 | BackendProtocol::WebSocket | BackendProtocol::Bytes => {
+                Transport::Tcp
+            }
+        }
+    }
 }
 
 /// TLS towards endpoints: BackendTLSPolicy (GEP-1897), or appProtocol `https` alone.

@@ -30,6 +30,9 @@ pub struct Edge {
 pub struct Limits {
     /// Open connections of the port. Default 10,000; above, new ones are closed at once.
     pub connections: u32,
+    /// Sessions of a UDP port, all of its clients together: each holds a socket to its endpoint. Default 10,000; above, the
+    /// datagrams of new clients are dropped.
+    pub udp_sessions: u32,
     /// Bytes of a header section, names and values and 4 a field. Default 64 KiB; above: 431.
     pub header_bytes: u64,
     /// Fields of a header section. Default 100; above: 431.
@@ -51,6 +54,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 10_000,
+            udp_sessions: 10_000,
             header_bytes: 64 * KIB,
             header_count: 100,
             request_target: 8 * KIB,
@@ -83,6 +87,8 @@ pub struct Timeouts {
     /// Longest time without a byte in either direction of a stream or tunnel; for a piece of a response to be taken by the
     /// client likewise. Default 300 s.
     pub stream_idle: Duration,
+    /// Longest time without a datagram in either direction of a UDP session. Default 60 s, as Envoy has it.
+    pub udp_idle: Duration,
     /// Longest life of a WebSocket or another tunnel. Default: none.
     pub tunnel_max: Option<Duration>,
     /// Longest life of a connection, after which it is closed gracefully. Default: 1 h.
@@ -105,6 +111,7 @@ impl Default for Timeouts {
             response_min_rate: 240,
             response_headers: Duration::from_secs(60),
             stream_idle: Duration::from_secs(300),
+            udp_idle: Duration::from_secs(60),
             tunnel_max: None,
             connection_max: Some(Duration::from_secs(3600)),
             keep_alive: Duration::from_secs(75),

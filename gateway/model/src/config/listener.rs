@@ -45,6 +45,41 @@ pub enum Protocol {
     /// TLS, where the SNI chooses the listener; not all of these carry HTTP ([`Listener::carries`]).
     Https,
     Tcp,
+    /// Datagrams; a port of this protocol is in [`super::Config::udp_ports`].
+    Udp,
+}
+
+impl Protocol {
+    pub const fn transport(self) -> Transport {
+        match self {
+            Protocol::Udp => Transport::Udp,
+            Protocol::Http | Protocol::Https | Protocol::Tcp => Transport::Tcp,
+        }
+    }
+}
+
+/// What a socket is of: one of each may have the same address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Transport {
+    #[default]
+    Tcp,
+    Udp,
+}
+
+impl Transport {
+    /// As Service ports name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Transport::Tcp => "TCP",
+            Transport::Udp => "UDP",
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// What a listener makes of a connection.
@@ -52,7 +87,7 @@ pub enum Protocol {
 pub enum Carries {
     #[default]
     Http,
-    /// Bytes, for one backend from beginning to end (TCPRoute, TLSRoute).
+    /// Bytes, for one backend from beginning to end (TCPRoute, TLSRoute); datagrams, for one a session (UDPRoute).
     Bytes,
 }
 

@@ -29,6 +29,8 @@ use std::sync::Arc;
 pub struct Config {
     /// What is bound. The address is what the kernel is asked for: `0.0.0.0:80` or `[::]:80` where none is named.
     pub ports: BTreeMap<SocketAddr, Arc<Port>>,
+    /// What is bound for datagrams, likewise: a number of TCP is another one of UDP.
+    pub udp_ports: BTreeMap<SocketAddr, Arc<Port>>,
     /// The virtual hosts of each listener, apart from the listener: a route's change touches one of them.
     pub virtual_hosts: BTreeMap<ListenerId, BTreeMap<crate::HostPattern, Arc<VirtualHost>>>,
     #[serde(serialize_with = "by_display")]
@@ -50,6 +52,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// The sockets of both transports, TCP first.
+    pub fn sockets(&self) -> impl Iterator<Item = (Transport, SocketAddr, &Arc<Port>)> {
+        let tcp = self.ports.iter().map(|(address, port)| (Transport::Tcp, *address, port));
+        tcp.chain(self.udp_ports.iter().map(|(address, port)| (Transport::Udp, *address, port)))
+    }
+
     /// None for a set that is not there.
     pub fn endpoints_of(&self, key: &EndpointsKey) -> &[Endpoint] {
         self.endpoints.get(key).map(|set| set.endpoints.as_slice()).unwrap_or_default()

@@ -44,7 +44,7 @@ pub(super) fn choose<'c>(config: &'c Config, question: &Question) -> Choice<'c> 
     }
     let by_host = most_specific(port, &question.host);
     let (by, name, found) = match port.protocol {
-        Protocol::Http | Protocol::Tcp => ("Host", question.host.as_str(), by_host),
+        Protocol::Http | Protocol::Tcp | Protocol::Udp => ("Host", question.host.as_str(), by_host),
         Protocol::Https => {
             let sni = question.sni.as_deref().unwrap_or_default();
             ("SNI", sni, most_specific(port, sni))
@@ -61,7 +61,9 @@ pub(super) fn choose<'c>(config: &'c Config, question: &Question) -> Choice<'c> 
         others: others(port, found, name, by),
     };
     let listener = match (found, port.protocol) {
-        (None, Protocol::Http | Protocol::Tcp) => Err(Verdict::reply(Reason::RouteNotFound, step.why.clone())),
+        (None, Protocol::Http | Protocol::Tcp | Protocol::Udp) => {
+            Err(Verdict::reply(Reason::RouteNotFound, step.why.clone()))
+        }
         (None, Protocol::Https) => {
             let text = format!("the TLS handshake is refused (unrecognized_name): {}", step.why);
             Err(Verdict { status: None, reason: None, text })
@@ -70,7 +72,7 @@ pub(super) fn choose<'c>(config: &'c Config, question: &Question) -> Choice<'c> 
             let text = format!("listener {} takes bytes for a TLSRoute, and looks at no request", listener.id);
             Err(Verdict { status: None, reason: None, text })
         }
-        (Some(listener), Protocol::Http | Protocol::Tcp) => Ok(listener),
+        (Some(listener), Protocol::Http | Protocol::Tcp | Protocol::Udp) => Ok(listener),
         (Some(listener), Protocol::Https) => match by_host {
             Some(other) if other.id == listener.id => Ok(listener),
             Some(other) => Err(Verdict::reply(
@@ -99,6 +101,9 @@ fn socket<'c>(config: &'c Config, question: &Question) -> Result<(SocketAddr, &'
     }
     if let Some((address, port)) = of_number().next() {
         return Err(format!("{address} speaks {:?}, not {protocol:?}", port.protocol));
+    }
+    if let Some(address) = config.udp_ports.keys().find(|address| address.port() == wanted) {
+        return Err(format!("{address} takes datagrams for a UDPRoute, and looks at no request"));
     }
     let sockets: Vec<String> = config.ports.iter().map(|(a, p)| format!("{a} ({:?})", p.protocol)).collect();
     if question.port.is_none() {

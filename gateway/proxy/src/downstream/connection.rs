@@ -1,6 +1,7 @@
 //! One client connection: what is known of it, its place in the limits, and the way from the accepted socket to the
 //! protocol that it speaks.
 
+use super::datagrams::DatagramPort;
 use super::handshake::{End, Greeted};
 use super::open_port::{ConnectionPermit, OpenPort};
 use super::passed::PassedConnection;
@@ -88,6 +89,9 @@ pub trait EdgeObserver: Send + Sync + 'static {
     /// A connection to a listener that carries bytes ([`sluice_model::config::Carries::Bytes`]), for as long as the
     /// future runs.
     fn passed(&self, connection: PassedConnection) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    /// A socket of a UDP port, for as long as the future runs: it takes datagrams until the port stops, and lets go.
+    fn datagrams(&self, port: DatagramPort) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
 /// What the protocols share of one connection while it is served.

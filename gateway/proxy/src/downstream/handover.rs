@@ -11,13 +11,15 @@
 //! A new process that fails before it serves changes nothing: the old one goes on. The same sockets may come from systemd
 //! instead ([`from_systemd`]).
 
+use super::sockets::PortSocket;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 use serde::{Deserialize, Serialize};
+use socket2::SockRef;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -57,8 +59,11 @@ pub enum HandoverError {
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
     version: u32,
-    /// The addresses as the configuration has them, in the order of the descriptors.
+    /// The addresses as the configuration has them, in the order of the descriptors: first those that listen.
     sockets: Vec<SocketAddr>,
+    /// Those of datagrams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    datagrams: Vec<SocketAddr>,
 }
 
 /// The old process's end.
@@ -88,7 +93,7 @@ impl Handover {
     /// are logged, and change nothing.
     pub async fn taken<S>(&mut self, sockets: S)
     where
-        S: Fn() -> io::Result<Vec<(SocketAddr, TcpListener)>> + Clone + Send + 'static,
+        S: Fn() -> io::Result<Vec<(SocketAddr, PortSocket)>> + Clone + Send + 'static,
     {
         loop {
             let stream = match self.listener.accept().await {
@@ -136,7 +141,7 @@ fn same_user(stream: &UnixStream) -> Result<(), HandoverError> {
 
 fn give(
     mut stream: UnixStream,
-    sockets: impl Fn() -> io::Result<Vec<(SocketAddr, TcpListener)>>,
+    sockets: impl Fn() -> io::Result<Vec<(SocketAddr, PortSocket)>>,
 ) -> Result<usize, HandoverError> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(STEP))?;
@@ -147,8 +152,11 @@ fn give(
     if greeting != GREETING {
         return Err(HandoverError::Protocol("another greeting"));
     }
-    let sockets = sockets()?;
-    let manifest = Manifest { version: VERSION, sockets: sockets.iter().map(|(address, _)| *address).collect() };
+    let (listeners, datagrams): (Vec<_>, Vec<_>) =
+        sockets()?.into_iter().partition(|(_, socket)| matches!(socket, PortSocket::Listener(_)));
+    let addresses = |of: &[(SocketAddr, PortSocket)]| of.iter().map(|(address, _)| *address).collect();
+    let manifest = Manifest { version: VERSION, sockets: addresses(&listeners), datagrams: addresses(&datagrams) };
+    let sockets: Vec<_> = listeners.into_iter().chain(datagrams).collect();
     let manifest = serde_json::to_vec(&manifest).map_err(io::Error::from)?;
     let length = u32::try_from(manifest.len()).map_err(|_| HandoverError::Protocol("too many sockets"))?;
     stream.write_all(&length.to_be_bytes())?;
@@ -176,7 +184,7 @@ fn give(
 #[derive(Debug)]
 pub struct Received {
     /// By the address that the configuration has for them.
-    pub sockets: Vec<(SocketAddr, TcpListener)>,
+    pub sockets: Vec<(SocketAddr, PortSocket)>,
     stream: UnixStream,
 }
 
@@ -208,8 +216,9 @@ pub fn receive(path: &Path) -> Result<Received, HandoverError> {
     if manifest.version != VERSION {
         return Err(HandoverError::Version(manifest.version));
     }
-    let mut fds: Vec<OwnedFd> = Vec::with_capacity(manifest.sockets.len());
-    while fds.len() < manifest.sockets.len() {
+    let expected = manifest.sockets.len() + manifest.datagrams.len();
+    let mut fds: Vec<OwnedFd> = Vec::with_capacity(expected);
+    while fds.len() < expected {
         let before = fds.len();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -226,7 +235,10 @@ pub fn receive(path: &Path) -> Result<Received, HandoverError> {
             return Err(HandoverError::Protocol("fewer sockets than its manifest names"));
         }
     }
-    let sockets = manifest.sockets.into_iter().zip(fds.into_iter().map(TcpListener::from)).collect();
+    let mut fds = fds.into_iter();
+    let listeners = manifest.sockets.into_iter().zip(fds.by_ref()).map(|(a, fd)| (a, TcpListener::from(fd).into()));
+    let mut sockets: Vec<(SocketAddr, PortSocket)> = listeners.collect();
+    sockets.extend(manifest.datagrams.into_iter().zip(fds).map(|(a, fd)| (a, UdpSocket::from(fd).into())));
     Ok(Received { sockets, stream })
 }
 
@@ -234,14 +246,14 @@ pub fn receive(path: &Path) -> Result<Received, HandoverError> {
 const LISTEN_FDS_START: i32 = 3;
 
 /// The sockets that systemd has opened for this process (`LISTEN_FDS`, `LISTEN_PID`); none where it was not started so.
-/// A socket belongs to the port of the configuration that has the address that it is bound to. Descriptors that are no
-/// listening TCP sockets are left alone, and named in the log by their `LISTEN_FDNAMES`.
-pub fn from_systemd() -> io::Result<Vec<(SocketAddr, TcpListener)>> {
+/// A socket belongs to the port of the configuration that has the address that it is bound to. Descriptors that are
+/// neither listening TCP sockets nor UDP sockets are left alone, and named in the log by their `LISTEN_FDNAMES`.
+pub fn from_systemd() -> io::Result<Vec<(SocketAddr, PortSocket)>> {
     let var = |name: &str| std::env::var(name).unwrap_or_default();
     passed(&var("LISTEN_PID"), &var("LISTEN_FDS"), &var("LISTEN_FDNAMES"))
 }
 
-fn passed(pid: &str, count: &str, names: &str) -> io::Result<Vec<(SocketAddr, TcpListener)>> {
+fn passed(pid: &str, count: &str, names: &str) -> io::Result<Vec<(SocketAddr, PortSocket)>> {
     if pid.parse() != Ok(std::process::id()) {
         return Ok(Vec::new());
     }
@@ -254,13 +266,17 @@ fn passed(pid: &str, count: &str, names: &str) -> io::Result<Vec<(SocketAddr, Tc
         // A duplicate, by number: systemd's own descriptor stays open, as the socket does with systemd.
         let fd = rustix::process::pidfd_getfd(&me, number, rustix::process::PidfdGetfdFlags::empty())?;
         let listens = rustix::net::sockopt::socket_acceptconn(&fd).unwrap_or(false);
-        let socket = TcpListener::from(fd);
+        let datagrams = rustix::net::sockopt::socket_type(&fd).is_ok_and(|kind| kind == rustix::net::SocketType::DGRAM);
+        let socket: PortSocket = if datagrams { UdpSocket::from(fd).into() } else { TcpListener::from(fd).into() };
         match socket.local_addr() {
-            Ok(address) if listens => {
-                socket.set_nonblocking(true)?;
+            Ok(address) if listens || datagrams => {
+                SockRef::from(&socket).set_nonblocking(true)?;
                 sockets.push((address, socket));
             }
-            _ => tracing::warn!(descriptor = number, name, "systemd passed what is no listening TCP socket"),
+            _ => {
+                let message = "systemd passed what is neither a listening TCP socket nor a UDP socket";
+                tracing::warn!(descriptor = number, name, "{message}");
+            }
         }
     }
     Ok(sockets)

@@ -1,15 +1,15 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 
-fn listening(count: usize) -> Vec<(SocketAddr, TcpListener)> {
+fn listening(count: usize) -> Vec<(SocketAddr, PortSocket)> {
     let each = |_| {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        (socket.local_addr().unwrap(), socket)
+        (socket.local_addr().unwrap(), socket.into())
     };
     (0..count).map(each).collect()
 }
 
-fn duplicates(sockets: &[(SocketAddr, TcpListener)]) -> io::Result<Vec<(SocketAddr, TcpListener)>> {
+fn duplicates(sockets: &[(SocketAddr, PortSocket)]) -> io::Result<Vec<(SocketAddr, PortSocket)>> {
     sockets.iter().map(|(address, socket)| Ok((*address, socket.try_clone()?))).collect()
 }
 
@@ -31,7 +31,7 @@ async fn a_connection_that_waited_in_the_old_process_is_accepted_by_the_new_one(
     let received = tokio::task::spawn_blocking(move || receive(&path)).await.unwrap().unwrap();
     assert_eq!(received.sockets.len(), 1);
     assert_eq!(received.sockets[0].0, address);
-    let socket = received.sockets[0].1.try_clone().unwrap();
+    let PortSocket::Listener(socket) = received.sockets[0].1.try_clone().unwrap() else { panic!("it listens") };
     received.serving().unwrap();
     taken.await.unwrap();
     drop(old);
@@ -48,7 +48,11 @@ async fn a_connection_that_waited_in_the_old_process_is_accepted_by_the_new_one(
 async fn more_sockets_than_one_message_holds_arrive_in_order() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("handover.sock");
-    let old = std::sync::Arc::new(listening(2 * BATCH + 3));
+    let mut all = listening(2 * BATCH + 3);
+    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // Behind all that listen, wherever it stood.
+    all.push((datagrams.local_addr().unwrap(), datagrams.into()));
+    let old = std::sync::Arc::new(all);
     let mut handover = Handover::listen(&path).unwrap();
     let sockets = old.clone();
     tokio::spawn(async move { handover.taken(move || duplicates(&sockets)).await });
@@ -57,6 +61,7 @@ async fn more_sockets_than_one_message_holds_arrive_in_order() {
     for ((address, socket), (wanted, _)) in received.sockets.iter().zip(old.iter()) {
         assert_eq!((*address, socket.local_addr().unwrap()), (*wanted, *wanted));
     }
+    assert_eq!(received.sockets.last().unwrap().1.transport(), sluice_model::config::Transport::Udp);
 }
 
 #[tokio::test]

@@ -3,15 +3,16 @@
 use super::connection::EdgeObserver;
 use super::metrics::DownstreamMetrics;
 use super::open_port::{OpenPort, Shared};
-use super::port::PortState;
+use super::port::{Place, PortState};
 use super::pulse::Pulse;
-use super::sockets;
+use super::sockets::{self, PortSocket};
 use super::workers::{BoundPort, Ports, RuntimeMode, Workers};
 use pingora_core::apps::HttpServerApp;
+use sluice_model::config::Transport;
 use sluice_model::{Code, Kind, ObjectRef, Problem};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -41,9 +42,9 @@ pub struct DownstreamOptions {
     /// that holds most is closed (`limit="total_send_bytes"`; what is held: `sluice_held_bytes{limit="send_bytes"}`).
     /// Default 256 MiB.
     pub max_send_bytes: u64,
-    /// Listening sockets that were taken over, by the address that the configuration has for them. Those that the first
+    /// Sockets that were taken over, by the address that the configuration has for them. Those that the first
     /// configuration does not name are closed.
-    pub sockets: Vec<(SocketAddr, TcpListener)>,
+    pub sockets: Vec<(SocketAddr, PortSocket)>,
 }
 
 impl Default for DownstreamOptions {
@@ -87,11 +88,11 @@ struct Control {
 /// What the configuration asks for, and what came of it.
 #[derive(Default)]
 struct Wanted {
-    states: BTreeMap<SocketAddr, Arc<PortState>>,
-    unbound: BTreeMap<SocketAddr, Unbound>,
-    taken_over: BTreeMap<SocketAddr, Vec<TcpListener>>,
+    states: BTreeMap<Place, Arc<PortState>>,
+    unbound: BTreeMap<Place, Unbound>,
+    taken_over: BTreeMap<Place, Vec<PortSocket>>,
     /// Sockets of ports that were closed, while somebody still empties their queue.
-    closing: BTreeMap<SocketAddr, Weak<Vec<TcpListener>>>,
+    closing: BTreeMap<Place, Weak<Vec<PortSocket>>>,
     /// Nothing is bound any more.
     ended: bool,
 }
@@ -117,9 +118,11 @@ impl Downstream {
     {
         let mut wanted = Wanted::default();
         for (address, socket) in options.sockets {
-            // Best effort: a socket without these options serves as well.
-            let _ = sockets::prepare(&socket);
-            wanted.taken_over.entry(address).or_default().push(socket);
+            if let PortSocket::Listener(listener) = &socket {
+                // Best effort: a socket without these options serves as well.
+                let _ = sockets::prepare(listener);
+            }
+            wanted.taken_over.entry((socket.transport(), address)).or_default().push(socket);
         }
         let workers = options.workers.max(1);
         let control = Arc::new(Control {
@@ -154,22 +157,22 @@ impl Downstream {
         if wanted.ended {
             return Vec::new();
         }
-        wanted.states = ports.into_iter().map(|state| (state.address, state)).collect();
+        wanted.states = ports.into_iter().map(|state| (state.place(), state)).collect();
         let mut open = control.ports.borrow().clone();
-        open.retain(|address, bound| match wanted.states.get(address) {
+        open.retain(|place, bound| match wanted.states.get(place) {
             Some(state) => {
                 bound.port.set_state(state.clone());
                 true
             }
             None => {
-                wanted.closing.insert(*address, Arc::downgrade(&bound.sockets));
+                wanted.closing.insert(*place, Arc::downgrade(&bound.sockets));
                 bound.port.stop(bound.port.state().config.edge.timeouts.drain);
                 false
             }
         });
         let Wanted { states, unbound, .. } = &mut *wanted;
-        unbound.retain(|address, _| states.contains_key(address));
-        let new: Vec<_> = wanted.states.values().filter(|state| !open.contains_key(&state.address)).cloned().collect();
+        unbound.retain(|place, _| states.contains_key(place));
+        let new: Vec<_> = wanted.states.values().filter(|state| !open.contains_key(&state.place())).cloned().collect();
         for state in new {
             control.open(&mut wanted, &mut open, state);
         }
@@ -186,8 +189,8 @@ impl Downstream {
     }
 
     /// The address that a port is really bound to: it differs where the configuration leaves the number to the kernel.
-    pub fn local_addr(&self, address: SocketAddr) -> Option<SocketAddr> {
-        self.control.ports.borrow().get(&address)?.sockets.first()?.local_addr().ok()
+    pub fn local_addr(&self, transport: Transport, address: SocketAddr) -> Option<SocketAddr> {
+        self.control.ports.borrow().get(&(transport, address))?.sockets.first()?.local_addr().ok()
     }
 
     /// Waits until every thread that serves has answered, from its own loop.
@@ -200,11 +203,11 @@ impl Downstream {
         self.control.shared.open()
     }
 
-    /// Duplicates of the listening sockets, for the process that takes over.
-    pub fn sockets(&self) -> io::Result<Vec<(SocketAddr, TcpListener)>> {
+    /// Duplicates of the sockets, for the process that takes over.
+    pub fn sockets(&self) -> io::Result<Vec<(SocketAddr, PortSocket)>> {
         let ports = self.control.ports.borrow().clone();
-        let each = |(address, bound): (SocketAddr, BoundPort)| {
-            let duplicates: Vec<_> = bound.sockets.iter().map(TcpListener::try_clone).collect();
+        let each = |((_, address), bound): (Place, BoundPort)| {
+            let duplicates: Vec<_> = bound.sockets.iter().map(PortSocket::try_clone).collect();
             duplicates.into_iter().map(move |socket| socket.map(|socket| (address, socket)))
         };
         ports.into_iter().flat_map(each).collect()
@@ -231,7 +234,7 @@ impl Downstream {
             shared.until(|| open.values().all(|bound| bound.port.is_let_go())).await;
             self.control.ports.send_replace(Ports::new());
             drop(open);
-            shared.until(|| shared.open() == 0).await;
+            shared.until(|| shared.open() == 0 && shared.sessions() == 0).await;
         };
         let before = shared.cut();
         // The workers cut what is left at the deadline; wait for it, so that a caller may rely on it.
@@ -260,29 +263,29 @@ impl Control {
 
     /// Binds one port, or notes why not.
     fn open(&self, wanted: &mut Wanted, open: &mut Ports, state: Arc<PortState>) {
-        let address = state.address;
-        let known = wanted.closing.remove(&address).and_then(|sockets| sockets.upgrade());
-        let bound = match (wanted.take_over(address), known) {
+        let place @ (transport, address) = state.place();
+        let known = wanted.closing.remove(&place).and_then(|sockets| sockets.upgrade());
+        let bound = match (wanted.take_over(place), known) {
             (Some(sockets), _) => Ok(Arc::new(sockets)),
             // Closed a moment ago, and not yet let go of: no gap between the two.
             (None, Some(sockets)) => Ok(sockets),
-            (None, None) => sockets::bind(address, self.mode.sockets(self.workers)).map(Arc::new),
+            (None, None) => sockets::bind(transport, address, self.mode.sockets(transport, self.workers)).map(Arc::new),
         };
         match bound {
             Ok(sockets) => {
-                wanted.unbound.remove(&address);
-                let handles = self.mode.handles(self.workers, sockets.len());
+                wanted.unbound.remove(&place);
+                let handles = self.mode.handles(transport, self.workers, sockets.len());
                 let port = Arc::new(OpenPort::new(state, handles, self.shared.clone()));
-                open.insert(address, BoundPort { port, sockets });
-                tracing::info!(%address, "listening");
+                open.insert(place, BoundPort { port, sockets });
+                tracing::info!(%address, %transport, "listening");
             }
             Err(error) => {
-                let former = wanted.unbound.remove(&address);
+                let former = wanted.unbound.remove(&place);
                 let pause = former.as_ref().map_or(REBIND_FIRST, |unbound| (unbound.pause * 2).min(REBIND_MOST));
                 if former.is_none_or(|former| former.error.kind() != error.kind()) {
-                    tracing::warn!(%address, %error, "cannot listen; it is tried again");
+                    tracing::warn!(%address, %transport, %error, "cannot listen; it is tried again");
                 }
-                wanted.unbound.insert(address, Unbound { error, pause, next: Instant::now() + pause });
+                wanted.unbound.insert(place, Unbound { error, pause, next: Instant::now() + pause });
             }
         }
     }
@@ -301,7 +304,7 @@ impl Control {
                 }
                 Some(_) => {
                     let ready = wanted.unbound.iter().filter(|(_, unbound)| unbound.next <= now);
-                    let ready: Vec<_> = ready.filter_map(|(address, _)| wanted.states.get(address).cloned()).collect();
+                    let ready: Vec<_> = ready.filter_map(|(place, _)| wanted.states.get(place).cloned()).collect();
                     let mut open = self.ports.borrow().clone();
                     for state in ready {
                         self.open(&mut wanted, &mut open, state);
@@ -317,21 +320,24 @@ impl Control {
 impl Wanted {
     /// The sockets that were taken over for this address. One for every address of a host is one whether it is of IPv4
     /// or of both families.
-    fn take_over(&mut self, address: SocketAddr) -> Option<Vec<TcpListener>> {
-        let every = |other: &&SocketAddr| {
-            address.ip().is_unspecified() && other.ip().is_unspecified() && other.port() == address.port()
+    fn take_over(&mut self, place: Place) -> Option<Vec<PortSocket>> {
+        let (transport, address) = place;
+        let every = |(of, other): &&Place| {
+            *of == transport
+                && address.ip().is_unspecified()
+                && other.ip().is_unspecified()
+                && other.port() == address.port()
         };
-        let known =
-            if self.taken_over.contains_key(&address) { address } else { *self.taken_over.keys().find(every)? };
+        let known = if self.taken_over.contains_key(&place) { place } else { *self.taken_over.keys().find(every)? };
         self.taken_over.remove(&known)
     }
 
     fn problems(&self) -> Vec<Problem> {
-        let problem = |(address, unbound): (&SocketAddr, &Unbound)| {
-            let listener = self.states.get(address)?.config.listeners.first()?;
+        let problem = |(place @ (transport, address), unbound): (&Place, &Unbound)| {
+            let listener = self.states.get(place)?.config.listeners.first()?;
             let gateway = ObjectRef::new(Kind::Gateway, &*listener.id.gateway.namespace, &*listener.id.gateway.name);
             let field = format!("spec.listeners[name={}].port", listener.id.name);
-            let message = format!("{address} cannot be bound: {}", unbound.error);
+            let message = format!("{address} ({transport}) cannot be bound: {}", unbound.error);
             Some(Problem::error(Code::PortNotBound, &gateway, field, message))
         };
         self.unbound.iter().filter_map(problem).collect()

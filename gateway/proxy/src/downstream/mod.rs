@@ -9,6 +9,7 @@
 //! accept ─► [PROXY header] ─► [TLS: SNI ─► listener ─► ServerConfig] ─┬─► http1: gate ─► engine, again and again
 //!   │ limits                                                          ├─► http2: tap  ─► engine, a task a request
 //!   │                                                                 └─► bytes: EdgeObserver::passed
+//! datagrams ─► EdgeObserver::datagrams, a socket a worker
 //! PortState (ArcSwap a port; replaced by Downstream::apply)
 //! ```
 //!
@@ -27,6 +28,7 @@
 //! bodies shows as a read error of kind `TimedOut`. On HTTP/2 the same holds, by [`paced`].
 
 mod connection;
+mod datagrams;
 mod engine_io;
 mod h2_frames;
 mod h2_tap;
@@ -58,10 +60,13 @@ mod workers;
 mod tests;
 
 pub use connection::{ConnectionInfo, EdgeObserver, Refusal, TlsInfo};
+pub use datagrams::DatagramPort;
+pub(crate) use datagrams::{Batch, Datagram, LONGEST};
 pub use listeners::{Downstream, DownstreamError, DownstreamOptions};
 pub use metrics::DownstreamMetrics;
+pub(crate) use open_port::{Phase, SessionPermit};
 pub use passed::PassedConnection;
 pub use port::PortState;
-pub use sockets::can_bind;
+pub use sockets::{PortSocket, can_bind};
 pub use tls::{TlsCache, TlsError, TlsFault, TlsListener};
 pub use workers::RuntimeMode;

@@ -5,6 +5,7 @@ use super::held::Budget;
 use super::metrics::{DownstreamMetrics, PortMetrics};
 use super::port::PortState;
 use arc_swap::ArcSwap;
+use sluice_model::config::Transport;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -13,7 +14,7 @@ use tokio::sync::{Notify, watch};
 
 /// How far a port has gone in closing. It never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     Serving,
     /// Responses say `Connection: close`, HTTP/2 has been sent GOAWAY; idle HTTP/1 connections may still send the
     /// request that they may have begun to write.
@@ -34,6 +35,8 @@ pub(super) struct Shared {
     open: AtomicUsize,
     /// Their limit.
     limit: usize,
+    /// Sessions of all UDP ports.
+    sessions: AtomicUsize,
     /// Bytes of header sections.
     pub(super) headers: Arc<Budget>,
     /// Bytes of responses that wait behind shut windows.
@@ -57,6 +60,7 @@ impl Shared {
         Shared {
             open: AtomicUsize::new(0),
             limit,
+            sessions: AtomicUsize::new(0),
             headers: Budget::new(max_header_bytes, metrics.held("header_bytes")),
             waiting: Budget::new(max_waiting_bytes, metrics.held("send_bytes")),
             cut: AtomicUsize::new(0),
@@ -68,6 +72,10 @@ impl Shared {
 
     pub(super) fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
+    }
+
+    pub(super) fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Acquire)
     }
 
     pub(super) fn note_cut(&self, connections: usize) {
@@ -116,11 +124,15 @@ pub(super) struct OpenPort {
 impl OpenPort {
     /// `handles`: how many sockets all workers together will accept on.
     pub(super) fn new(state: Arc<PortState>, handles: usize, shared: Arc<Shared>) -> Self {
-        let address = state.address;
+        let (transport, address) = state.place();
+        let label = match transport {
+            Transport::Tcp => address.to_string(),
+            Transport::Udp => format!("{address}/udp"),
+        };
         OpenPort {
             address,
             state: ArcSwap::new(state),
-            metrics: shared.metrics.port(&address.to_string()),
+            metrics: shared.metrics.port(&label),
             shared,
             open: AtomicU32::new(0),
             handles,
@@ -196,6 +208,10 @@ impl OpenPort {
         self.draining.subscribe()
     }
 
+    pub(super) fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
     pub(super) fn phase(&self) -> Phase {
         *self.phase.borrow()
     }
@@ -224,6 +240,40 @@ impl OpenPort {
         self.metrics.accepted.inc();
         self.metrics.connections.inc();
         Ok(ConnectionPermit { port: self.clone() })
+    }
+}
+
+impl OpenPort {
+    /// A place for one more session of datagrams, unless the port's limit is reached.
+    pub(super) fn admit_session(self: &Arc<Self>) -> Option<SessionPermit> {
+        let limit = self.state.load().config.edge.limits.udp_sessions;
+        if self.open.fetch_add(1, Ordering::AcqRel) >= limit {
+            self.open.fetch_sub(1, Ordering::AcqRel);
+            self.metrics.all.limit("udp_sessions");
+            return None;
+        }
+        self.shared.sessions.fetch_add(1, Ordering::AcqRel);
+        self.metrics.accepted.inc();
+        self.metrics.connections.inc();
+        Some(SessionPermit(self.clone()))
+    }
+}
+
+/// One session's place in the limit, for as long as it may pass datagrams.
+pub(crate) struct SessionPermit(Arc<OpenPort>);
+
+impl std::fmt::Debug for SessionPermit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SessionPermit").field(&self.0.address).finish()
+    }
+}
+
+impl Drop for SessionPermit {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.metrics.connections.dec();
+        self.0.shared.sessions.fetch_sub(1, Ordering::AcqRel);
+        self.0.shared.note_end();
     }
 }
 

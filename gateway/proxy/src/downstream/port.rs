@@ -1,11 +1,14 @@
 //! What the accept path must know of a port: [`PortState`], built from the model whenever the configuration changes.
 
 use super::tls::{TlsCache, TlsError, TlsListener};
-use sluice_model::config::{Carries, Certificate, CertificateKey, Edge, Listener, Port, Protocol};
+use sluice_model::config::{Carries, Certificate, CertificateKey, Edge, Listener, Port, Protocol, Transport};
 use sluice_model::hostname::HostTable;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// What is bound: an address of one transport.
+pub(super) type Place = (Transport, SocketAddr);
 
 /// One port as new connections see it. Immutable; a change of configuration puts another in its place, and connections
 /// go on with the one that they began with.
@@ -86,6 +89,10 @@ impl PortState {
         let passes = |listener: &Arc<Listener>| listener.carries == Carries::Bytes && listener.tls.is_none();
         let passes_tls = config.protocol == Protocol::Https && config.listeners.iter().any(passes);
         (PortState { address, config: config.clone(), hosts, tls, widest, uniform, passes_tls }, problems)
+    }
+
+    pub(super) fn place(&self) -> Place {
+        (self.config.protocol.transport(), self.address)
     }
 
     pub(super) fn speaks_tls(&self) -> bool {

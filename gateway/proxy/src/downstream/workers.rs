@@ -5,10 +5,13 @@
 //! Connections belong to the worker that accepted them for as long as they live.
 
 use super::connection;
+use super::datagrams::DatagramPort;
 use super::open_port::{OpenPort, Phase};
+use super::port::Place;
 use super::pulse::Pulse;
-use super::sockets;
+use super::sockets::{self, PortSocket};
 use pingora_core::apps::HttpServerApp;
+use sluice_model::config::Transport;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -34,18 +37,20 @@ pub enum RuntimeMode {
 }
 
 impl RuntimeMode {
-    /// Sockets to bind for each port.
-    pub(super) fn sockets(self, workers: usize) -> usize {
-        match self {
-            RuntimeMode::PerCoreReusePort => workers,
-            RuntimeMode::PerCore | RuntimeMode::WorkStealing => 1,
+    /// Sockets to bind for each port. Of datagrams each worker has its own: the kernel gives all of a client to one, so
+    /// that its session belongs to that worker alone.
+    pub(super) fn sockets(self, transport: Transport, workers: usize) -> usize {
+        match (self, transport) {
+            (_, Transport::Udp) => self.runtimes(workers),
+            (RuntimeMode::PerCoreReusePort, Transport::Tcp) => workers,
+            (RuntimeMode::PerCore | RuntimeMode::WorkStealing, Transport::Tcp) => 1,
         }
     }
 
     /// What all workers together will accept on: a duplicate of a socket for each that shares it.
-    pub(super) fn handles(self, workers: usize, sockets: usize) -> usize {
+    pub(super) fn handles(self, transport: Transport, workers: usize, sockets: usize) -> usize {
         let runtimes = self.runtimes(workers);
-        (0..runtimes).map(|index| share_of(index, runtimes, sockets).len()).sum()
+        (0..runtimes).map(|index| share_of(transport, index, runtimes, sockets).len()).sum()
     }
 
     /// Runtimes, and so engines.
@@ -58,18 +63,18 @@ impl RuntimeMode {
 }
 
 /// What is to be accepted on.
-pub(super) type Ports = BTreeMap<SocketAddr, BoundPort>;
+pub(super) type Ports = BTreeMap<Place, BoundPort>;
 
 /// A port with its listening sockets: one, or one for each worker. Workers accept on duplicates, and hold the originals
 /// until they have emptied the queue; with the last holder the port is closed, while its connections may go on.
 #[derive(Clone)]
 pub(super) struct BoundPort {
     pub(super) port: Arc<OpenPort>,
-    pub(super) sockets: Arc<Vec<std::net::TcpListener>>,
+    pub(super) sockets: Arc<Vec<PortSocket>>,
 }
 
 /// A pause of accepting when there are no files or no memory for one more connection.
-const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 /// A pause before a worker that died begins again.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
@@ -174,27 +179,31 @@ async fn follow<A>(index: usize, runtimes: usize, mut ports: watch::Receiver<Por
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    let mut accepting: BTreeMap<SocketAddr, Arc<OpenPort>> = BTreeMap::new();
+    let mut accepting: BTreeMap<Place, Arc<OpenPort>> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     loop {
         let open = ports.borrow_and_update().clone();
-        accepting.retain(|address, port| open.get(address).is_some_and(|now| Arc::ptr_eq(&now.port, port)));
-        for (address, bound) in open {
-            if accepting.contains_key(&address) {
+        accepting.retain(|place, port| open.get(place).is_some_and(|now| Arc::ptr_eq(&now.port, port)));
+        for (place @ (transport, address), bound) in open {
+            if accepting.contains_key(&place) {
                 continue;
             }
-            for socket in share_of(index, runtimes, bound.sockets.len()) {
-                match listener(&bound, socket) {
-                    Ok(listener) => {
+            for socket in share_of(transport, index, runtimes, bound.sockets.len()) {
+                match handle(&bound, socket) {
+                    Ok(Handle::Listener(listener)) => {
                         tasks.spawn(accept(listener, bound.clone(), app.clone()));
+                    }
+                    Ok(Handle::Datagrams(port)) => {
+                        let observer = bound.port.shared.observer.clone();
+                        tasks.spawn(observer.datagrams(port));
                     }
                     Err(error) => {
                         bound.port.note_let_go();
-                        tracing::error!(%address, worker = index, %error, "cannot accept on a port");
+                        tracing::error!(%address, %transport, worker = index, %error, "cannot accept on a port");
                     }
                 }
             }
-            accepting.insert(address, bound.port);
+            accepting.insert(place, bound.port);
         }
         loop {
             tokio::select! {
@@ -217,20 +226,29 @@ where
 }
 
 /// Which of a port's sockets a worker accepts on: its own, or the one that all share. Sockets that were taken over may be
-/// more than there are workers; none may be left without one.
-fn share_of(index: usize, runtimes: usize, sockets: usize) -> Vec<usize> {
-    if index < sockets {
+/// more than there are workers; none may be left without one. One of datagrams has one worker only.
+fn share_of(transport: Transport, index: usize, runtimes: usize, sockets: usize) -> Vec<usize> {
+    if index < sockets || transport == Transport::Udp {
         (index..sockets).step_by(runtimes.max(1)).collect()
     } else {
         index.checked_rem(sockets).into_iter().collect()
     }
 }
 
+enum Handle {
+    Listener(TcpListener),
+    Datagrams(DatagramPort),
+}
+
 /// This worker's own handle of a socket.
-fn listener(bound: &BoundPort, socket: usize) -> io::Result<TcpListener> {
-    let socket = bound.sockets.get(socket).ok_or(io::ErrorKind::NotFound)?.try_clone()?;
-    socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket)
+fn handle(bound: &BoundPort, socket: usize) -> io::Result<Handle> {
+    Ok(match bound.sockets.get(socket).ok_or(io::ErrorKind::NotFound)?.try_clone()? {
+        PortSocket::Listener(socket) => {
+            socket.set_nonblocking(true)?;
+            Handle::Listener(TcpListener::from_std(socket)?)
+        }
+        PortSocket::Datagrams(socket) => Handle::Datagrams(DatagramPort::new(socket, bound)?),
+    })
 }
 
 /// Accepts until the port stops, empties the queue, and holds the connections until the last has ended or is cut.
@@ -339,13 +357,24 @@ async fn refused(port: &OpenPort, error: &io::Error) {
 #[cfg(test)]
 mod unit {
     use super::share_of;
+    use sluice_model::config::Transport;
 
     #[test]
     fn every_socket_has_a_worker_and_every_worker_a_socket() {
         for (workers, sockets) in [(1, 1), (4, 1), (4, 4), (2, 5), (3, 4), (5, 3)] {
-            let shares: Vec<_> = (0..workers).map(|index| share_of(index, workers, sockets)).collect();
+            let shares: Vec<_> = (0..workers).map(|index| share_of(Transport::Tcp, index, workers, sockets)).collect();
             assert!(shares.iter().all(|share| !share.is_empty()), "{workers} {sockets}");
             assert!((0..sockets).all(|socket| shares.iter().flatten().any(|s| *s == socket)), "{workers} {sockets}");
+        }
+    }
+
+    #[test]
+    fn a_socket_of_datagrams_has_one_worker() {
+        for (workers, sockets) in [(1, 1), (4, 1), (4, 4), (2, 5), (5, 3)] {
+            let shares = (0..workers).flat_map(|index| share_of(Transport::Udp, index, workers, sockets));
+            let mut shares: Vec<_> = shares.collect();
+            shares.sort_unstable();
+            assert!(shares.into_iter().eq(0..sockets), "{workers} {sockets}");
         }
     }
 }

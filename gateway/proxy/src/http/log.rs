@@ -4,7 +4,7 @@ use super::Shared;
 use super::context::RequestContext;
 use super::{names, plugins, trace};
 use crate::access_log::Record;
-use crate::downstream::{ConnectionInfo, DownstreamMetrics, EdgeObserver, PassedConnection, Refusal};
+use crate::downstream::{ConnectionInfo, DatagramPort, DownstreamMetrics, EdgeObserver, PassedConnection, Refusal};
 use crate::relay;
 use crate::snapshot::ListenerRuntime;
 use ::http::header;
@@ -114,6 +114,10 @@ pub(crate) struct Observer(pub(crate) Arc<Shared>);
 impl EdgeObserver for Observer {
     fn passed(&self, connection: PassedConnection) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(relay::serve(self.0.clone(), connection))
+    }
+
+    fn datagrams(&self, port: DatagramPort) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(relay::datagrams::serve(self.0.clone(), port))
     }
 
     fn refused(&self, connection: &ConnectionInfo, refusal: &Refusal<'_>) {

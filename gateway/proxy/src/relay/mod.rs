@@ -1,4 +1,4 @@
-//! Connections that go to one backend as a whole: TCPRoute, and TLSRoute whether TLS ends here or passes through.
+//! Connections (here) and sessions of datagrams ([`datagrams`]) that go to one backend as a whole: TCPRoute, and TLSRoute whether TLS ends here or passes through.
 //!
 //! ```text
 //! PassedConnection ─► listener ─► SNI ─► rule ─► backend by weight ─► endpoint, tried anew where it can't be connected to
@@ -10,6 +10,7 @@
 //! whatever the configuration says meanwhile.
 
 mod copy;
+pub(crate) mod datagrams;
 
 use crate::access_log::Record;
 use crate::downstream::PassedConnection;

@@ -4,7 +4,7 @@
 //! good as one that came a moment earlier.
 
 use super::clock::{Clock, millis};
-use sluice_model::config::{EndpointId, HealthCheck};
+use sluice_model::config::{EndpointId, HealthCheck, Transport};
 use sluice_model::object::NamespacedName;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ pub(super) struct EndpointKey {
     pub(super) service: NamespacedName,
     pub(super) uid: Arc<str>,
     pub(super) port: u16,
+    /// One number may be a port of TCP and another of UDP.
+    pub(super) transport: Transport,
     pub(super) id: EndpointId,
     pub(super) check: Option<HealthCheck>,
 }

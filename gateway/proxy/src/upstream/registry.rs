@@ -285,6 +285,7 @@ impl Registry {
             service: backend.key.service.clone(),
             uid: backend.key.uid.clone(),
             port: backend.key.port,
+            transport: backend.protocol.transport(),
             id: id.clone(),
             check: backend.policy.health_check.clone(),
         };

@@ -13,7 +13,9 @@ use super::transport::{Opened, Transport, TransportResult};
 use arc_swap::ArcSwap;
 use pingora_core::upstreams::peer::HttpPeer;
 use sluice_model::config::{Backend, BackendKey, EndpointSource};
-use std::net::SocketAddr;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -136,6 +138,15 @@ impl BackendRuntime {
         Ok(Pick { state: state.clone(), transport: transport.clone(), endpoint, place })
     }
 
+    /// Whether an endpoint takes new requests as the configuration has it, be it ejected or unhealthy at the moment.
+    pub(crate) fn leads_to(&self, address: SocketAddr) -> bool {
+        let has = |candidates: &Candidates| candidates.endpoints().iter().any(|e| e.address == address);
+        match &self.candidates {
+            Some(candidates) => has(candidates),
+            None => has(&self.state.current.load()),
+        }
+    }
+
     /// Waits until the backend's name has been resolved for the first time, at most `limit`. At once for every other
     /// backend, and from then on. For a [`PickError::NoEndpoints`] of a backend that has just come: pick again after it.
     pub async fn settled(&self, limit: Duration) {
@@ -214,6 +225,15 @@ impl Pick {
     /// engine does not send.
     pub(crate) async fn open(&self) -> pingora_core::Result<Opened> {
         self.transport.open(self.address()).await
+    }
+
+    /// A socket whose datagrams go to the endpoint, and that hears nobody else. It does not block.
+    pub(crate) fn datagrams(&self) -> io::Result<UdpSocket> {
+        let address = self.address();
+        let kind = Type::DGRAM.nonblocking().cloexec();
+        let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
+        socket.connect(&address.into())?;
+        Ok(socket.into())
     }
 
     /// The request has a connection: it no longer counts as pending.

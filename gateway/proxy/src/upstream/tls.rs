@@ -64,7 +64,7 @@ impl Alpn {
             BackendProtocol::Http1 => Alpn::Either,
             BackendProtocol::Http2 => Alpn::Http2,
             BackendProtocol::WebSocket => Alpn::Http1,
-            BackendProtocol::Bytes => Alpn::Silent,
+            BackendProtocol::Bytes | BackendProtocol::Datagrams => Alpn::Silent,
         }
     }
 }

@@ -55,7 +55,9 @@ impl Transport {
         match (self.is_tls(), self.protocol) {
             (_, BackendProtocol::Http2) => self.alpn_either.clone(),
             // Bytes never reach the engine.
-            (false, _) | (true, BackendProtocol::WebSocket | BackendProtocol::Bytes) => self.alpn_http1.clone(),
+            (false, _) | (true, BackendProtocol::WebSocket | BackendProtocol::Bytes | BackendProtocol::Datagrams) => {
+                self.alpn_http1.clone()
+            }
             (true, BackendProtocol::Http1) => {
                 let http1_only = http1_only || self.http1_required.load(Relaxed);
                 if http1_only { self.alpn_http1.clone() } else { self.alpn_either.clone() }

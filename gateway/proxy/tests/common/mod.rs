@@ -366,7 +366,7 @@ impl Gateway {
         let proxy = Proxy::new(options, &mut registry, plugins).unwrap();
         let applied = proxy.apply(config);
         assert!(applied.problems.is_empty(), "{:?}", applied.problems);
-        let address = proxy.local_addr(port).unwrap();
+        let address = proxy.local_addr(Transport::Tcp, port).unwrap();
         Gateway { proxy, address, registry, log, _folder: folder }
     }
 

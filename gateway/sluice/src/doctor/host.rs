@@ -7,6 +7,7 @@ use crate::{admin, check, lifecycle};
 use anyhow::Result;
 use sluice_admin::ListenerRow;
 use sluice_model::Code;
+use sluice_model::config::Transport;
 use sluice_proxy::downstream::can_bind;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -39,8 +40,8 @@ pub(super) fn examine(report: &mut Report, paths: &[PathBuf], admin: SocketAddr)
         report.ok(Check::Plugins, "", format!("{}: compiled, and configured as used", counted(count, "plugin")));
     }
     let running = running(report, admin)?;
-    for address in reading.config.ports.keys() {
-        port(report, *address, admin, running.as_deref());
+    for (transport, address, _) in reading.config.sockets() {
+        port(report, transport, address, admin, running.as_deref());
     }
     objects::certificates(report, &reading.config, SystemTime::now());
     objects::endpoints(report, &reading.config, |_| Code::NoEndpoints.hint().to_owned());
@@ -67,19 +68,29 @@ fn running(report: &mut Report, admin: SocketAddr) -> Result<Option<Vec<Listener
     }
 }
 
-fn port(report: &mut Report, address: SocketAddr, admin: SocketAddr, running: Option<&[ListenerRow]>) {
-    let held = running.unwrap_or_default().iter().any(|row| row.open && row.address == address);
-    let error = match can_bind(address) {
-        Ok(()) => return report.ok(Check::Ports, address, "can be bound"),
+fn port(
+    report: &mut Report,
+    transport: Transport,
+    address: SocketAddr,
+    admin: SocketAddr,
+    running: Option<&[ListenerRow]>,
+) {
+    let is_udp = transport == Transport::Udp;
+    let of_it = |row: &&ListenerRow| row.open && row.address == address && (row.protocol == "UDP") == is_udp;
+    let held = running.unwrap_or_default().iter().find(of_it).is_some();
+    let subject = if is_udp { format!("{address}/udp") } else { address.to_string() };
+    let error = match can_bind(transport, address) {
+        Ok(()) => return report.ok(Check::Ports, subject, "can be bound"),
         Err(error) if held && error.kind() == ErrorKind::AddrInUse => {
-            return report.ok(Check::Ports, address, "is held by the gateway that runs");
+            return report.ok(Check::Ports, subject, "is held by the gateway that runs");
         }
         Err(error) => error,
     };
     let port = address.port();
     let hint = match error.kind() {
         ErrorKind::AddrInUse => format!(
-            "`ss -ltnp sport = :{port}` says who listens there; for a gateway whose admin address is not {admin}, name it with --admin"
+            "`ss -{}np sport = :{port}` says who listens there; for a gateway whose admin address is not {admin}, name it with --admin",
+            if is_udp { "lu" } else { "lt" },
         ),
         ErrorKind::PermissionDenied => format!(
             "ports below 1024 take the capability CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=), or `sysctl net.ipv4.ip_unprivileged_port_start={port}`"
@@ -87,5 +98,5 @@ fn port(report: &mut Report, address: SocketAddr, admin: SocketAddr, running: Op
         ErrorKind::AddrNotAvailable => "`ip address` lists the addresses of this host".to_owned(),
         _ => Code::PortNotBound.hint().to_owned(),
     };
-    report.error(Check::Ports, address, format!("cannot be bound: {error}"), hint);
+    report.error(Check::Ports, subject, format!("cannot be bound: {error}"), hint);
 }

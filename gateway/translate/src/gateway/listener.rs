@@ -1,6 +1,6 @@
 //! One listener of a Gateway, and which of several on one port serve.
 
-use super::{Builder, Gateways, ListenerPlan, Namespaces};
+use super::{Builder, Gateways, ListenerPlan, Namespaces, PortKey};
 use crate::report::Report;
 use crate::status::ListenerStatus;
 use sluice_model::config::{Carries, Certificate, Edge, ListenerTls, Protocol};
@@ -35,6 +35,7 @@ fn served(protocol: &str) -> Option<(Protocol, Carries, &'static [Kind])> {
         "HTTPS" => Some((Protocol::Https, Carries::Http, WEB)),
         "TLS" => Some((Protocol::Https, Carries::Bytes, &[Kind::TLSRoute])),
         "TCP" => Some((Protocol::Tcp, Carries::Bytes, &[Kind::TCPRoute])),
+        "UDP" => Some((Protocol::Udp, Carries::Bytes, &[Kind::UDPRoute])),
         _ => None,
     }
 }
@@ -52,11 +53,12 @@ impl Builder<'_> {
         let mut report = Report::new(object, &mut self.problems);
         let found = served(&spec.protocol);
         if found.is_none() {
-            let message = format!("protocol `{}` is not supported; HTTP, HTTPS, TLS and TCP are", spec.protocol);
+            let message = format!("protocol `{}` is not supported; HTTP, HTTPS, TLS, TCP and UDP are", spec.protocol);
             report.error(Code::UnsupportedProtocol, format!("{field}.protocol"), message.clone());
             status.reject("UnsupportedProtocol", message);
         }
         let protocol = found.map(|(protocol, ..)| protocol);
+        status.transport = protocol.map(Protocol::transport).unwrap_or_default();
         let (carries, kinds) = found.map(|(_, carries, kinds)| (carries, kinds)).unwrap_or_default();
         let port = u16::try_from(spec.port).ok().filter(|port| *port > 0);
         if port.is_none() {
@@ -64,8 +66,8 @@ impl Builder<'_> {
             report.error(Code::OutOfRange, format!("{field}.port"), message.clone());
             status.reject("UnsupportedValue", message);
         }
-        // Nothing of TCP says which host is meant.
-        let named = spec.hostname.as_deref().filter(|_| protocol != Some(Protocol::Tcp));
+        // Nothing of TCP or UDP says which host is meant.
+        let named = spec.hostname.as_deref().filter(|_| !matches!(protocol, Some(Protocol::Tcp | Protocol::Udp)));
         let hostname = match HostPattern::parse_gateway(named) {
             Ok(hostname) => Some(hostname),
             Err(error) => {
@@ -89,7 +91,7 @@ impl Builder<'_> {
                     None => (None, Vec::new()),
                 }
             }
-            (Some(Protocol::Http | Protocol::Tcp), _) if spec.tls.is_some() => {
+            (Some(Protocol::Http | Protocol::Tcp | Protocol::Udp), _) if spec.tls.is_some() => {
                 let message = format!("protocol {} has no TLS; the block is ignored", spec.protocol);
                 self.problems.push(Problem::warning(Code::InvalidTls, object, format!("{field}.tls"), message));
                 (None, Vec::new())
@@ -187,10 +189,13 @@ pub(super) fn conflicts_within(gateway: &Gateway) -> BTreeMap<usize, &'static st
             let host = |l: &GatewayListeners| l.hostname.clone().unwrap_or_default().to_ascii_lowercase();
             // Only protocols that are served can stand in each other's way.
             let (Some((first, ..)), Some((second, ..))) = (served(&a.protocol), served(&b.protocol)) else { continue };
+            if first.transport() != second.transport() {
+                continue;
+            }
             if first != second {
                 conflicts.insert(i, "ProtocolConflict");
                 conflicts.entry(j).or_insert("ProtocolConflict");
-            } else if first == Protocol::Tcp || host(a) == host(b) {
+            } else if matches!(first, Protocol::Tcp | Protocol::Udp) || host(a) == host(b) {
                 conflicts.entry(i).or_insert("HostnameConflict");
                 conflicts.entry(j).or_insert("HostnameConflict");
             }
@@ -252,7 +257,7 @@ pub(super) fn resolve_conflicts(gateways: &mut Gateways, problems: &mut Vec<Prob
     }
     for plan in &kept {
         if let Some(infrastructure) = gateways.infrastructure.get_mut(&plan.object) {
-            infrastructure.ports.insert(plan.port);
+            infrastructure.ports.insert(PortKey { number: plan.port, transport: plan.protocol.transport() });
         }
     }
     gateways.plans = kept;
@@ -263,7 +268,7 @@ const PORT_UNAVAILABLE: &str = "PortUnavailable";
 
 fn conflict(a: &ListenerPlan, b: &ListenerPlan) -> Option<&'static str> {
     // Two Gateways with Services of their own share no port; what has no socket yet is in nobody's way.
-    if a.bind.is_none() || a.bind != b.bind || a.id == b.id {
+    if a.bind.is_none() || a.bind != b.bind || a.id == b.id || a.protocol.transport() != b.protocol.transport() {
         return None;
     }
     // The kernel gives a port on all addresses to one socket, or on single addresses to several, but not both.

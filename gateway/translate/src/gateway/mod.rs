@@ -13,7 +13,7 @@ mod tls;
 pub use class::is_default_class;
 pub(crate) use class::{Claim, IngressClasses};
 pub(crate) use target_ports::SERVICE_PREFIX;
-pub use target_ports::{GATEWAY_UID, TARGET_PORTS, TargetPorts, service_name};
+pub use target_ports::{GATEWAY_UID, PortKey, TARGET_PORTS, TargetPorts, service_name};
 
 pub(crate) use ports::{IngressTls, IngressTlsUse, Ports, ports};
 
@@ -293,7 +293,10 @@ impl Builder<'_> {
                     result.plans.push(ListenerPlan {
                         bind: match &target_ports {
                             None => Some(read.port),
-                            Some(targets) => targets.0.get(&read.port).copied(),
+                            Some(targets) => {
+                                let port = PortKey { number: read.port, transport: protocol.transport() };
+                                targets.0.get(&port).copied()
+                            }
                         },
                         id,
                         rank: Some(Rank::of(&gateway.metadata)),

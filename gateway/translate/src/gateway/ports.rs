@@ -5,7 +5,7 @@ use super::{Builder, Gateways, ListenerPlan, Place, ingress_gateway};
 use crate::certificate::Certificates;
 use crate::report::Report;
 use sluice_model::config::{
-    Carries, Certificate, CertificateKey, Edge, Listener, ListenerId, ListenerTls, Port, Protocol,
+    Carries, Certificate, CertificateKey, Config, Edge, Listener, ListenerId, ListenerTls, Port, Protocol, Transport,
 };
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, HostPattern, Kind, ObjectRef, Problem};
@@ -104,7 +104,7 @@ impl Builder<'_> {
             };
             match protocol {
                 Protocol::Http => result.attach.ingress.http = place,
-                Protocol::Https | Protocol::Tcp => result.attach.ingress.https = place,
+                Protocol::Https | Protocol::Tcp | Protocol::Udp => result.attach.ingress.https = place,
             }
         }
     }
@@ -127,11 +127,15 @@ pub(crate) struct IngressTlsUse {
 #[derive(Debug, Default)]
 pub(crate) struct Ports {
     pub(crate) ports: BTreeMap<SocketAddr, Arc<Port>>,
+    pub(crate) udp_ports: BTreeMap<SocketAddr, Arc<Port>>,
     pub(crate) certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
     pub(crate) problems: Vec<Problem>,
     /// Secrets that were asked for, there or not.
     pub(crate) uses: BTreeSet<ObjectRef>,
 }
+
+/// A listener with what it was made from.
+type Planned<'p> = (&'p ListenerPlan, Arc<Listener>);
 
 /// Lays listeners out on sockets. What is as it was in `former` is the same pointer.
 pub(crate) fn ports(
@@ -139,12 +143,12 @@ pub(crate) fn ports(
     ingress: &IngressTls,
     store: &Store,
     certificates: &mut Certificates,
-    former: &BTreeMap<SocketAddr, Arc<Port>>,
+    former: &Config,
 ) -> Ports {
     let mut result = Ports::default();
     let ingress_certificates = ingress_certificates(ingress, store, certificates, &mut result);
     let https = gateways.attach.ingress.https.as_ref().map(|place| &place.id);
-    let mut sockets: BTreeMap<SocketAddr, Vec<(&ListenerPlan, Arc<Listener>)>> = BTreeMap::new();
+    let mut sockets: BTreeMap<(Transport, SocketAddr), Vec<Planned<'_>>> = BTreeMap::new();
     for plan in &gateways.plans {
         let mut tls = plan.tls.clone();
         for certificate in &plan.certificates {
@@ -170,13 +174,13 @@ pub(crate) fn ports(
             tracing: plan.tracing.clone(),
         });
         for address in plan.bind.iter().flat_map(|port| socket_addresses(&plan.addresses, *port)) {
-            sockets.entry(address).or_default().push((plan, listener.clone()));
+            sockets.entry((plan.protocol.transport(), address)).or_default().push((plan, listener.clone()));
         }
     }
     for certificate in &gateways.certificates {
         result.certificates.insert(certificate.key.clone(), certificate.clone());
     }
-    for (address, mut listeners) in sockets {
+    for ((transport, address), mut listeners) in sockets {
         // From the most specific hostname to the least.
         listeners.sort_by(|(_, a), (_, b)| a.hostname.cmp(&b.hostname).then_with(|| a.id.cmp(&b.id)));
         let Some((plan, _)) = listeners.last() else { continue };
@@ -185,7 +189,11 @@ pub(crate) fn ports(
             edge: shared_edge(&listeners, &mut result.problems),
             listeners: listeners.iter().map(|(_, listener)| listener.clone()).collect(),
         };
-        result.ports.insert(address, reuse(port, former.get(&address)));
+        let (ports, former) = match transport {
+            Transport::Tcp => (&mut result.ports, &former.ports),
+            Transport::Udp => (&mut result.udp_ports, &former.udp_ports),
+        };
+        ports.insert(address, reuse(port, former.get(&address)));
     }
     result
 }

@@ -5,13 +5,14 @@
 //! from that every proxy reads the same, after a restart too.
 
 use crate::options::Options;
+use sluice_model::config::Transport;
 use sluice_model::object::NamespacedName;
 use sluice_resources::Store;
 use sluice_resources::api::{Gateway, Service};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// The annotation: `80=10000,443=10001`, the listener's port first.
+/// The annotation: `80=10000,443=10001,53/udp=10002`, the listener's port first.
 pub const TARGET_PORTS: &str = "sluice.dev/target-ports";
 /// The label that says whose Service it is.
 pub const GATEWAY_UID: &str = "sluice.dev/gateway-uid";
@@ -23,9 +24,44 @@ pub fn service_name(gateway_uid: &str) -> String {
     format!("{SERVICE_PREFIX}{gateway_uid}")
 }
 
+/// A port of a Service: one number may stand for two, one of each transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortKey {
+    pub number: u16,
+    pub transport: Transport,
+}
+
+/// Of TCP.
+impl From<u16> for PortKey {
+    fn from(number: u16) -> Self {
+        PortKey { number, transport: Transport::Tcp }
+    }
+}
+
+/// `80`, `53/udp`.
+impl fmt::Display for PortKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.transport {
+            Transport::Tcp => self.number.fmt(f),
+            Transport::Udp => write!(f, "{}/udp", self.number),
+        }
+    }
+}
+
+impl PortKey {
+    fn parse(text: &str) -> Option<PortKey> {
+        let (number, transport) = match text.strip_suffix("/udp") {
+            Some(number) => (number, Transport::Udp),
+            None => (text, Transport::Tcp),
+        };
+        let number = number.parse().ok().filter(|number| *number > 0)?;
+        Some(PortKey { number, transport })
+    }
+}
+
 /// Target ports by the listeners' port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TargetPorts(pub BTreeMap<u16, u16>);
+pub struct TargetPorts(pub BTreeMap<PortKey, u16>);
 
 impl TargetPorts {
     /// What a Service records. An entry that cannot be read is none.
@@ -33,8 +69,8 @@ impl TargetPorts {
         let text = service.metadata.annotations.as_ref().and_then(|annotations| annotations.get(TARGET_PORTS));
         let entries = text.map(String::as_str).unwrap_or_default().split(',');
         let pairs = entries.filter_map(|entry| entry.trim().split_once('='));
-        let numbers = pairs.filter_map(|(port, target)| Some((port.parse().ok()?, target.parse().ok()?)));
-        TargetPorts(numbers.filter(|(port, target)| *port > 0 && *target > 0).collect())
+        let ports = pairs.filter_map(|(port, target)| Some((PortKey::parse(port)?, target.parse().ok()?)));
+        TargetPorts(ports.filter(|(_, target)| *target > 0).collect())
     }
 }
 

@@ -87,7 +87,7 @@ fn look_up(
             compiled.backends.entry(key.clone()).or_insert_with(|| Arc::new(backend));
             Ok(key)
         }
-        Err(unusable) => Err(tell(&unusable, &service, &PortRef::Number(port), field, &mut report)),
+        Err(unusable) => Err(tell(&unusable, &service, &PortRef::Number(port), spoken, field, &mut report)),
     }
 }
 
@@ -96,6 +96,7 @@ pub(crate) fn tell(
     unusable: &Unusable,
     service: &NamespacedName,
     port: &PortRef<'_>,
+    spoken: Spoken,
     field: &str,
     report: &mut Report<'_>,
 ) -> &'static str {
@@ -105,7 +106,11 @@ pub(crate) fn tell(
             "BackendNotFound"
         }
         Unusable::PortNotFound => {
-            report.error(Code::ServicePortNotFound, field, format!("Service {service} has no TCP port {port}"));
+            report.error(
+                Code::ServicePortNotFound,
+                field,
+                format!("Service {service} has no {} port {port}", spoken.transport()),
+            );
             "BackendNotFound"
         }
         Unusable::ExternalName(message) => {
@@ -129,7 +134,7 @@ fn warn_of_protocol(
     report: &mut Report<'_>,
 ) {
     let ports = world.store.services.get(service).and_then(|s| s.spec.as_ref()?.ports.as_ref());
-    if spoken == Spoken::Bytes {
+    if matches!(spoken, Spoken::Bytes | Spoken::Datagrams) {
         return;
     }
     let protocol = ports

@@ -202,6 +202,7 @@ fn exists(store: &Store, target: &Target) -> bool {
         Kind::GRPCRoute => has_rule!(store.grpc_routes, |route| route.spec.rules.iter().flatten()),
         Kind::TLSRoute => has_rule!(store.tls_routes, |route| route.spec.rules.iter()),
         Kind::TCPRoute => has_rule!(store.tcp_routes, |route| route.spec.rules.iter()),
+        Kind::UDPRoute => has_rule!(store.udp_routes, |route| route.spec.rules.iter()),
         Kind::Ingress => store.ingresses.contains_key(&name),
         _ => store.services.get(&name).is_some_and(|service| {
             let ports = || service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());

@@ -444,7 +444,7 @@ spec: {controllerName: sluice.dev/gateway-controller}
     assert!(h.config().ports.is_empty(), "no target port is recorded yet");
     let status = h.translator.status();
     assert!(status.gateways.values().all(|gateway| gateway.rejected.is_none() && gateway.listeners[0].serves));
-    assert!(status.infrastructure.values().all(|infrastructure| infrastructure.ports.iter().eq([&80])));
+    assert!(status.infrastructure.values().all(|infrastructure| infrastructure.ports.iter().eq([&80.into()])));
 
     h.apply(&(gateway_service("u-one", "80=10000") + &gateway_service("u-two", "80=10001")));
     let bound: Vec<_> = h

@@ -101,3 +101,53 @@ fn a_tls_listener_without_its_certificate_refuses_and_says_so() {
     assert!(!listener.serves);
     assert_eq!(listener.unresolved.as_ref().map(|(reason, _)| *reason), Some("InvalidCertificateRef"));
 }
+
+/// A Service with the UDP port 53.
+fn udp_service(namespace: &str, name: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  \
+         ports: [{{name: dns, port: 53, protocol: UDP}}, {{name: dns-tcp, port: 53}}]\n"
+    )
+}
+
+const DNS: &str = "[{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]";
+
+#[test]
+fn gw_a_udp_and_a_tcp_listener_of_one_number_are_two_sockets_and_lead_to_ports_of_their_protocol() {
+    let to = "  rules: [{backendRefs: [{name: names, port: 53}]}]";
+    let routes = stream_route("UDPRoute", "r", "dns", to) + &stream_route("TCPRoute", "r", "dns-tcp", to);
+    let h = with(DNS, &(udp_service("infra", "names") + &routes));
+    assert_eq!(h.problems(), ["P404 Service infra/names", "P404 Service infra/names"]);
+    let (udp, tcp) = (&h.config().udp_ports, &h.config().ports);
+    let protocols = [udp, tcp].map(|ports| ports.values().next().unwrap().protocol);
+    assert_eq!(protocols, [Protocol::Udp, Protocol::Tcp]);
+    assert!(udp.keys().eq(tcp.keys()));
+    let keys: Vec<_> = h.config().endpoints.keys().map(|key| key.port.to_string()).collect();
+    assert_eq!(keys, ["dns", "dns-tcp"]);
+    assert_eq!(h.status("UDPRoute infra/r"), ["infra/gw: ok ok"]);
+    let status = h.translator.status();
+    let listeners = &status.gateways.values().next().unwrap().listeners;
+    assert_eq!((listeners[0].attached_routes, &listeners[0].supported_kinds), (1, &vec!["UDPRoute"]));
+    assert!(listeners.iter().all(|listener| listener.serves && listener.conflicted.is_none()));
+}
+
+#[test]
+fn gw_a_udp_route_says_what_it_cannot_refer_to() {
+    let to = |rule: &str| stream_route("UDPRoute", "r", "dns", &format!("  rules: [{{backendRefs: [{rule}]}}]"));
+    let mut h = with(DNS, &(udp_service("other", "names") + &to("{name: none, port: 53}")));
+    assert_eq!(h.status("UDPRoute infra/r"), ["infra/gw: ok BackendNotFound"]);
+    // A Service of that port, of TCP.
+    h.apply(&to("{name: a, port: 8080}"));
+    assert_eq!(h.status("UDPRoute infra/r"), ["infra/gw: ok BackendNotFound"]);
+    h.apply(&to("{name: names, namespace: other, port: 53}"));
+    assert_eq!(h.status("UDPRoute infra/r"), ["infra/gw: ok RefNotPermitted"]);
+    h.apply(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: other}\nspec:\n  \
+         from: [{group: gateway.networking.k8s.io, kind: UDPRoute, namespace: infra}]\n  to: [{group: '', kind: Service}]\n",
+    );
+    assert_eq!(h.status("UDPRoute infra/r"), ["infra/gw: ok ok"]);
+    h.apply(&to("{name: x, kind: Secret, port: 53}"));
+    assert_eq!(h.status("UDPRoute infra/r"), ["infra/gw: ok InvalidKind"]);
+    h.apply(&stream_route("UDPRoute", "r", "dns-tcp", TO_A));
+    assert_eq!(h.status("UDPRoute infra/r"), ["infra/gw: NotAllowedByListeners BackendNotFound"]);
+}

@@ -22,6 +22,7 @@ const TARGET_KINDS: &[Kind] = &[
     Kind::GRPCRoute,
     Kind::TLSRoute,
     Kind::TCPRoute,
+    Kind::UDPRoute,
     Kind::Ingress,
     Kind::Service,
 ];
@@ -140,13 +141,15 @@ impl Translator {
             tls.secrets.entry(secret.clone()).or_default().push(user.clone());
         }
         let inputs = &mut self.inputs;
-        let former = &self.config.ports;
+        let former = &self.config;
         let mut ports = gateway::ports(&inputs.gateways, &tls, &inputs.store, &mut inputs.certificates, former);
         let problems = std::mem::take(&mut ports.problems);
         self.set_problems(Unit::Ports, problems);
         changed.ports = differences(&self.config.ports, &ports.ports);
+        changed.ports += differences(&self.config.udp_ports, &ports.udp_ports);
         if changed.ports > 0 {
-            self.edit().ports = ports.ports.clone();
+            let config = self.edit();
+            (config.ports, config.udp_ports) = (ports.ports.clone(), ports.udp_ports.clone());
         }
         changed.certificates = differences(&self.config.certificates, &ports.certificates);
         if changed.certificates > 0 {

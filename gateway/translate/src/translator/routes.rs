@@ -23,6 +23,7 @@ impl Translator {
                 (Kind::GRPCRoute, store.grpc_routes.keys().collect()),
                 (Kind::TLSRoute, store.tls_routes.keys().collect()),
                 (Kind::TCPRoute, store.tcp_routes.keys().collect()),
+                (Kind::UDPRoute, store.udp_routes.keys().collect()),
                 (Kind::Ingress, store.ingresses.keys().collect()),
                 (Kind::Plugin, store.plugins.keys().collect()),
             ] {
@@ -53,6 +54,7 @@ impl Translator {
             }
             Kind::TLSRoute => world.store.tls_routes.get(&name).map(|object| stream_route::tls(&world, &name, object)),
             Kind::TCPRoute => world.store.tcp_routes.get(&name).map(|object| stream_route::tcp(&world, &name, object)),
+            Kind::UDPRoute => world.store.udp_routes.get(&name).map(|object| stream_route::udp(&world, &name, object)),
             Kind::Ingress => world.store.ingresses.get(&name).map(|object| ingress::compile(&world, &name, object)),
             Kind::Plugin => {
                 world.store.plugins.get(&name).and_then(|object| plugin_backends::compile(&world, &name, object))

@@ -224,7 +224,7 @@ async fn a_worker_whose_engine_cannot_be_built_at_first_is_started_again_and_cou
     let port = Arc::new(Port { protocol: Protocol::Http, edge, listeners });
     let (state, _) = PortState::build(FIRST, &port, &BTreeMap::new(), &mut TlsCache::default());
     assert!(downstream.apply([Arc::new(state)]).is_empty());
-    let address = downstream.local_addr(FIRST).unwrap();
+    let address = downstream.local_addr(Transport::Tcp, FIRST).unwrap();
     assert_eq!(Client::connect(address).await.get("/x").await.status, 200);
     assert_eq!(metrics.restarts_of("worker"), 1);
 }

@@ -21,7 +21,7 @@ use pingora_core::{Error, ErrorType};
 use pingora_http::ResponseHeader;
 use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
 use sluice_model::config::{
-    Carries, Certificate, CertificateKey, Edge, Listener, ListenerId, ListenerTls, Port, Protocol,
+    Carries, Certificate, CertificateKey, Edge, Listener, ListenerId, ListenerTls, Port, Protocol, Transport,
 };
 use sluice_model::object::NamespacedName;
 use sluice_model::{HostPattern, Problem, Reason};
@@ -77,6 +77,10 @@ impl Default for Stage {
 
 impl EdgeObserver for Stage {
     fn passed(&self, _connection: PassedConnection) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        unreachable!("all listeners here carry HTTP")
+    }
+
+    fn datagrams(&self, _port: DatagramPort) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         unreachable!("all listeners here carry HTTP")
     }
 
@@ -231,7 +235,7 @@ impl Gateway {
         self.set(address, protocol, listeners);
         let problems = self.apply();
         assert!(problems.is_empty(), "{problems:?}");
-        self.downstream.local_addr(address).unwrap()
+        self.downstream.local_addr(Transport::Tcp, address).unwrap()
     }
 
     fn add_certificate(&mut self, certificate: Certificate) -> CertificateKey {

@@ -372,6 +372,8 @@ mod tests {
                     "rules": [{"backendRefs": [{"name": "web", "port": 443}]}]}}),
             json!({"apiVersion": gateway_api, "kind": "TCPRoute", "metadata": {"name": "x", "namespace": "shop"},
                 "spec": {"parentRefs": [{"name": "x"}], "rules": [{"backendRefs": [{"name": "web", "port": 5432}]}]}}),
+            json!({"apiVersion": gateway_api, "kind": "UDPRoute", "metadata": {"name": "x", "namespace": "shop"},
+                "spec": {"parentRefs": [{"name": "x"}], "rules": [{"backendRefs": [{"name": "web", "port": 53}]}]}}),
             json!({"apiVersion": gateway_api, "kind": "ReferenceGrant", "metadata": {"name": "x", "namespace": "shop"},
                 "spec": {"from": [{"group": "", "kind": "Service", "namespace": "y"}], "to": [{"group": "", "kind": "Secret"}]}}),
             json!({"apiVersion": gateway_api, "kind": "BackendTLSPolicy", "metadata": {"name": "x", "namespace": "shop"},
