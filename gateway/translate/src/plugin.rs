@@ -172,7 +172,8 @@ fn grants(may: &Capabilities, plugin: &ObjectRef, store: &Store, report: &mut Re
         }
         let quota = bytes(wanted.quota.as_ref(), StoreGrant::QUOTAS, &format!("{field}.quota"), report);
         if wanted.scope == Some(StoreScope::Redis) {
-            let message = "stores of scope Redis are not offered in this release: the plugin is not given the store; use Process";
+            let message =
+                "stores of scope Redis are not offered in this release: the plugin is not given the store; use Process";
             report.error(Code::UnsupportedValue, format!("{field}.scope"), message);
             continue;
         }

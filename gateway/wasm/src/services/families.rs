@@ -175,9 +175,8 @@ impl PluginFamilies {
                     bucket.fetch_add(1, Relaxed);
                 }
                 // Never fails: the closure always gives a value.
-                let _ = histogram
-                    .sum
-                    .fetch_update(Relaxed, Relaxed, |sum| Some((f64::from_bits(sum) + value).to_bits()));
+                let _ =
+                    histogram.sum.fetch_update(Relaxed, Relaxed, |sum| Some((f64::from_bits(sum) + value).to_bits()));
             }
         })
     }
@@ -310,7 +309,9 @@ fn is_name(name: &str, colon: bool) -> bool {
 
 fn check(name: &str, labels: &[String], bounds: &[f64]) -> Answer {
     if name.len() > MAX_NAME || !is_name(name, true) {
-        return Err(format!("a metric's name has 1 to {MAX_NAME} letters, digits, `_` and `:`, and begins with no digit"));
+        return Err(format!(
+            "a metric's name has 1 to {MAX_NAME} letters, digits, `_` and `:`, and begins with no digit"
+        ));
     }
     if let Some(suffix) = RESERVED.into_iter().find(|suffix| name.ends_with(suffix)) {
         return Err(format!("a metric's name does not end with `{suffix}`, which the text format adds itself"));

@@ -253,13 +253,7 @@ impl contract::HostBucket for State {
         self.with(&bucket, &key, |store| Ok(store.get(monotonic(), &key).map(|value| value.to_vec())))
     }
 
-    fn set(
-        &mut self,
-        bucket: Resource<Bucket>,
-        key: String,
-        value: Vec<u8>,
-        ttl_ms: Option<u64>,
-    ) -> Result<Answer> {
+    fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>, ttl_ms: Option<u64>) -> Result<Answer> {
         self.with(&bucket, &key, |store| {
             value_fits(&value)?;
             Ok(store.set(monotonic(), &key, value.into(), lifetime(ttl_ms)?)?)
@@ -285,7 +279,13 @@ impl contract::HostBucket for State {
         self.with(&bucket, &key, |store| Ok(store.remove(monotonic(), &key)))
     }
 
-    fn increment(&mut self, bucket: Resource<Bucket>, key: String, by: i64, ttl_ms: Option<u64>) -> Result<Answer<i64>> {
+    fn increment(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        by: i64,
+        ttl_ms: Option<u64>,
+    ) -> Result<Answer<i64>> {
         self.with(&bucket, &key, |store| {
             let value = store.increment(monotonic(), &key, by, lifetime(ttl_ms)?)?;
             value.ok_or_else(|| "the counter would leave the range of 64 bits; it stays as it was".to_owned())

@@ -62,7 +62,11 @@ impl Stores {
             "Values, counters and token buckets in a store of plugins",
             stores.entries.clone(),
         );
-        registry.register("plugin_store_bytes", "What a store of plugins counts against its quota", stores.bytes.clone());
+        registry.register(
+            "plugin_store_bytes",
+            "What a store of plugins counts against its quota",
+            stores.bytes.clone(),
+        );
         registry.register("plugin_store_refused", "Writes that a store's quota refused", stores.refused.clone());
         stores
     }
@@ -327,8 +331,7 @@ impl ProcessStore {
                     return Ok(told);
                 }
             }
-            let swept: usize =
-                self.shards.iter().map(|shard| self.sweep(&mut lock(shard), now, SWEPT_AT_FULL)).sum();
+            let swept: usize = self.shards.iter().map(|shard| self.sweep(&mut lock(shard), now, SWEPT_AT_FULL)).sum();
             if swept == 0 {
                 self.meters.refused.inc();
                 return Err(Full(self.quota.load(Relaxed)));
