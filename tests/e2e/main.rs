@@ -16,6 +16,7 @@ mod ingress;
 mod lifecycle;
 mod plugin_fetch;
 mod plugin_phases;
+mod plugin_state;
 mod plugins;
 mod quickstart;
 mod reload;

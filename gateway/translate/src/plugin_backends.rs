@@ -60,7 +60,7 @@ pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, plugin: &Plugin)
             }
             Err(unusable) => {
                 let mut report = Report::new(&object, &mut compiled.problems);
-                tell(&unusable, &service, &port, &field, &mut report);
+                tell(&unusable, &service, &port, Spoken::Http, &field, &mut report);
             }
         }
     }

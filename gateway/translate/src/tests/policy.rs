@@ -1,7 +1,7 @@
 use super::support::{Harness, action, gateway, route, services};
 use sluice_model::Kind;
 use sluice_model::config::{EscapedSlashes, HashKey, LoadBalancer};
-use sluice_model::plugin::{FailMode, ModuleSource};
+use sluice_model::plugin::{FailMode, ModuleSource, SecretValue};
 use sluice_resources::Change;
 use std::time::Duration;
 
@@ -253,6 +253,46 @@ fn a_plugins_code_comes_from_a_fingerprinted_file_or_a_config_map() {
     assert!(same("limit") && same("inline") && !same("auth"));
     h.changes(vec![Change::File { path: "/p/auth.wasm".into(), sha256: None }]);
     assert_eq!(h.problems(), ["P401 Plugin infra/auth spec.source.file.path"]);
+}
+
+#[test]
+fn a_plugin_is_given_the_stores_and_secrets_that_it_names() {
+    let may = ", capabilities: {
+      stores: [{name: s}, {name: large, scope: Process, quota: 64Mi}, {name: s, quota: 1Mi}, {name: small, quota: 1023}, {name: r, scope: Redis}],
+      secrets: [{name: a, ref: {name: keys, key: k}}, {name: b, ref: {name: keys, key: none}}, {name: c, ref: {name: nobody, key: k}}]}";
+    let secret = |value: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Secret, metadata: {{name: keys, namespace: infra}}, stringData: {{k: {value}}}}}\n"
+        )
+    };
+    let plugin = plugin("infra", "auth", may);
+    // A Secret of the same name elsewhere is not the plugin's.
+    let elsewhere = secret("other").replace("namespace: infra", "namespace: elsewhere").replace("keys", "nobody");
+    let mut h = with(&(base("") + &plugin + &secret("hunter2") + &elsewhere));
+    let grants = |h: &Harness| h.config().plugin_grants.values().next().unwrap().clone();
+    let given = grants(&h);
+    let quotas: Vec<_> = given.stores.iter().map(|(name, store)| (&**name, store.quota)).collect();
+    assert_eq!(quotas, [("large", 64 << 20), ("s", 16 << 20), ("small", 16 << 20)]);
+    let secrets: Vec<_> =
+        given.secrets.iter().map(|(name, value)| (&**name, value.as_ref().map(SecretValue::bytes))).collect();
+    assert_eq!(secrets, [("a", Some(&b"hunter2"[..])), ("b", None), ("c", None)]);
+    let at = |problem: &str| problem.split(' ').skip(1).collect::<Vec<_>>().join(" ");
+    let mut problems: Vec<_> = h.problems().iter().map(|problem| at(problem)).collect();
+    problems.sort();
+    let expected =
+        ["secrets[1].ref.key", "secrets[2].ref.name", "stores[2].name", "stores[3].quota", "stores[4].scope"];
+    assert_eq!(problems, expected.map(|field| format!("Plugin infra/auth spec.capabilities.{field}")));
+    // A rotated value is no new plugin, and says nothing of itself in dumps.
+    let spec = |h: &Harness| h.config().plugins.values().find(|p| p.key.name.as_ref() == "auth").unwrap().clone();
+    let before = spec(&h);
+    h.apply(&secret("hunter3"));
+    assert_eq!(grants(&h).secrets["a"].as_ref().map(SecretValue::bytes), Some(&b"hunter3"[..]));
+    assert!(std::sync::Arc::ptr_eq(&before, &spec(&h)));
+    assert_eq!(h.output.summary, "1 plugin changed");
+    let printed = format!("{:?} {}", h.config(), serde_json::to_string(&**h.config()).unwrap());
+    assert!(printed.contains("7 bytes") && !printed.contains("hunter"));
+    h.delete(Kind::Secret, "infra", "keys");
+    assert_eq!(grants(&h).secrets["a"], None);
 }
 
 #[test]

@@ -9,4 +9,5 @@ mod limits;
 mod loading;
 mod outgoing;
 mod phases;
+mod services;
 mod setup;

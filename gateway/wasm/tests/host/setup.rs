@@ -3,7 +3,7 @@
 use prometheus_client::registry::Registry;
 use sha2::{Digest, Sha256};
 use sluice_model::plugin::{
-    FailMode, InstanceMode, ModuleSource, Place, PluginKey, PluginLimits, PluginSpec, PluginUse, UseKey,
+    FailMode, Grants, InstanceMode, ModuleSource, Place, PluginKey, PluginLimits, PluginSpec, PluginUse, UseKey,
 };
 use sluice_model::{Kind, ObjectRef, Problem};
 use sluice_wasm::{Configured, Desired, Exchange, HostOptions, PlainRequest, PluginHost};
@@ -121,7 +121,13 @@ impl Host {
 
     /// Wishes for plugins and uses, and waits until each was tried.
     pub(crate) async fn ensure(&self, plugins: &[&PluginSpec], uses: &[&PluginUse]) {
+        self.grant(plugins, uses, &[]).await;
+    }
+
+    /// The same, with what plugins may reach.
+    pub(crate) async fn grant(&self, plugins: &[&PluginSpec], uses: &[&PluginUse], grants: &[(PluginKey, Grants)]) {
         let mut desired = Desired::default();
+        desired.grants.extend(grants.iter().map(|(key, grants)| (key.clone(), Arc::new(grants.clone()))));
         for spec in plugins {
             desired.plugins.insert(spec.key.clone(), Arc::new((*spec).clone()));
         }

@@ -57,7 +57,9 @@ pub(crate) fn set_secret(name: &str, value: Option<Vec<u8>>) {
 }
 
 pub(crate) fn give_store(name: &str) {
-    STORES.with_borrow_mut(|stores| drop(stores.entry(name.to_owned()).or_default()));
+    STORES.with_borrow_mut(|stores| {
+        stores.entry(name.to_owned()).or_default();
+    });
 }
 
 pub(crate) fn metric(name: &str, labels: &[(&str, &str)]) -> Option<Metric> {
@@ -111,7 +113,8 @@ pub(crate) mod metrics {
         if name.len() > 64 || !fits {
             return Err(format!("`{name}` is not a metric's name"));
         }
-        if labels.len() > 8 || labels.iter().any(|(name, value)| value.len() > 128 || name == "plugin" || name == "le") {
+        if labels.len() > 8 || labels.iter().any(|(name, value)| value.len() > 128 || name == "plugin" || name == "le")
+        {
             return Err("a metric has at most 8 labels of 128 bytes, and none is `plugin` or `le`".to_owned());
         }
         let labels = sorted(labels.clone());
