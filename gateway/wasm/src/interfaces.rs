@@ -1,9 +1,8 @@
 //! What a plugin's file says of itself, read without running it: for tools that show or make plugins.
 
-use crate::build::componentize;
+use crate::build::{componentize, instrument};
 use std::collections::BTreeSet;
 use wasmparser::{Encoding, Parser, Payload};
-use wasmtime_wizer::Wizer;
 
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +51,7 @@ impl Interfaces {
 /// where one can.
 pub fn image_obstacle(bytes: &[u8]) -> Option<String> {
     let component = componentize(bytes).ok()?;
-    Wizer::new().instrument_component(&component).err().map(|error| format!("{error:#}"))
+    instrument(&component).err()
 }
 
 /// The imports and exports of the outermost module or component.

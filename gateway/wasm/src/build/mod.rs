@@ -16,6 +16,7 @@ pub(crate) use builder::{BUILDERS, Builder, Published};
 pub(crate) use functions::FunctionCache;
 pub(crate) use image::{CONFIGURE_TIME, Image};
 pub use module::componentize;
+pub(crate) use module::instrument;
 
 use sluice_model::problem::Code;
 

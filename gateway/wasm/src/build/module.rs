@@ -6,7 +6,7 @@ use crate::engine::Engine;
 use crate::instance::State;
 use crate::schema::ConfigSchema;
 use std::sync::Arc;
-use wasmparser::{Encoding, Parser, Payload};
+use wasmparser::{Encoding, Parser, Payload, TypeRef};
 use wasmtime::component::{Component, InstancePre};
 use wasmtime_wizer::Wizer;
 
@@ -37,20 +37,34 @@ impl Module {
     pub(super) fn load(engine: &Engine, cache_name: String, bytes: &[u8]) -> Result<Module, Failure> {
         let component = componentize(bytes).map_err(Failure::invalid)?;
         let schema = ConfigSchema::from_module(&component).map_err(|error| Failure::invalid(error.to_string()))?;
-        let (waits, phases, instrumented) = match Wizer::new().instrument_component(&component).map(|(_, code)| code) {
+        let (waits, phases, instrumented) = match instrument(&component) {
             Ok(code) => {
                 let (component, pre) = prepare(engine, &code)?;
                 (waits(engine, &component), phases(&pre)?, Ok(pre))
             }
-            // Most often table instructions, which no image can hold.
             Err(reason) => {
                 let (component, pre) = prepare(engine, &component)?;
-                (waits(engine, &component), phases(&pre)?, Err(format!("{reason:#}")))
+                (waits(engine, &component), phases(&pre)?, Err(reason))
             }
         };
         let (size, schema, phases) = (bytes.len(), schema.map(Arc::new), phases.names());
         Ok(Module { cache_name, size, component, schema, waits, phases, instrumented })
     }
+}
+
+/// The component with exports for its memories and globals; the error says why no image can be made of it: most often table
+/// instructions, which no image can hold.
+pub(crate) fn instrument(component: &[u8]) -> Result<Vec<u8>, String> {
+    // An image's memory is as large as it was when it was taken, which whoever imports it by its first size can't take.
+    for payload in Parser::new(0).parse_all(component) {
+        if let Ok(Payload::ImportSection(section)) = payload
+            && section.into_imports().flatten().any(|import| matches!(import.ty, TypeRef::Memory(_)))
+        {
+            return Err("one of its modules imports the memory of another".to_owned());
+        }
+    }
+    let instrumented = Wizer::new().instrument_component(component);
+    instrumented.map(|(_, code)| code).map_err(|reason| format!("{reason:#}"))
 }
 
 /// A core module that holds its WIT (what `cargo build` makes of a guest) becomes a component; a component stays. The error

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use wit_bindgen_c::{Enabled, Opts};
 use wit_bindgen_core::Files;
 
 /// Newest first; the unversioned one is whatever the system has.
@@ -68,7 +69,7 @@ fn sources(project: &Project) -> Result<Vec<PathBuf>> {
 fn bindings(project: &Project) -> Result<Vec<PathBuf>> {
     let mut world = wit::world(project)?;
     let mut files = Files::default();
-    let mut generator = wit_bindgen_c::Opts::default().build();
+    let mut generator = Opts { autodrop_borrows: Enabled::Yes, ..Opts::default() }.build();
     generator.generate(&mut world.resolve, world.id, &mut files).context("bindings of world.wit")?;
     let folder = Path::new(BINDINGS);
     fs::create_dir_all(project.folder.join(folder)).context(BINDINGS)?;
