@@ -77,17 +77,19 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<State>> {
     Ok(linker)
 }
 
-/// What a phase decided.
+/// What a phase decided, and what the phases are called with.
 type Decided = (Option<Resource<Chosen>>,);
-type Logged = (Resource<Request>, Option<Resource<Response>>, Resource<End>);
+type OfBody = (Resource<Request>, Resource<Body>);
+type OfResponse = (Resource<Request>, Resource<Response>);
+type OfLog = (Resource<Request>, Option<Resource<Response>>, Resource<End>);
 
 /// The functions of an instance, looked up when first called.
 #[derive(Default)]
 pub(crate) struct Bound {
     request_headers: Option<TypedFunc<(Resource<Request>,), Decided>>,
-    request_body: Option<TypedFunc<(Resource<Request>, Resource<Body>), Decided>>,
-    response_headers: Option<TypedFunc<(Resource<Request>, Resource<Response>), Decided>>,
-    log: Option<TypedFunc<Logged, ()>>,
+    request_body: Option<TypedFunc<OfBody, Decided>>,
+    response_headers: Option<TypedFunc<OfResponse, Decided>>,
+    log: Option<TypedFunc<OfLog, ()>>,
 }
 
 /// A phase's function, looked up once an instance.
