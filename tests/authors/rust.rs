@@ -30,12 +30,9 @@ fn a_new_project_passes_and_says_where_it_does_not_any_more() {
         "    pub header: String,\n}",
         "    pub header: String,\n    /// Unused.\n    pub more: Option<u8>,\n}",
     );
-    project.change(
-        "src/lib.rs",
-        "Config { header: \"x-tenant\".to_owned() }",
-        "Config { header: \"x-tenant\".to_owned(), more: None }",
-    );
-    project.change("src/lib.rs", "Config { header: String::new() }", "Config { header: String::new(), more: None }");
+    let tenant = "header: \"x-tenant\".to_owned(),";
+    project.change("src/lib.rs", tenant, &format!("{tenant} more: None"));
+    project.change("src/lib.rs", "header: String::new()", "header: String::new(), more: None");
     let tested = project.test();
     assert_eq!(tested.status.code(), Some(1));
     assert!(all(&tested).contains("is not the schema of the configuration any more"), "{}", all(&tested));
