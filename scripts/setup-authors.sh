@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the toolchains of plugins in JavaScript, Python and C that this machine lacks, for the tests of `sluice plugin`;
-# does nothing where all of them are there. What their projects need besides comes from npm and PyPI, by the projects.
+# Installs the toolchains of plugins in Python and C that this machine lacks, for the tests of `sluice plugin`;
+# does nothing where all of them are there. What their projects need besides comes from PyPI, by the projects.
 set -eu
 
 have() {
@@ -8,7 +8,6 @@ have() {
 }
 
 packages=""
-have npm || packages="$packages nodejs npm"
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages="$packages python3 python3-venv"
 if [ -z "${WASI_SDK_PATH:-}" ] && ! { have clang-19 && have wasm-ld-19 && [ -f /usr/include/wasm32-wasi/stdlib.h ]; }; then
     packages="$packages clang-19 lld-19 wasi-libc libclang-rt-19-dev-wasm32"

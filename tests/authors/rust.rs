@@ -30,12 +30,9 @@ fn a_new_project_passes_and_says_where_it_does_not_any_more() {
         "    pub header: String,\n}",
         "    pub header: String,\n    /// Unused.\n    pub more: Option<u8>,\n}",
     );
-    project.change(
-        "src/lib.rs",
-        "Config { header: \"x-tenant\".to_owned() }",
-        "Config { header: \"x-tenant\".to_owned(), more: None }",
-    );
-    project.change("src/lib.rs", "Config { header: String::new() }", "Config { header: String::new(), more: None }");
+    let tenant = "header: \"x-tenant\".to_owned(),";
+    project.change("src/lib.rs", tenant, &format!("{tenant} more: None"));
+    project.change("src/lib.rs", "header: String::new()", "header: String::new(), more: None");
     let tested = project.test();
     assert_eq!(tested.status.code(), Some(1));
     assert!(all(&tested).contains("is not the schema of the configuration any more"), "{}", all(&tested));
@@ -79,4 +76,17 @@ fn a_folder_that_is_no_project_and_a_name_that_is_none_are_refused() {
     std::fs::write(folder.path().join("kept"), "").unwrap();
     let made = run(&["plugin", "new", path]);
     assert_eq!(made.status.code(), Some(1), "{}", all(&made));
+}
+
+#[test]
+fn the_case_in_the_documents_is_met_by_the_plugin_that_it_is_about() {
+    let page = std::fs::read_to_string(sluice_tests::binary::root().join("docs/plugins-languages.md")).unwrap();
+    let case = page.split("```yaml case\n").nth(1).and_then(|rest| rest.split("\n```").next()).expect("a case");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("tests")).unwrap();
+    std::fs::write(folder.path().join("tests/case.yaml"), case).unwrap();
+    let module = sluice_tests::guests::shipped("key-auth");
+    let tested =
+        run(&["plugin", "test", "--project", folder.path().to_str().unwrap(), "--module", module.to_str().unwrap()]);
+    assert!(tested.status.success() && text(&tested).contains("1 case: 1 passed"), "{}", all(&tested));
 }

@@ -41,8 +41,6 @@ pub(crate) fn run(args: &NewArgs) -> Result<ExitCode> {
     ensure!(is_free, "{} is there already, and is no empty folder", args.path.display());
     let language = match args.language {
         Language::Rust => "rust",
-        Language::JavaScript => "javascript",
-        Language::TypeScript => "typescript",
         Language::Python => "python",
         Language::C => "c",
     };
@@ -87,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_project_bears_its_name_and_has_the_sdk() {
-        for language in [Language::Rust, Language::JavaScript, Language::TypeScript, Language::Python, Language::C] {
+        for language in [Language::Rust, Language::Python, Language::C] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("tenant-check");
             run(&NewArgs { path: path.clone(), language }).unwrap();

@@ -9,10 +9,6 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Language {
     Rust,
-    #[value(name = "javascript", alias = "js")]
-    JavaScript,
-    #[value(name = "typescript", alias = "ts")]
-    TypeScript,
     Python,
     C,
 }
@@ -22,15 +18,12 @@ impl Language {
     pub(crate) fn source(self) -> &'static str {
         match self {
             Language::Rust => "src/lib.rs",
-            Language::JavaScript => "src/plugin.js",
-            Language::TypeScript => "src/plugin.ts",
             Language::Python => "src/plugin.py",
             Language::C => "src/plugin.c",
         }
     }
 
-    const ALL: [Language; 5] =
-        [Language::Rust, Language::JavaScript, Language::TypeScript, Language::Python, Language::C];
+    const ALL: [Language; 3] = [Language::Rust, Language::Python, Language::C];
 }
 
 #[derive(Debug)]
@@ -89,7 +82,7 @@ mod tests {
     fn a_project_is_of_the_language_that_it_begins_in() {
         let folder = tempfile::tempdir().unwrap();
         let error = Project::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("none of src/lib.rs, src/plugin.js"), "{error}");
+        assert!(error.contains("none of src/lib.rs, src/plugin.py"), "{error}");
         std::fs::create_dir(folder.path().join("src")).unwrap();
         std::fs::write(folder.path().join("src/plugin.py"), "").unwrap();
         assert_eq!(Project::open(folder.path()).unwrap().language, Language::Python);

@@ -26,7 +26,7 @@ const CONNECT: Duration = Duration::from_secs(1);
 const DRAIN: &str = "2";
 
 /// What builds write, and what is no source.
-const IGNORED: [&str; 7] = ["build", "target", "node_modules", ".venv", ".git", "__pycache__", "Cargo.lock"];
+const IGNORED: [&str; 6] = ["build", "target", ".venv", ".git", "__pycache__", "Cargo.lock"];
 
 /// Try the project: a gateway with this one plugin before a backend, which builds and swaps it when a file is saved
 #[derive(Args, Debug)]

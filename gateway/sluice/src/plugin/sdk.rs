@@ -16,7 +16,6 @@ use std::process::ExitCode;
 static WIT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../sdk/wit");
 static RUST_SOURCE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../sdk/rust/src");
 static RUST_MANIFEST: &[u8] = include_bytes!("../../../../sdk/rust/Cargo.toml");
-static JAVASCRIPT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../sdk/javascript");
 static C: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../sdk/c");
 
 /// Write this version's SDK into a project, instead of the one that it has
@@ -40,7 +39,6 @@ pub(super) fn write(project: &Path, language: Language) -> Result<()> {
     let mut parts = vec![("wit", &WIT)];
     match language {
         Language::Rust => parts.push(("rust/src", &RUST_SOURCE)),
-        Language::JavaScript | Language::TypeScript => parts.push(("javascript", &JAVASCRIPT)),
         Language::C => parts.push(("c", &C)),
         Language::Python => {}
     }

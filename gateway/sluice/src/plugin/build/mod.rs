@@ -4,7 +4,6 @@
 //! installs it. Toolchains that make no schema section get the project's `schema.json` put in.
 
 mod c;
-mod javascript;
 mod python;
 mod rust;
 mod schema;
@@ -41,8 +40,6 @@ pub(crate) fn build(project: &Project) -> Result<PathBuf> {
     let bytes = match project.language {
         // The SDK's macro has put the schema in.
         Language::Rust => rust::build(project)?,
-        Language::JavaScript => schema::put(project, javascript::build(project, Path::new("src/plugin.js"))?)?,
-        Language::TypeScript => schema::put(project, javascript::build_typescript(project)?)?,
         Language::Python => schema::put(project, python::build(project)?)?,
         Language::C => schema::put(project, c::build(project)?)?,
     };
