@@ -31,7 +31,9 @@ fn builds_and_passes(language: &str) -> Value {
     report
 }
 
+/// Its component has 18 MB, which a host without optimisation compiles for minutes: `cargo test --release` for it.
 #[test]
+#[ignore = "a debug build compiles a Python component for minutes"]
 fn python() {
     let report = builds_and_passes("python");
     assert_eq!(report["image"], false, "an interpreter's memory can't be made an image: {report}");

@@ -84,7 +84,8 @@ mod tests {
         // A bomb before it is not read to its end.
         let zeros = vec![0; 8 << 20];
         let bomb = gzip(&archive(&[("zeros", &zeros), ("plugin.wasm", b"code")]));
-        assert!(bomb.len() < 64 << 10 && module(&bomb, 1 << 16).is_err());
+        assert!(bomb.len() < 1 << 20, "{}", bomb.len());
+        assert!(module(&bomb, 1 << 16).is_err());
         let whole = gzip(&archive(&[("plugin.wasm", b"code")]));
         assert!(module(&whole[..whole.len() / 2], 1 << 16).is_err());
         assert!(module(b"neither", 1 << 16).is_err());

@@ -192,7 +192,9 @@ pub fn is_sha256(text: &str) -> bool {
 }
 
 fn is_authority(text: &str) -> bool {
-    !text.contains('@') && text.parse::<http::uri::Authority>().is_ok_and(|a| !a.host().is_empty())
+    // The parser takes any text for a port.
+    let has_port = |a: &http::uri::Authority| a.as_str() == a.host() || a.port_u16().is_some();
+    !text.contains('@') && text.parse::<http::uri::Authority>().is_ok_and(|a| !a.host().is_empty() && has_port(&a))
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`

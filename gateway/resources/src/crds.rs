@@ -110,7 +110,7 @@ mod tests {
     fn the_rules_and_the_merge_strategy_reach_the_schema() {
         let text: String = crd_files().into_iter().map(|(_, text)| text).collect();
         for expected in [
-            "name one of configMap and file",
+            "name just one of oci, https, configMap and file",
             "top-level fields are defaults",
             "Merge strategy (GEP-713, custom)",
             "Merge strategy: field by field",

@@ -310,7 +310,7 @@ mod tests {
             let objects = objects("127.0.0.1:8080".parse().unwrap(), &upstream, &json!({"a": 1}));
             let text: String = objects.iter().map(|object| format!("---\n{object}\n")).collect();
             std::fs::write(folder.path().join("trial.yaml"), text).unwrap();
-            std::fs::write(folder.path().join("plugin.wasm"), "").unwrap();
+            std::fs::write(folder.path().join("plugin.wasm"), b"\0asm").unwrap();
             let reading = crate::check::read(&[folder.path().to_owned()]).unwrap();
             assert_eq!(reading.problems, []);
             assert_eq!(reading.config.plugins.len(), 1);

@@ -264,10 +264,10 @@ fn gw_invalid_parameters_ref_rejects_the_gateway() {
 fn every_field_of_a_gateway_config_reaches_the_edge() {
     let settings = r#"
       name: web
-      limits: {connections: 1, headerBytes: 2Ki, headerCount: 3, requestTarget: 4Ki, method: 5, body: 6Mi,
+      limits: {connections: 1, udpSessions: 2, headerBytes: 2Ki, headerCount: 3, requestTarget: 4Ki, method: 5, body: 6Mi,
                requestsPerConnection: 7, drainBytes: 9Ki}
       timeouts: {handshake: 1s, requestHeaders: 2s, bodyIdle: 3s, bodyMinRate: 4, responseMinRate: 5, responseHeaders: 5s,
-                 streamIdle: 6s, tunnelMax: 7s, connectionMax: 0s, keepAlive: 8s, drain: 9s, connect: 10s}
+                 streamIdle: 6s, tunnelMax: 7s, connectionMax: 0s, keepAlive: 8s, drain: 9s, connect: 10s, udpIdle: 11s}
       http2: {maxConcurrentStreams: 1, streamWindow: 16Ki, connectionWindow: 64Ki, resets: 2, controlFrames: 3,
               continuations: 4, sendBuffer: 32Ki}
       path: {escapedSlashes: Reject, mergeSlashes: false}

@@ -117,7 +117,7 @@ fn gw_a_udp_and_a_tcp_listener_of_one_number_are_two_sockets_and_lead_to_ports_o
     let to = "  rules: [{backendRefs: [{name: names, port: 53}]}]";
     let routes = stream_route("UDPRoute", "r", "dns", to) + &stream_route("TCPRoute", "r", "dns-tcp", to);
     let h = with(DNS, &(udp_service("infra", "names") + &routes));
-    assert_eq!(h.problems(), ["P213 Service infra/names", "P213 Service infra/names"]);
+    assert_eq!(h.problems(), ["P213 Service infra/names"]);
     let (udp, tcp) = (&h.config().udp_ports, &h.config().ports);
     let protocols = [udp, tcp].map(|ports| ports.values().next().unwrap().protocol);
     assert_eq!(protocols, [Protocol::Udp, Protocol::Tcp]);
