@@ -58,9 +58,11 @@ fn each_yaml_in_the_documents_reads_without_a_problem_of_its_own() {
                     folder.write(&format!("{name}.wasm"), std::fs::read(guests::shipped(name)).unwrap());
                 }
             }
-            if block.contains("sign-in.wasm") {
-                // The reader's own: any that calls a backend will do.
-                folder.write("sign-in.wasm", std::fs::read(guests::module("caller")).unwrap());
+            // The reader's own: any that asks the gateway for something will do.
+            for name in ["sign-in.wasm", "quota.wasm"] {
+                if block.contains(name) {
+                    folder.write(name, std::fs::read(guests::module("caller")).unwrap());
+                }
             }
             let output =
                 Command::new(binary::sluice()).args(["check", "-o", "json"]).arg(folder.path()).output().unwrap();
