@@ -25,6 +25,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Idle connections that are tried before a new one is made: a backend that restarted has closed all of them.
+const IDLE_TRIES: usize = 3;
 /// How long a call waits for the first resolution of a backend's name.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -120,7 +122,8 @@ async fn send(
     connections: &Connections,
 ) -> Result<(Response<Incoming>, pool::Lease), FetchError> {
     let protocol = |error: &hyper::Error| FetchError::new(FetchErrorKind::Protocol, error.to_string());
-    while let Some(mut lease) = connections.idle(pick) {
+    for _ in 0..IDLE_TRIES {
+        let Some(mut lease) = connections.idle(pick) else { break };
         pick.connected();
         let message = message(request, backend, &lease)?;
         match lease.send(message).await {
