@@ -2,11 +2,17 @@
 //! one that can't be had.
 
 use crate::shop::{HOST, Shop, seen_field};
+use http::StatusCode;
 use serde_json::Value;
+use sluice_tests::backend::text;
 use sluice_tests::certificate::Authority;
-use sluice_tests::objects::{NAMESPACE, join, plugin, plugin_on_route, route_to, service, service_speaking};
+use sluice_tests::objects::{
+    NAMESPACE, backend_policy, join, plugin, plugin_on_route, route_to, service, service_speaking,
+};
 use sluice_tests::raw::Response;
 use sluice_tests::{Backend, guests, wait};
+use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// The Plugin `caller` with these backends, each a flow mapping, on the route to `one`.
 fn caller(backends: &[&str], more: &str) -> String {
@@ -128,6 +134,58 @@ async fn a_backend_that_fails_is_the_plugins_to_judge() {
     })
     .await;
     assert!(auth.count() >= 1);
+}
+
+/// Answers only once it is let go.
+async fn waiting(let_go: &Arc<Notify>) -> Backend {
+    let let_go = let_go.clone();
+    Backend::with(Arc::new(move |_| {
+        let let_go = let_go.clone();
+        Box::pin(async move {
+            let_go.notified().await;
+            text(StatusCode::OK, "late")
+        })
+    }))
+    .await
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_answer_a_call_in_time_is_ejected() {
+    let (never, works) = (Arc::new(Notify::new()), Backend::echo("works").await);
+    let silent = waiting(&never).await;
+    let shop = shop_with(join([
+        caller(&[AUTH], ""),
+        service("auth", &[silent.address, works.address]),
+        backend_policy("auth", "outlierDetection: {consecutiveFailures: 2, baseEjection: 1h, maxEjection: 1h}"),
+    ]))
+    .await;
+    let mut late = 0;
+    for _ in 0..20 {
+        match called(&shop.get_with("/", "x-call: GET auth /\r\nx-timeout: 200\r\n").await).as_deref() {
+            Some("timeout") => late += 1,
+            told => assert!(told.is_some_and(|told| told.starts_with("200 ")), "{told:?}"),
+        }
+    }
+    assert_eq!(late, 2);
+    assert_eq!(shop.gateway.metric("sluice_upstream_ejections_total", &[]).await, 1.0);
+}
+
+#[tokio::test]
+async fn what_a_plugin_holds_of_answers_is_counted_for_as_long_as_it_holds_them() {
+    let (let_go, auth) = (Arc::new(Notify::new()), Backend::echo("auth").await);
+    let slow = waiting(&let_go).await;
+    let backends = [AUTH, "{name: slow, ref: {name: slow, port: 80}}"];
+    let objects = [caller(&backends, ""), service("auth", &[auth.address]), service("slow", &[slow.address])];
+    let shop = shop_with(join(objects)).await;
+    let held = async || shop.gateway.metric("sluice_held_body_bytes", &[]).await;
+    assert_eq!(held().await, 0.0);
+    let during = async {
+        wait::until("the first answer", || async { (held().await > 0.0).then_some(()) }).await;
+        let_go.notify_one();
+    };
+    let (answer, ()) = tokio::join!(shop.get_with("/", "x-call: GET auth /, GET slow /\r\n"), during);
+    assert!(called(&answer).unwrap().contains(", 200 "), "{answer:?}");
+    assert_eq!(held().await, 0.0);
 }
 
 #[tokio::test]

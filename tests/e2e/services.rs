@@ -2,26 +2,13 @@
 
 use crate::shop::{HOST, Shop, backend_of};
 use sluice_tests::certificate::Authority;
-use sluice_tests::objects::{join, route_to, service, service_speaking, slice};
+use sluice_tests::objects::{backend_policy, join, route_to, service, service_speaking, slice};
 use sluice_tests::{Backend, ports, raw, wait};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 fn unused() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], ports::free()))
-}
-
-fn policy(target: &str, backend: &str) -> String {
-    format!(
-        "\
-apiVersion: sluice.dev/v1alpha1
-kind: TrafficPolicy
-metadata: {{name: {target}, namespace: default}}
-spec:
-  targetRefs: [{{group: \"\", kind: Service, name: {target}}}]
-  backend: {{{backend}}}
-"
-    )
 }
 
 /// How many of `count` requests each backend answered.
@@ -83,7 +70,7 @@ async fn an_endpoint_that_keeps_failing_is_ejected() {
         &join([
             route_to("all", &[HOST], "web"),
             service("web", &[broken, works.address]),
-            policy("web", "outlierDetection: {consecutiveFailures: 3, baseEjection: 1h, maxEjection: 1h}"),
+            backend_policy("web", "outlierDetection: {consecutiveFailures: 3, baseEjection: 1h, maxEjection: 1h}"),
         ]),
     )
     .await;
@@ -114,7 +101,10 @@ async fn an_endpoint_that_fails_its_health_check_is_taken_out_and_comes_back() {
         &join([
             route_to("all", &[HOST], "web"),
             service("web", &[patient.address, spare.address]),
-            policy("web", "healthCheck: {path: /health, interval: 100ms, timeout: 1s, unhealthy: 2, healthy: 1}"),
+            backend_policy(
+                "web",
+                "healthCheck: {path: /health, interval: 100ms, timeout: 1s, unhealthy: 2, healthy: 1}",
+            ),
         ]),
     )
     .await;
@@ -142,7 +132,7 @@ async fn a_consistent_hash_sends_one_key_to_one_endpoint() {
         &join([
             route_to("all", &[HOST], "web"),
             service("web", &addresses),
-            policy("web", "loadBalancer: {type: ConsistentHash, consistentHash: {header: X-User}}"),
+            backend_policy("web", "loadBalancer: {type: ConsistentHash, consistentHash: {header: X-User}}"),
         ]),
     )
     .await;
@@ -172,7 +162,7 @@ async fn least_request_avoids_the_endpoint_that_is_busy() {
         &join([
             route_to("all", &[HOST], "web"),
             service("web", &[slow.address, quick.address]),
-            policy("web", "loadBalancer: {type: LeastRequest}"),
+            backend_policy("web", "loadBalancer: {type: LeastRequest}"),
         ]),
     )
     .await;

@@ -188,3 +188,17 @@ pub fn join(documents: impl IntoIterator<Item = String>) -> String {
 fn indent(text: &str) -> String {
     text.lines().map(|line| format!("    {line}\n")).collect()
 }
+
+/// A TrafficPolicy of the Service's name, with what it says of backends: the inside of a YAML flow mapping.
+pub fn backend_policy(service: &str, backend: &str) -> String {
+    format!(
+        "\
+apiVersion: sluice.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{name: {service}, namespace: {NAMESPACE}}}
+spec:
+  targetRefs: [{{group: \"\", kind: Service, name: {service}}}]
+  backend: {{{backend}}}
+"
+    )
+}

@@ -84,7 +84,7 @@ impl Condition {
     }
 
     fn evaluate(&self, facts: &dyn Facts) -> Result<Option<bool>, ExecutionError> {
-        let resolver = Variables { request: Request(facts), source: Source { address: facts.client().to_string() } };
+        let resolver = Variables { request: Request(facts), source: Source(facts) };
         let mut context = Context::with_env(ENV.clone());
         context.set_variable_resolver(&resolver);
         let value = Value::resolve_val(self.program.expression(), &context)?;
@@ -154,7 +154,7 @@ fn check(expression: &IdedExpr) -> Result<(), String> {
 
 struct Variables<'f> {
     request: Request<'f>,
-    source: Source,
+    source: Source<'f>,
 }
 
 impl VariableResolver for Variables<'_> {
@@ -269,8 +269,8 @@ impl fmt::Debug for Headers<'_> {
 
 indexed!(Headers<'_>);
 
-impl Headers<'_> {
-    fn value(&self, name: &str) -> Option<&str> {
+impl<'f> Headers<'f> {
+    fn value(&self, name: &str) -> Option<&'f str> {
         if name.bytes().any(|b| b.is_ascii_uppercase()) {
             self.0.header(&name.to_ascii_lowercase())
         } else {
@@ -285,7 +285,7 @@ impl Indexer for Headers<'_> {
         Self: 'v,
     {
         let value = self.value(key(index)?).unwrap_or_default();
-        Ok(CowVal::owned(CelString::from(value.to_owned())))
+        Ok(CowVal::owned(CelString::from(value)))
     }
 
     fn steal<'v>(self: Box<Self>, index: &dyn Val) -> Result<Box<dyn Val + 'v>, ExecutionError>
@@ -302,20 +302,25 @@ impl Container for Headers<'_> {
     }
 }
 
-#[derive(Clone, Debug)]
-struct Source {
-    address: String,
+/// `source`: the text of the address is made only where it is asked for.
+#[derive(Clone)]
+struct Source<'f>(&'f dyn Facts);
+
+impl fmt::Debug for Source<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("source")
+    }
 }
 
-indexed!(Source);
+indexed!(Source<'_>);
 
-impl Indexer for Source {
+impl Indexer for Source<'_> {
     fn get<'b, 'v>(&'b self, index: &dyn Val) -> Result<CowVal<'b, 'v>, ExecutionError>
     where
         Self: 'v,
     {
         match key(index)? {
-            "address" => Ok(CowVal::owned(CelString::from(self.address.clone()))),
+            "address" => Ok(CowVal::owned(CelString::from(self.0.client().to_string()))),
             name => Err(ExecutionError::no_such_key(name)),
         }
     }
@@ -328,7 +333,7 @@ impl Indexer for Source {
     }
 }
 
-impl Container for Source {
+impl Container for Source<'_> {
     fn contains(&self, value: &dyn Val) -> Result<bool, ExecutionError> {
         Ok(SOURCE.contains(&key(value)?))
     }

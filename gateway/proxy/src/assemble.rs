@@ -334,7 +334,8 @@ impl Assembler {
             let slots = former.unwrap_or_else(|| {
                 let slot = |(name, key): (&Arc<str>, &BackendKey)| (name.clone(), self.backend_slots.slot(key));
                 let backends = calls.iter().map(slot).collect();
-                Arc::new(PluginCalls { backends, connections: self.connections.clone() })
+                let (connections, metrics) = (self.connections.clone(), self.metrics.clone());
+                Arc::new(PluginCalls { backends, connections, metrics })
             });
             (plugin.clone(), slots)
         });

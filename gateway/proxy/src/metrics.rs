@@ -284,8 +284,8 @@ pub struct RequestMetrics {
     held_refused: AtomicU64,
 }
 
-/// Bytes of request bodies that are held for plugins, all requests together. Default 256 MiB; beyond it a plugin that asks
-/// for a body answers by its fail mode. Metrics: `sluice_held_body_bytes`, `sluice_held_body_refused_total`.
+/// Bytes of request bodies, and of answers to plugins' own calls, that are held for plugins, all requests together. Default 256 MiB; beyond it a plugin that asks
+/// for a body answers by its fail mode, and a call has no answer. Metrics: `sluice_held_body_bytes`, `sluice_held_body_refused_total`.
 const MAX_HELD_BYTES: u64 = 256 << 20;
 
 /// What one request holds of its body, for as long as this lives.
@@ -544,7 +544,7 @@ impl Collector for RequestMetrics {
             family.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
         }
 
-        let help = "Bytes of request bodies that are held for plugins";
+        let help = "Bytes of request bodies, and of answers to calls of plugins, that are held for plugins";
         let mut family = encoder.encode_descriptor("sluice_held_body_bytes", help, None, MetricType::Gauge)?;
         let held = i64::try_from(self.held_bytes.load(Relaxed)).unwrap_or(i64::MAX);
         family.encode_gauge(&held)?;

@@ -9,6 +9,7 @@
 
 mod pool;
 
+use crate::metrics::HeldBytes;
 use crate::snapshot::{PluginCalls, Snapshot};
 use crate::upstream::{BackendRuntime, Failure, Outcome, Pick, PickError, PickRequest, Tried};
 use ::http::header::HeaderValue;
@@ -24,6 +25,7 @@ use sluice_wasm::{FetchError, FetchErrorKind, Outbound, OutboundRequest, Outboun
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout_at;
 
 /// Idle connections that are tried before a new one is made: a backend that restarted has closed all of them.
 const IDLE_TRIES: usize = 3;
@@ -58,13 +60,8 @@ impl Outbound for Calls {
             return std::future::ready(Err(FetchError::new(FetchErrorKind::NoEndpoint, message))).boxed();
         };
         let (client, connections) = (self.client, self.calls.connections.clone());
-        async move {
-            let until = request.until;
-            let late = || FetchError::new(FetchErrorKind::Timeout, "the answer was not there in time");
-            let call = call(&backend, request, client, &connections);
-            tokio::time::timeout_at(until.into(), call).await.unwrap_or_else(|_| Err(late()))
-        }
-        .boxed()
+        let held = HeldBytes::none(&self.calls.metrics);
+        async move { call(&backend, request, client, &connections, held).await }.boxed()
     }
 }
 
@@ -73,15 +70,19 @@ async fn call(
     request: OutboundRequest,
     client: IpAddr,
     connections: &Connections,
+    mut held: HeldBytes,
 ) -> Result<OutboundResponse, FetchError> {
-    let max_body = request.max_body;
-    let mut pick = pick(backend, &request, client).await?;
-    let (response, lease) = match send(&mut pick, backend, &request, connections).await {
+    let (until, max_body) = (request.until.into(), request.max_body);
+    let late = |_| FetchError::new(FetchErrorKind::Timeout, "the answer was not there in time");
+    let mut pick = timeout_at(until, pick(backend, &request, client)).await.map_err(late)??;
+    let answered = timeout_at(until, send(&mut pick, backend, &request, connections)).await.map_err(late).flatten();
+    let (response, lease) = match answered {
         Ok(answered) => answered,
         Err(error) => {
             match error.kind {
                 FetchErrorKind::Connect => pick.report(Outcome::Failed(Failure::Connect)),
                 FetchErrorKind::Protocol => pick.report(Outcome::Failed(Failure::Reset)),
+                FetchErrorKind::Timeout => pick.report(Outcome::Failed(Failure::Timeout)),
                 _ => {}
             }
             return Err(error);
@@ -89,9 +90,9 @@ async fn call(
     };
     let (head, body) = response.into_parts();
     pick.report(Outcome::Response(head.status.as_u16()));
-    let body = read(body, max_body).await?;
+    let body = timeout_at(until, read(body, max_body, &mut held)).await.map_err(late)??;
     lease.give_back();
-    Ok(OutboundResponse { status: head.status, headers: head.headers, body })
+    Ok(OutboundResponse { status: head.status, headers: head.headers, body, held: Some(Arc::new(held)) })
 }
 
 async fn pick(backend: &BackendRuntime, request: &OutboundRequest, client: IpAddr) -> Result<Pick, FetchError> {
@@ -184,7 +185,8 @@ fn authority(backend: &BackendRuntime) -> Result<Authority, ::http::Error> {
     Ok(text.parse::<Authority>()?)
 }
 
-async fn read(mut body: Incoming, max: u64) -> Result<Bytes, FetchError> {
+/// The whole body. What it holds is counted with the bodies of requests.
+async fn read(mut body: Incoming, max: u64, held: &mut HeldBytes) -> Result<Bytes, FetchError> {
     let too_large =
         || FetchError::new(FetchErrorKind::TooLarge, format!("the answer's body has more than {max} bytes"));
     let mut whole = BytesMut::new();
@@ -193,6 +195,12 @@ async fn read(mut body: Incoming, max: u64) -> Result<Bytes, FetchError> {
         let Ok(piece) = frame.into_data() else { continue };
         if (whole.len() + piece.len()) as u64 > max {
             return Err(too_large());
+        }
+        if !held.add(piece.len()) {
+            return Err(FetchError::new(
+                FetchErrorKind::Overloaded,
+                "the gateway holds as many bytes of bodies as it may",
+            ));
         }
         whole.extend_from_slice(&piece);
     }

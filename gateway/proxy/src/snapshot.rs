@@ -7,7 +7,7 @@
 //! for as long as anything refers to it, so that a reused host finds the newest backend without being touched.
 
 use crate::access_log::LogFormat;
-use crate::metrics::{BackendMetrics, ListenerMetrics, RouteMetrics};
+use crate::metrics::{BackendMetrics, ListenerMetrics, RequestMetrics, RouteMetrics};
 use crate::outbound::Connections;
 use crate::trace::Tracer;
 use crate::upstream::BackendRuntime;
@@ -49,6 +49,8 @@ pub struct PluginCalls {
     pub backends: BTreeMap<Arc<str>, Slot<BackendKey>>,
     /// Those of all plugins.
     pub(crate) connections: Connections,
+    /// Of which the bytes of answers are a part.
+    pub(crate) metrics: Arc<RequestMetrics>,
 }
 
 impl Snapshot {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Method, StatusCode};
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,6 +54,8 @@ pub struct OutboundResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// Accounts for the body's bytes for as long as the guest has the answer.
+    pub held: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// Why a plugin got no answer: the label `outcome` of `sluice_plugin_backend_calls_total`, and `failure.kind` of the contract.

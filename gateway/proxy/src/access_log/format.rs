@@ -47,6 +47,42 @@ pub struct Record<'a> {
     pub attributes: &'a [u8],
 }
 
+impl<'a> Record<'a> {
+    /// Of a connection or a session whose bytes were passed on as they are: nothing of it is a request.
+    pub(crate) fn of_bytes(protocol: &'static str, client: IpAddr, reason: Reason, duration: Duration) -> Record<'a> {
+        Record {
+            time: SystemTime::now(),
+            request_id: b"",
+            trace_id: "",
+            client,
+            method: "",
+            scheme: "",
+            authority: b"",
+            path: b"",
+            protocol,
+            listener: "",
+            route: "",
+            rule: "",
+            backend: "",
+            endpoint: None,
+            status: 0,
+            reason,
+            bytes_in: 0,
+            bytes_out: 0,
+            duration,
+            ttfb: None,
+            upstream_connect: None,
+            upstream: None,
+            plugins: None,
+            retries: 0,
+            tls_version: "",
+            sni: "",
+            user_agent: b"",
+            attributes: b"",
+        }
+    }
+}
+
 /// [`AccessLog`], made ready for requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogFormat {

@@ -29,7 +29,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::{Poll, ready};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
@@ -481,34 +481,14 @@ fn tell(shared: &Shared, session: &Session, reason: Reason) {
     let rule = &session.rule;
     let backend = rule.backends.get(session.backend).and_then(|backend| backend.target.as_ref());
     let record = Record {
-        time: SystemTime::now(),
-        request_id: b"",
-        trace_id: "",
-        client: session.key.client.ip().to_canonical(),
-        method: "",
-        scheme: "",
-        authority: b"",
-        path: b"",
-        protocol: "UDP",
         listener: &session.listener,
         route: &rule.route_label,
         rule: &rule.config.id.rule,
         backend: backend.map_or("", |(_, metrics)| &metrics.label),
         endpoint: Some(session.pick.address()),
-        status: 0,
-        reason,
         bytes_in: session.bytes_in.load(Relaxed),
         bytes_out: session.bytes_out.load(Relaxed),
-        duration: session.begun.elapsed(),
-        ttfb: None,
-        upstream_connect: None,
-        upstream: None,
-        plugins: None,
-        retries: 0,
-        tls_version: "",
-        sni: "",
-        user_agent: b"",
-        attributes: b"",
+        ..Record::of_bytes("UDP", session.key.client.ip().to_canonical(), reason, session.begun.elapsed())
     };
     shared.log.write(snapshot.access_log.line(&record));
 }

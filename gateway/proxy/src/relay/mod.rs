@@ -25,7 +25,7 @@ use sluice_model::Reason;
 use sluice_model::config::Action;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Tries after the first where endpoints can't be connected to, unless the rule wants none.
 const RECONNECTS: u32 = 4;
@@ -188,36 +188,20 @@ fn tell(shared: &Shared, connection: &PassedConnection, place: &Place, reason: R
     let rule = place.rule.as_deref();
     let backend = rule.zip(place.backend).and_then(|(rule, index)| rule.backends.get(index)?.target.as_ref());
     let info = &connection.info;
-    let duration = info.accepted.elapsed();
+    let protocol = if connection.tls { "TLS" } else { "TCP" };
     let record = Record {
-        time: SystemTime::now(),
-        request_id: b"",
-        trace_id: "",
-        client: info.peer.ip().to_canonical(),
-        method: "",
-        scheme: "",
-        authority: b"",
-        path: b"",
-        protocol: if connection.tls { "TLS" } else { "TCP" },
         listener: &place.listener,
         route: rule.map_or("", |rule| &rule.route_label),
         rule: rule.map_or("", |rule| &rule.config.id.rule),
         backend: backend.map_or("", |(_, metrics)| &metrics.label),
         endpoint: story.endpoint,
-        status: 0,
-        reason,
         bytes_in: story.bytes_in,
         bytes_out: story.bytes_out,
-        duration,
-        ttfb: None,
         upstream_connect: story.connect,
-        upstream: None,
-        plugins: None,
         retries: story.retries,
         tls_version: info.tls.as_ref().map_or("", |tls| tls.version),
         sni: connection.sni(),
-        user_agent: b"",
-        attributes: b"",
+        ..Record::of_bytes(protocol, info.peer.ip().to_canonical(), reason, info.accepted.elapsed())
     };
     shared.log.write(snapshot.access_log.line(&record));
 }

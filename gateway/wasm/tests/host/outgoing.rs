@@ -48,7 +48,7 @@ impl Outbound for Stub {
             }
             let mut headers = HeaderMap::new();
             headers.insert("x-backend", HeaderValue::from_static("one"));
-            Ok(OutboundResponse { status: StatusCode::IM_A_TEAPOT, headers, body })
+            Ok(OutboundResponse { status: StatusCode::IM_A_TEAPOT, headers, body, held: None })
         }
         .boxed()
     }
