@@ -23,6 +23,7 @@ mod reload;
 mod reload_under_load;
 mod routes;
 mod services;
+mod sessions;
 mod streams;
 mod tls;
 mod traces;

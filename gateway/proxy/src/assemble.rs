@@ -9,6 +9,7 @@ mod changes;
 use crate::access_log::LogFormat;
 use crate::metrics::RequestMetrics;
 use crate::outbound::Connections;
+use crate::session::{SessionRuntime, SessionSecret};
 use crate::snapshot::{
     BackendRef, FastMap, HostRuntime, ListenerPlugins, ListenerRuntime, PluginCalls, PluginRef, PortRuntime,
     RuleRuntime, ServerField, Slot, Slots, Snapshot,
@@ -19,7 +20,7 @@ use ::http::HeaderValue;
 use changes::changed;
 use sluice_model::config::{
     Action, BackendKey, BackendTarget, Config, EndpointSource, EndpointsKey, Filters, Listener, Mirror, Port, Rule,
-    ServerHeader, Transport, VirtualHost,
+    ServerHeader, SessionPersistence, Transport, VirtualHost,
 };
 use sluice_model::hostname::{HostPattern, HostTable};
 use sluice_model::matcher::HostMatcher;
@@ -43,6 +44,7 @@ pub(crate) struct Assembler {
     plugins: Arc<PluginHost>,
     connections: Connections,
     exporters: Exporters,
+    secret: SessionSecret,
     backend_slots: Slots<BackendKey>,
     plugin_slots: Slots<UseKey>,
     /// Which backends an endpoint set is for.
@@ -59,6 +61,7 @@ impl Assembler {
         metrics: Arc<RequestMetrics>,
         plugins: Arc<PluginHost>,
         exporters: Exporters,
+        secret: SessionSecret,
     ) -> Self {
         Assembler {
             registry,
@@ -66,6 +69,7 @@ impl Assembler {
             plugins,
             connections: Connections::default(),
             exporters,
+            secret,
             backend_slots: Slots::default(),
             plugin_slots: Slots::default(),
             by_endpoints: FastMap::default(),
@@ -278,6 +282,17 @@ impl Assembler {
     }
 
     fn rule(&mut self, rule: &Arc<Rule>, former: Option<&Arc<RuleRuntime>>) -> RuleRuntime {
+        // Backends that share a configuration share what is made of it.
+        let mut sessions: SmallVec<[Arc<SessionRuntime>; 1]> = SmallVec::new();
+        let secret = self.secret.clone();
+        let mut session = |config: &Arc<SessionPersistence>| {
+            let known = sessions.iter().find(|known| Arc::ptr_eq(&known.config, config));
+            known.cloned().unwrap_or_else(|| {
+                let made = Arc::new(SessionRuntime::new(&secret, config.clone()));
+                sessions.push(made.clone());
+                made
+            })
+        };
         let backends: Vec<BackendRef> = match &rule.action {
             Action::Forward(backends) => backends
                 .iter()
@@ -291,6 +306,7 @@ impl Assembler {
                         BackendTarget::Invalid { .. } => None,
                     },
                     mirrors: self.mirrors(&backend.filters),
+                    session: backend.session.as_ref().map(&mut session),
                 })
                 .collect(),
             Action::Redirect(_) | Action::Reply { .. } => Vec::new(),

@@ -16,6 +16,7 @@
 
 pub mod access_log;
 mod assemble;
+mod cookie;
 pub mod downstream;
 mod http;
 pub mod metrics;
@@ -24,9 +25,11 @@ mod outbound;
 mod overload;
 mod proxy;
 mod relay;
+mod session;
 pub mod snapshot;
 mod supervise;
 mod trace;
 pub mod upstream;
 
 pub use proxy::{Applied, Drained, Proxy, ProxyOptions, StartError};
+pub use session::SessionSecret;

@@ -4,6 +4,7 @@
 //! A series appears with its first request: a rule without traffic costs none. A rule in use has at most 20: five
 //! classes of status, and a histogram of [`BUCKETS`] with its infinity, sum and count.
 
+use crate::session::SessionResult;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -277,6 +278,7 @@ pub struct RequestMetrics {
     routes: Mutex<BTreeMap<Arc<str>, Weak<RouteMetrics>>>,
     backends: Mutex<BTreeMap<Arc<str>, Weak<BackendMetrics>>>,
     mirrors: [AtomicU64; 3],
+    sessions: [AtomicU64; SessionResult::ALL.len()],
     spans: [AtomicU64; SPAN_RESULTS.len()],
     log_lines: AtomicU64,
     log_dropped: AtomicU64,
@@ -349,6 +351,11 @@ impl RequestMetrics {
         lock(&self.listeners).retain(|_, handle| handle.strong_count() > 0);
         lock(&self.routes).retain(|_, handle| handle.strong_count() > 0);
         lock(&self.backends).retain(|_, handle| handle.strong_count() > 0);
+    }
+
+    /// A request of a rule, or to a backend, that keeps sessions.
+    pub(crate) fn session(&self, result: SessionResult) {
+        self.sessions[result as usize].fetch_add(1, Relaxed);
     }
 
     pub fn mirror(&self, result: MirrorResult) {
@@ -533,6 +540,14 @@ impl Collector for RequestMetrics {
         let help = "Mirrored copies of requests, by result: answered, failed, dropped";
         let mut family = encoder.encode_descriptor("sluice_mirror_requests", help, None, counter)?;
         for (result, count) in ["answered", "failed", "dropped"].into_iter().zip(&self.mirrors) {
+            let count = count.load(Relaxed);
+            family.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+        }
+
+        let help = "Requests where sessions are kept (sessionPersistence), by what became of the client's session: kept, begun (it \
+                    had none), moved (its endpoint takes no requests), expired, refused (no token of this rule)";
+        let mut family = encoder.encode_descriptor("sluice_sessions", help, None, counter)?;
+        for (result, count) in SessionResult::ALL.into_iter().zip(&self.sessions) {
             let count = count.load(Relaxed);
             family.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
         }

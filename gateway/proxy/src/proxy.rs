@@ -10,6 +10,7 @@ use crate::http::{Gateway, Observer, Shared};
 use crate::metrics::RequestMetrics;
 use crate::mirror::Mirrors;
 use crate::overload::Overload;
+use crate::session::SessionSecret;
 use crate::snapshot::Snapshot;
 use crate::trace::Exporters;
 use crate::upstream::{
@@ -62,6 +63,8 @@ pub struct ProxyOptions {
     /// Bytes of memory that load is shed by: at 95 % connections are not kept, at 98 % requests are answered 503
     /// (`sluice_overload_state`). Default: the limit of the control group, or else the host's memory; 0: never.
     pub memory_limit: Option<u64>,
+    /// What clients' sessions (`sessionPersistence`) are signed with. Default: nothing but the UIDs of objects.
+    pub sessions: SessionSecret,
 }
 
 impl Default for ProxyOptions {
@@ -75,6 +78,7 @@ impl Default for ProxyOptions {
             access_log: AccessLogTarget::default(),
             guard: AddressGuard::default(),
             memory_limit: None,
+            sessions: SessionSecret::of_cluster(),
         }
     }
 }
@@ -143,10 +147,14 @@ impl Proxy {
             .thread_name("background")
             .enable_all()
             .build()?;
-        let upstreams = RegistryOptions::new(background.handle().clone(), upstream_metrics, options.guard);
+        let upstreams = RegistryOptions {
+            sessions: options.sessions.clone(),
+            ..RegistryOptions::new(background.handle().clone(), upstream_metrics, options.guard)
+        };
         let exporters = Exporters::new(background.handle().clone(), metrics.clone(), counts.clone());
         let registry_of = UpstreamRegistry::new(upstreams);
-        let assembler = Assembler::new(registry_of, metrics.clone(), plugins.clone(), exporters.clone());
+        let assembler =
+            Assembler::new(registry_of, metrics.clone(), plugins.clone(), exporters.clone(), options.sessions);
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::new(assembler.previous().clone()),
             metrics: metrics.clone(),

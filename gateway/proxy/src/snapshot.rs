@@ -9,6 +9,7 @@
 use crate::access_log::LogFormat;
 use crate::metrics::{BackendMetrics, ListenerMetrics, RequestMetrics, RouteMetrics};
 use crate::outbound::Connections;
+use crate::session::SessionRuntime;
 use crate::trace::Tracer;
 use crate::upstream::BackendRuntime;
 use http::HeaderValue;
@@ -271,6 +272,8 @@ pub struct BackendRef {
     pub target: Option<(Slot<BackendKey>, Arc<BackendMetrics>)>,
     /// One for each of the mirrors in this backend's filters.
     pub mirrors: Vec<Slot<BackendKey>>,
+    /// `None`: no sessions are kept.
+    pub session: Option<Arc<SessionRuntime>>,
 }
 
 #[cfg(test)]

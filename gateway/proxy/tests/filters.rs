@@ -157,7 +157,7 @@ async fn mirrors_get_copies_and_nobody_waits_for_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_that_cannot_forward_say_so() {
     let invalid = BackendTarget::Invalid { status: StatusCode::INTERNAL_SERVER_ERROR, reason: Reason::InvalidBackend };
-    let broken = WeightedBackend { weight: 1, target: invalid, filters: Filters::default() };
+    let broken = WeightedBackend { weight: 1, target: invalid, filters: Filters::default(), session: None };
     let none = Action::Reply { status: StatusCode::INTERNAL_SERVER_ERROR, reason: Reason::NoBackends };
     let gateway = Setup::new()
         .backend("empty", &[])

@@ -65,7 +65,7 @@ fn make() -> Result<(String, String)> {
 }
 
 /// Replaces a file as a whole; only its owner can read it.
-fn write_private(path: &Path, content: &[u8]) -> Result<()> {
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<()> {
     let staged = path.with_extension("new");
     let write = || -> std::io::Result<()> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;

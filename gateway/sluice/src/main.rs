@@ -22,6 +22,7 @@ mod plugins;
 mod problems;
 mod run;
 mod served;
+mod session_key;
 mod supervise;
 mod view;
 mod watches;

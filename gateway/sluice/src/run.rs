@@ -10,6 +10,7 @@ use crate::logging::{self, Log, LogFormat};
 use crate::plane::Plane;
 use crate::problems::Problems;
 use crate::served::ServedForms;
+use crate::session_key;
 use crate::supervise::Supervisor;
 use crate::view::{GatewayView, State};
 use crate::watches::{self, Staleness};
@@ -23,7 +24,7 @@ use sluice_model::config::{Certificate, Transport};
 use sluice_proxy::access_log::AccessLogTarget;
 use sluice_proxy::downstream::PortSocket;
 use sluice_proxy::downstream::handover::{self, Handover, HandoverError, Received};
-use sluice_proxy::{Proxy, ProxyOptions};
+use sluice_proxy::{Proxy, ProxyOptions, SessionSecret};
 use sluice_translate::Options;
 use sluice_wasm::{HostOptions, PluginHost};
 use std::net::{SocketAddr, TcpListener};
@@ -83,6 +84,11 @@ pub(crate) struct RunArgs {
     /// The PEM key of --default-certificate
     #[arg(long, value_name = "FILE", requires = "default_certificate")]
     default_key: Option<PathBuf>,
+    /// A file of at least 32 secret bytes, the same for all replicas, that tokens of sessions (sessionPersistence) are signed
+    /// with [default: with --config, made at the first start and kept in the state folder; with --kube, the UIDs of objects
+    /// stand for it]
+    #[arg(long, value_name = "FILE")]
+    session_key: Option<PathBuf>,
     /// Append the access log to this file instead of standard output; SIGHUP opens it anew
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
@@ -174,8 +180,14 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
     let host = HostOptions { cache_dir, fetch: Some(fetch), ..HostOptions::default() };
     let plugins = Arc::new(PluginHost::new(host, ours)?);
     let max_connections = usize::try_from(args.max_connections).unwrap_or(usize::MAX);
+    let sessions = match &args.session_key {
+        Some(file) => session_key::load(file)?,
+        None if args.kube => SessionSecret::of_cluster(),
+        None => session_key::load_or_make(&state_folder)?,
+    };
     let mut options = ProxyOptions {
         sockets,
+        sessions,
         max_connections,
         memory_limit: args.memory_limit.map(|mib| u64::from(mib) << 20),
         ..ProxyOptions::default()

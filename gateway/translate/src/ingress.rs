@@ -326,7 +326,7 @@ fn forward(
             let key = backend.key.clone();
             compiled.backends.entry(key.clone()).or_insert_with(|| Arc::new(backend));
             let target = BackendTarget::Backend(key);
-            Action::Forward(vec![WeightedBackend { weight: 1, target, filters: Filters::default() }])
+            Action::Forward(vec![WeightedBackend { weight: 1, target, filters: Filters::default(), session: None }])
         }
         Err(unusable) => {
             let mut report = Report::new(object, &mut compiled.problems);

@@ -32,6 +32,7 @@ mod policy;
 mod rank;
 mod report;
 mod service;
+mod session;
 mod state;
 mod status;
 mod stream_route;

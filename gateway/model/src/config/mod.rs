@@ -9,6 +9,7 @@ mod backend;
 mod edge;
 mod listener;
 mod route;
+mod session;
 mod tracing;
 
 pub use access_log::*;
@@ -16,6 +17,7 @@ pub use backend::*;
 pub use edge::*;
 pub use listener::*;
 pub use route::*;
+pub use session::*;
 pub use tracing::*;
 
 use crate::plugin::{Grants, PluginKey, PluginSpec, PluginUse};

@@ -1,6 +1,6 @@
 //! Virtual hosts, their rules, and what a rule does. HTTPRoute and Ingress both become this.
 
-use super::{BackendKey, EscapedSlashes};
+use super::{BackendKey, EscapedSlashes, SessionPersistence};
 use crate::hostname::{HostPattern, Hostname};
 use crate::object::ObjectRef;
 use crate::plugin::PluginUse;
@@ -167,7 +167,8 @@ pub struct Rule {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Action {
-    /// Draws by weight. The sum of weights is above 0, else it is a [`Action::Reply`] with 500.
+    /// Draws by weight. The sum of weights is above 0, else it is a [`Action::Reply`] with 500, unless sessions may lead to
+    /// a backend all the same.
     Forward(Vec<WeightedBackend>),
     Redirect(Redirect),
     /// What the API says of rules that cannot forward: 500 (HTTPRoute), 503 (an Ingress without its Service).
@@ -180,10 +181,14 @@ pub enum Action {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WeightedBackend {
+    /// 0 only with a `session`: those that have begun go on.
     pub weight: u32,
     pub target: BackendTarget,
     /// Filters of this backendRef, after the rule's.
     pub filters: Filters,
+    /// The rule's, else the backend's own (XBackendTrafficPolicy). Backends of one rule share the rule's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<Arc<SessionPersistence>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -44,7 +44,12 @@ fn backend_key(name: &str) -> BackendKey {
 }
 
 fn weighted(name: &str, weight: u32) -> WeightedBackend {
-    WeightedBackend { weight, target: BackendTarget::Backend(backend_key(name)), filters: Filters::default() }
+    WeightedBackend {
+        weight,
+        target: BackendTarget::Backend(backend_key(name)),
+        filters: Filters::default(),
+        session: None,
+    }
 }
 
 fn rule(name: &str, action: Action) -> Arc<Rule> {

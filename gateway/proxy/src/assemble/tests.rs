@@ -46,6 +46,7 @@ fn rule(name: &str, to: &str) -> Arc<Rule> {
             weight: 1,
             target: BackendTarget::Backend(backend_key(to)),
             filters: Filters::default(),
+            session: None,
         }]),
         request_timeout: None,
         backend_timeout: None,
@@ -92,7 +93,8 @@ fn assembler() -> (Assembler, tokio::runtime::Runtime) {
     let small = HostOptions { instances: 1, max_memory: 1 << 20, ..HostOptions::default() };
     let plugins = PluginHost::new(small, &mut prometheus_client::registry::Registry::default()).unwrap();
     let exporters = Exporters::new(runtime.handle().clone(), Arc::default(), DownstreamMetrics::default());
-    (Assembler::new(Registry::new(options), Arc::default(), Arc::new(plugins), exporters), runtime)
+    let secret = SessionSecret::of_cluster();
+    (Assembler::new(Registry::new(options), Arc::default(), Arc::new(plugins), exporters, secret), runtime)
 }
 
 fn host_of<'s>(snapshot: &'s Snapshot, name: &str) -> &'s Arc<HostRuntime> {

@@ -3,6 +3,7 @@
 use super::plugins::PluginRun;
 use super::retry::Tries;
 use crate::metrics::InFlight;
+use crate::session::{Session, SessionRuntime};
 use crate::snapshot::{BackendRef, ListenerRuntime, RuleRuntime, Snapshot};
 use crate::trace::Trace;
 use crate::upstream::{Deadline, Pick};
@@ -35,6 +36,8 @@ pub(crate) struct RequestContext {
     pub(super) raw_target: Option<Box<[u8]>>,
     /// Place in [`RuleRuntime::backends`] of the one that was drawn.
     pub(super) backend: Option<usize>,
+    /// The session that the request goes on with.
+    pub(super) session: Option<(Arc<SessionRuntime>, Session)>,
     /// Set where the request is refused before its answer can be written.
     pub(super) refused: Option<Reply>,
     /// Why the answer is what it is.
@@ -151,6 +154,7 @@ impl RequestContext {
             prefix: Some(0),
             raw_target: None,
             backend: None,
+            session: None,
             refused: None,
             reason: Reason::Upstream,
             body_limit: None,

@@ -29,6 +29,7 @@ mod reply;
 mod respond;
 mod retry;
 mod rule;
+mod session;
 mod target;
 mod trace;
 

@@ -3,7 +3,7 @@
 
 use super::context::{Reply, RequestContext};
 use super::target::{Requested, location};
-use super::{admission, authority, cors, intake, plugins};
+use super::{admission, authority, cors, intake, plugins, session};
 use crate::mirror::Copies;
 use crate::snapshot::{RuleRuntime, Slot, Snapshot};
 use crate::upstream::{PickError, PickRequest};
@@ -31,7 +31,7 @@ pub(super) async fn apply(
         plugins::on_request(session, ctx, &snapshot, &rule, &shared.metrics).await?;
     }
     match &rule.config.action {
-        Action::Forward(_) => forward(session, ctx, &rule, &snapshot).await,
+        Action::Forward(_) => forward(session, ctx, &rule, &snapshot, shared).await,
         Action::Redirect(redirect) => Err(redirected(session, ctx, redirect)),
         Action::Reply { status, reason } => Err(Reply::with_status(*reason, *status)),
     }
@@ -103,13 +103,23 @@ fn redirected(session: &Session, ctx: &RequestContext, redirect: &Redirect) -> R
 /// Draws the backend and an endpoint of it. What cannot be forwarded is answered here, so that the client's connection
 /// stays usable.
 async fn forward(
-    session: &Session,
+    exchange: &Session,
     ctx: &mut RequestContext,
     rule: &RuleRuntime,
     snapshot: &Snapshot,
+    shared: &super::Shared,
 ) -> Result<(), Reply> {
     let Action::Forward(configured) = &rule.config.action else { return Err(Reason::Internal.into()) };
-    let index = draw(rule).ok_or(Reason::NoBackends)?;
+    let wanted = PickRequest { headers: &exchange.req_header().headers, client: ctx.client, tried: &[] };
+    let (resumed, result) = session::resume(ctx, rule, snapshot, &wanted);
+    if let Some(result) = result {
+        shared.metrics.session(result);
+    }
+    // A session goes before weights (GEP-1619, traffic splitting).
+    let (index, picked) = match resumed {
+        Some(resumed) => (resumed.backend, Some(resumed.pick)),
+        None => (draw(rule).ok_or(Reason::NoBackends)?, None),
+    };
     ctx.backend = Some(index);
     let backend = rule.backends.get(index).ok_or(Reason::Internal)?;
     let Some((slot, _)) = &backend.target else {
@@ -119,8 +129,7 @@ async fn forward(
         });
     };
     let runtime = snapshot.backend(slot).ok_or(Reason::NoEndpoints)?;
-    let wanted = PickRequest { headers: &session.req_header().headers, client: ctx.client, tried: &[] };
-    let picked = match runtime.pick(&wanted) {
+    let picked = match picked.unwrap_or_else(|| runtime.pick(&wanted)) {
         Err(PickError::NoEndpoints) if matches!(runtime.config().source, EndpointSource::Dns { .. }) => {
             // A name that has just come into the configuration may not have been resolved yet.
             let connect = ctx.listener.as_ref().map(|listener| listener.edge().timeouts.connect).unwrap_or_default();

@@ -8,6 +8,7 @@ use super::clock::Clock;
 use super::endpoint::EndpointState;
 use super::maglev::{self, Maglev};
 use super::metrics::BackendMetrics;
+use crate::cookie;
 use http::HeaderMap;
 use sluice_model::Reason;
 use sluice_model::config::{BackendPolicy, HashKey, LoadBalancer};
@@ -61,6 +62,8 @@ pub(super) struct Candidates {
     endpoints: Box<[Arc<EndpointState>]>,
     /// Only for [`LoadBalancer::ConsistentHash`].
     table: Option<Maglev>,
+    /// Tags with the places of their endpoints, in order: what clients' sessions are found by.
+    by_tag: Box<[(u64, u32)]>,
 }
 
 impl Candidates {
@@ -69,7 +72,9 @@ impl Candidates {
             LoadBalancer::ConsistentHash(_) => Maglev::new(&endpoints.iter().map(|e| e.address).collect::<Vec<_>>()),
             LoadBalancer::RoundRobin | LoadBalancer::LeastRequest => None,
         };
-        Candidates { endpoints: endpoints.into(), table }
+        let mut by_tag: Box<[(u64, u32)]> = (0u32..).zip(&endpoints).map(|(at, e)| (e.tag, at)).collect();
+        by_tag.sort_unstable();
+        Candidates { endpoints: endpoints.into(), table, by_tag }
     }
 
     pub(super) fn endpoints(&self) -> &[Arc<EndpointState>] {
@@ -98,6 +103,26 @@ impl Candidates {
                 (LoadBalancer::RoundRobin | LoadBalancer::ConsistentHash(_), _) => pick.round_robin(cursor, count),
             },
         }
+    }
+}
+
+impl Candidates {
+    /// The endpoint of a session, unless it must not take this request.
+    pub(super) fn resume<'a>(
+        &'a self,
+        tag: u64,
+        request: &'a PickRequest<'a>,
+        policy: &'a BackendPolicy,
+        clock: &'a Clock,
+        metrics: &'a BackendMetrics,
+    ) -> Option<&'a Arc<EndpointState>> {
+        let at = self.by_tag.binary_search_by_key(&tag, |(tag, _)| *tag).ok()?;
+        let (_, index) = self.by_tag.get(at)?;
+        let endpoint = self.endpoints.get(*index as usize)?;
+        let pick = Picking { candidates: self, request, policy, clock, metrics };
+        // Where most of them seem broken, everybody stays where they are.
+        let stays = pick.usable(endpoint) || (!pick.tried(endpoint) && pick.panicking());
+        stays.then_some(endpoint)
     }
 }
 
@@ -200,27 +225,12 @@ impl<'a> Picking<'a> {
 fn hash_key(key: &HashKey, request: &PickRequest<'_>) -> Option<u64> {
     match key {
         HashKey::Header(name) => request.headers.get(name).map(|value| maglev::hash(value.as_bytes())),
-        HashKey::Cookie(name) => cookie(request.headers, name.as_bytes()).map(maglev::hash),
+        HashKey::Cookie(name) => cookie::values(request.headers, name.as_bytes()).next().map(maglev::hash),
         HashKey::Source => Some(match request.client.to_canonical() {
             IpAddr::V4(address) => maglev::hash(&address.octets()),
             IpAddr::V6(address) => maglev::hash(&address.octets()),
         }),
     }
-}
-
-/// The first cookie of that name (RFC 6265, section 5.4), over all Cookie fields.
-fn cookie<'h>(headers: &'h HeaderMap, name: &[u8]) -> Option<&'h [u8]> {
-    headers
-        .get_all(http::header::COOKIE)
-        .iter()
-        .flat_map(|field| field.as_bytes().split(|b| *b == b';'))
-        .filter_map(|pair| {
-            let pair = pair.trim_ascii();
-            let (at, _) = pair.iter().enumerate().find(|(_, b)| **b == b'=')?;
-            Some((&pair[..at], &pair[at + 1..]))
-        })
-        .find(|(found, _)| *found == name)
-        .map(|(_, value)| value)
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ const LEAST_WARMTH: f32 = 0.1;
 #[derive(Debug)]
 pub(super) struct EndpointState {
     pub(super) address: SocketAddr,
+    /// What stands for it in clients' sessions.
+    pub(super) tag: u64,
     /// Requests that were given to this endpoint and are not over.
     in_flight: AtomicU32,
     /// Passive failures in a row.
@@ -48,9 +50,10 @@ pub(super) struct EndpointState {
 }
 
 impl EndpointState {
-    pub(super) fn new(address: SocketAddr) -> Self {
+    pub(super) fn new(address: SocketAddr, tag: u64) -> Self {
         EndpointState {
             address,
+            tag,
             in_flight: AtomicU32::new(0),
             failures: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
@@ -137,7 +140,7 @@ mod tests {
     use super::*;
 
     fn endpoint() -> EndpointState {
-        EndpointState::new(([192, 0, 2, 1], 80).into())
+        EndpointState::new(([192, 0, 2, 1], 80).into(), 1)
     }
 
     #[test]

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     fn endpoints(n: u8) -> Vec<Arc<EndpointState>> {
-        (0..n).map(|i| Arc::new(EndpointState::new(([192, 0, 2, i], 80).into()))).collect()
+        (0..n).map(|i| Arc::new(EndpointState::new(([192, 0, 2, i], 80).into(), i.into()))).collect()
     }
 
     fn fail(ejector: &Ejector, which: usize, all: &[Arc<EndpointState>], clock: &Clock) -> Option<Duration> {

@@ -14,6 +14,7 @@ use super::runtime::{BackendRuntime, BackendState};
 use super::tls::{BackendTlsError, TlsClient};
 use super::transport::{TransportResult, Transports};
 use super::{health, resolve};
+use crate::session::{EndpointTags, SessionSecret};
 use foldhash::{HashMap, HashMapExt};
 use sluice_model::config::{
     Backend, BackendKey, Certificate, CertificateKey, Endpoint, EndpointId, EndpointSet, EndpointSource,
@@ -33,11 +34,14 @@ pub struct RegistryOptions {
     pub guard: AddressGuard,
     /// HTTP/2 connections over TLS that an engine keeps idle, over all backends. Default 1,024.
     pub idle_connections: usize,
+    /// What stands for endpoints in clients' sessions is made with this.
+    pub sessions: SessionSecret,
 }
 
 impl RegistryOptions {
     pub fn new(background: Handle, metrics: UpstreamMetrics, guard: AddressGuard) -> Self {
-        RegistryOptions { background, metrics, guard, idle_connections: 1_024 }
+        let sessions = SessionSecret::of_cluster();
+        RegistryOptions { background, metrics, guard, idle_connections: 1_024, sessions }
     }
 }
 
@@ -182,8 +186,9 @@ impl Registry {
             }
             slot.error = error;
         }
-        let state =
-            Arc::new(BackendState::new(backend.clone(), transport, metrics, self.clock.clone(), self.ended.clone()));
+        let tags = EndpointTags::new(&self.options.sessions, &backend.key);
+        let (clock, ended) = (self.clock.clone(), self.ended.clone());
+        let state = Arc::new(BackendState::new(backend.clone(), transport, metrics, clock, tags, ended));
         let mut tasks = Vec::new();
         if backend.policy.health_check.is_some() {
             let weak = Arc::downgrade(&state);
@@ -208,7 +213,7 @@ impl Registry {
         let Some(known) = known.find(|known| known.backend.source == state.backend.source) else { return };
         let same_check = known.backend.policy.health_check == state.backend.policy.health_check;
         let known = known.current.load();
-        let fresh = |known: &Arc<EndpointState>| Arc::new(EndpointState::new(known.address));
+        let fresh = |known: &Arc<EndpointState>| Arc::new(EndpointState::new(known.address, known.tag));
         let take = |known: &Arc<EndpointState>| if same_check { known.clone() } else { fresh(known) };
         let endpoints: Vec<_> = known.endpoints().iter().map(take).collect();
         if !endpoints.is_empty() {
@@ -261,7 +266,7 @@ impl Registry {
                 return BackendRuntime { state, candidates: None, members: Box::default() };
             }
         };
-        let members: Box<[Arc<EndpointState>]> = set.iter().map(|e| self.endpoint(&state.backend, &e.id)).collect();
+        let members: Box<[Arc<EndpointState>]> = set.iter().map(|e| self.endpoint(&state, &e.id)).collect();
         let takes_requests = candidates(set);
         let chosen: Vec<Arc<EndpointState>> = set
             .iter()
@@ -280,7 +285,8 @@ impl Registry {
         BackendRuntime { state, candidates: Some(candidates), members }
     }
 
-    fn endpoint(&mut self, backend: &Backend, id: &EndpointId) -> Arc<EndpointState> {
+    fn endpoint(&mut self, state: &BackendState, id: &EndpointId) -> Arc<EndpointState> {
+        let (backend, tags) = (&state.backend, &state.tags);
         let key = EndpointKey {
             service: backend.key.service.clone(),
             uid: backend.key.uid.clone(),
@@ -291,7 +297,7 @@ impl Registry {
         };
         let slot = self.endpoints.entry(key).or_default();
         slot.upgrade().unwrap_or_else(|| {
-            let state = Arc::new(EndpointState::new(SocketAddr::new(id.address, id.port)));
+            let state = Arc::new(EndpointState::new(SocketAddr::new(id.address, id.port), tags.of(id)));
             *slot = Arc::downgrade(&state);
             state
         })

@@ -182,7 +182,7 @@ fn take(state: &BackendState, host: &Hostname, port: u16, found: Vec<IpAddr>, gu
             let address = SocketAddr::new(*address, port);
             let known = before.endpoints().iter().find(|e| e.address == address);
             known.cloned().unwrap_or_else(|| {
-                let endpoint = EndpointState::new(address);
+                let endpoint = state.endpoint(address);
                 if !before.endpoints().is_empty() {
                     endpoint.start_warming(state.clock.now());
                 }

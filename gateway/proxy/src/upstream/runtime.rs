@@ -10,9 +10,10 @@ use super::metrics::BackendMetrics;
 use super::outlier::Ejector;
 use super::tls::BackendTlsError;
 use super::transport::{Opened, Transport, TransportResult};
+use crate::session::EndpointTags;
 use arc_swap::ArcSwap;
 use pingora_core::upstreams::peer::HttpPeer;
-use sluice_model::config::{Backend, BackendKey, EndpointSource};
+use sluice_model::config::{Backend, BackendKey, EndpointId, EndpointSource};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -42,6 +43,7 @@ pub(super) struct BackendState {
     settled: watch::Sender<bool>,
     cursor: AtomicUsize,
     ejector: Ejector,
+    pub(super) tags: EndpointTags,
     /// Set once, right after the state is made: they refer to it.
     pub(super) tasks: OnceLock<Vec<Background>>,
     /// The registry's count of what may have ended since it last looked.
@@ -60,6 +62,7 @@ impl BackendState {
         transport: TransportResult,
         metrics: Arc<BackendMetrics>,
         clock: Clock,
+        tags: EndpointTags,
         ended: Arc<AtomicUsize>,
     ) -> Self {
         BackendState {
@@ -72,6 +75,7 @@ impl BackendState {
             // Many gateways that start together do not all begin with the first endpoint.
             cursor: AtomicUsize::new(fastrand::usize(..1 << 16)),
             ejector: Ejector::default(),
+            tags,
             tasks: OnceLock::new(),
             ended,
         }
@@ -80,6 +84,12 @@ impl BackendState {
     pub(super) fn set_current(&self, candidates: Arc<Candidates>) {
         self.metrics.endpoints.set(i64::try_from(candidates.endpoints().len()).unwrap_or(i64::MAX));
         self.current.store(candidates);
+    }
+
+    /// What is known of an address that the backend's name has just come to mean.
+    pub(super) fn endpoint(&self, address: SocketAddr) -> EndpointState {
+        let id = EndpointId { target: Arc::from(""), address: address.ip(), port: address.port() };
+        EndpointState::new(address, self.tags.of(&id))
     }
 
     pub(super) fn settle(&self) {
@@ -136,6 +146,24 @@ impl BackendRuntime {
         };
         let endpoint = InFlight::new(endpoint.ok_or(PickError::NoEndpoints)?);
         Ok(Pick { state: state.clone(), transport: transport.clone(), endpoint, place })
+    }
+
+    /// The endpoint of a client's session. `None`: the backend has none of that tag, or it takes no requests now.
+    pub(crate) fn resume(&self, request: &PickRequest<'_>, tag: u64) -> Option<Result<Pick, PickError>> {
+        let state = &self.state;
+        let policy = &state.backend.policy;
+        let from =
+            |candidates: &Candidates| candidates.resume(tag, request, policy, &state.clock, &state.metrics).cloned();
+        let endpoint = match &self.candidates {
+            Some(candidates) => from(candidates)?,
+            None => from(&state.current.load())?,
+        };
+        let Ok(transport) = &state.transport else { return Some(Err(PickError::Tls)) };
+        let Ok(place) = RequestGuard::acquire(&state.metrics, &policy.circuit_breaker) else {
+            return Some(Err(PickError::Overflow));
+        };
+        let (state, transport) = (state.clone(), transport.clone());
+        Some(Ok(Pick { state, transport, endpoint: InFlight::new(endpoint), place }))
     }
 
     /// Whether an endpoint takes new requests as the configuration has it, be it ejected or unhealthy at the moment.
@@ -196,6 +224,11 @@ pub struct Pick {
 impl Pick {
     pub fn address(&self) -> SocketAddr {
         self.endpoint.endpoint().address
+    }
+
+    /// What stands for the endpoint in clients' sessions.
+    pub(crate) fn tag(&self) -> u64 {
+        self.endpoint.endpoint().tag
     }
 
     /// The endpoint as the engine wants it.

@@ -306,7 +306,12 @@ pub fn to(backend: &str) -> Rule {
 }
 
 pub fn weighted(backend: &str, weight: u32) -> WeightedBackend {
-    WeightedBackend { weight, target: BackendTarget::Backend(backend_key(backend)), filters: Filters::default() }
+    WeightedBackend {
+        weight,
+        target: BackendTarget::Backend(backend_key(backend)),
+        filters: Filters::default(),
+        session: None,
+    }
 }
 
 pub fn forward(backends: Vec<WeightedBackend>) -> Rule {

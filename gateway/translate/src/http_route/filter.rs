@@ -4,7 +4,7 @@
 use super::cors;
 use crate::report::Report;
 use crate::values::{header_name, header_value};
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use sluice_model::config::{Cors, HeaderOps, PathRewrite, Redirect, RedirectScheme, Rewrite};
 use sluice_model::path::normalize_configured;
 use sluice_model::{Code, Hostname};
@@ -183,6 +183,11 @@ view!(
 const FORBIDDEN: &[&str] =
     &["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 
+/// Whether a field of this name may not be written.
+pub(crate) fn forbids(name: &HeaderName) -> bool {
+    FORBIDDEN.contains(&name.as_str())
+}
+
 /// `None` where a name or value can't be used.
 pub(super) fn header_ops(edit: &Edit<'_>, field: &str, report: &mut Report<'_>) -> Option<HeaderOps> {
     let mut ops = HeaderOps::default();
@@ -190,7 +195,7 @@ pub(super) fn header_ops(edit: &Edit<'_>, field: &str, report: &mut Report<'_>) 
     let mut seen = Vec::new();
     let mut name = |text: &str, field: String, report: &mut Report<'_>| {
         let name = header_name(text, &field, report)?;
-        if FORBIDDEN.contains(&name.as_str()) {
+        if forbids(&name) {
             report.error(Code::InvalidHeader, field, format!("`{name}` is set by HTTP itself and can't be edited"));
             return None;
         }

@@ -7,10 +7,14 @@ use crate::gateway::Place;
 use crate::plugin::{Use, use_plugin};
 use crate::policy::{Chain, Level, MAX_ATTEMPTS, backend_plan, client_policy, retry};
 use crate::report::Report;
+use crate::session;
 use crate::values::{duration, number};
 use crate::world::{Compiled, RuleSet, World};
 use http::StatusCode;
-use sluice_model::config::{Action, BackendTarget, ClientPolicy, PathMatch, Retry, Rule, RuleId, WeightedBackend};
+use sluice_model::config::{
+    Action, Backend, BackendTarget, ClientPolicy, EndpointSource, PathMatch, Retry, Rule, RuleId, SessionPersistence,
+    WeightedBackend,
+};
 use sluice_model::object::NamespacedName;
 use sluice_model::plugin::PluginUse;
 use sluice_model::{Code, Kind, ObjectRef, Reason};
@@ -42,7 +46,8 @@ pub(super) fn rules(
             set.origins.push((index, number));
         }
         let prefixes = set.matches.iter().skip(before).all(|m| matches!(m.path, PathMatch::Prefix(_)));
-        let builder = RuleBuilder { world, object, place, source, siblings: sources, field: &field };
+        let uid = route.metadata.uid.as_deref().unwrap_or_default();
+        let builder = RuleBuilder { world, object, uid, place, source, siblings: sources, field: &field };
         if source.name.as_deref().is_some_and(|name| !builder.is_first_of_its_name(name, index)) {
             let message =
                 "an earlier rule has this name already; a policy for it acts on both, metrics tell them apart";
@@ -59,6 +64,8 @@ pub(super) fn rules(
 pub(super) struct RuleBuilder<'r> {
     pub(super) world: &'r World<'r>,
     pub(super) object: &'r ObjectRef,
+    /// The object's; empty where it has none.
+    pub(super) uid: &'r str,
     pub(super) place: Option<&'r Place>,
     pub(super) source: &'r HttpRouteRules,
     /// All rules of the route.
@@ -89,11 +96,11 @@ impl RuleBuilder<'_> {
             if chain.is_empty() { ClientPolicy::default() } else { client_policy(&chain.client(), "", &mut quiet) };
         let (request_timeout, backend_timeout) = self.timeouts(plan.request_timeout, compiled);
         self.retry(&mut retry, compiled);
-        self.warn_of_unsupported(compiled);
+        let session = self.session(&id, compiled);
         let mut action = match (filtered.broken, filtered.redirect) {
             (true, _) => reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::UnsupportedFilter),
             (false, Some(redirect)) => Action::Redirect(redirect),
-            (false, None) => self.forward(prefixes, &chain, compiled),
+            (false, None) => self.forward(prefixes, &chain, session.as_ref(), compiled),
         };
         let mut plugins: Vec<PluginUse> = Vec::new();
         for entry in chain.plugins() {
@@ -144,7 +151,13 @@ impl RuleBuilder<'_> {
         chain
     }
 
-    fn forward(&self, prefixes: bool, chain: &Chain<'_>, compiled: &mut Compiled) -> Action {
+    fn forward(
+        &self,
+        prefixes: bool,
+        chain: &Chain<'_>,
+        session: Option<&Arc<SessionPersistence>>,
+        compiled: &mut Compiled,
+    ) -> Action {
         let mut backends = Vec::new();
         for (i, reference) in self.source.backend_refs.iter().flatten().enumerate() {
             let field = format!("{}.backendRefs[{i}]", self.field);
@@ -172,14 +185,32 @@ impl RuleBuilder<'_> {
                 // A share that can't be read is none.
                 (Some(_), None) => 0,
             };
-            if weight > 0 {
-                backends.push(WeightedBackend { weight, target, filters: filtered.filters });
+            let session = session.filter(|_| self.keeps_sessions(&target, compiled)).cloned();
+            // Sessions that have begun at a backend go on there when it takes no others (GEP-1619, traffic splitting).
+            if weight > 0 || session.is_some() {
+                backends.push(WeightedBackend { weight, target, filters: filtered.filters, session });
             }
         }
         if backends.is_empty() {
             return reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::NoBackends);
         }
         Action::Forward(backends)
+    }
+
+    /// Whether the gateway itself chooses an endpoint of this backend.
+    fn keeps_sessions(&self, target: &BackendTarget, compiled: &mut Compiled) -> bool {
+        let BackendTarget::Backend(key) = target else { return false };
+        let by_proxy = |backend: &Arc<Backend>| matches!(backend.source, EndpointSource::ClusterIp { .. });
+        if compiled.backends.get(key).is_some_and(by_proxy) {
+            let field = format!("{}.sessionPersistence", self.field);
+            let message = format!(
+                "no sessions are kept at Service {}: by a policy's backend.clusterIP kube-proxy chooses its endpoint",
+                key.service
+            );
+            Report::new(self.object, &mut compiled.problems).warn(Code::InvalidCombination, field, message);
+            return false;
+        }
+        true
     }
 
     /// `timeouts.request` and `timeouts.backendRequest`; a policy's where the rule says nothing.
@@ -223,13 +254,14 @@ impl RuleBuilder<'_> {
         }
     }
 
-    fn warn_of_unsupported(&self, compiled: &mut Compiled) {
-        if self.source.session_persistence.is_some() {
-            let message =
-                "session persistence is not supported; a TrafficPolicy with ConsistentHash by cookie comes close";
-            let field = format!("{}.sessionPersistence", self.field);
-            Report::new(self.object, &mut compiled.problems).warn(Code::UnsupportedValue, field, message);
-        }
+    /// GEP-1619. A rule's sessions are no other rule's, even at the same backends.
+    fn session(&self, id: &RuleId, compiled: &mut Compiled) -> Option<Arc<SessionPersistence>> {
+        let source = self.source.session_persistence.as_ref()?;
+        let field = format!("{}.sessionPersistence", self.field);
+        let mut report = Report::new(self.object, &mut compiled.problems);
+        let name = id.to_string();
+        let scope = format!("{}/{name}", self.uid);
+        session::read(&session::of_rule(source), &scope, &name, &field, &mut report).map(Arc::new)
     }
 }
 

@@ -1,5 +1,5 @@
 use super::support::{Harness, gateway, services};
-use sluice_model::config::BackendProtocol;
+use sluice_model::config::{Action, BackendProtocol, SessionCarrier};
 
 const HTTP: &str = "[{name: web, port: 80, protocol: HTTP}]";
 const PLACE: &str = "infra/gw/web *";
@@ -145,4 +145,15 @@ fn policies_are_attached_to_routes_and_to_their_named_rules() {
     h.apply(&policy(", sectionName: others"));
     assert_eq!(h.rule(PLACE).client.max_body, None);
     assert_eq!(h.output.problems.len(), 1, "{:?}", h.problems());
+}
+
+#[test]
+fn gep_1619_sessions_are_those_of_an_http_route() {
+    let h = one(
+        "  rules: [{backendRefs: [{name: a, port: 8080}], sessionPersistence: {type: Header, sessionName: X-Session}}]",
+    );
+    let Action::Forward(backends) = &h.rule(PLACE).action else { panic!("it forwards") };
+    let session = backends[0].session.as_ref().expect("sessions are kept");
+    assert_eq!(session.carrier, SessionCarrier::Header(http::HeaderName::from_static("x-session")));
+    assert_eq!(h.problems(), [] as [&str; 0]);
 }

@@ -1,5 +1,7 @@
 use super::support::{Harness, gateway, route, services};
-use sluice_model::config::{Action, OriginPattern, PathRewrite, RedirectScheme, Retry};
+use sluice_model::config::{
+    Action, OriginPattern, PathRewrite, RedirectScheme, Retry, SessionCarrier, SessionPersistence,
+};
 use std::time::Duration;
 
 const HTTP: &str = "[{name: web, port: 80, protocol: HTTP}]";
@@ -321,6 +323,86 @@ fn gw_timeouts_and_retry_are_read_and_zero_is_off() {
     let off = one("  rules: [{timeouts: {request: 0s}, backendRefs: [{name: a, port: 8080}]}]");
     assert_eq!(off.rule(PLACE).request_timeout, None);
     assert_eq!(off.problems(), [] as [&str; 0]);
+}
+
+/// The sessions of each backend of the first rule.
+fn sessions(h: &Harness) -> Vec<Option<SessionPersistence>> {
+    let Action::Forward(backends) = &h.rule(PLACE).action else { panic!("it forwards") };
+    backends.iter().map(|backend| backend.session.as_deref().cloned()).collect()
+}
+
+#[test]
+fn gep_1619_sessions_are_those_of_all_backends_of_the_rule_whatever_their_weights() {
+    let h = one("  rules:
+  - backendRefs: [{name: a, port: 8080}, {name: b, port: 8080, weight: 0}]
+    sessionPersistence: {sessionName: basket, absoluteTimeout: 1h, idleTimeout: 10m, cookieConfig: {lifetimeType: Permanent}}");
+    let expected = SessionPersistence {
+        carrier: SessionCarrier::Cookie { name: "basket".into(), permanent: true },
+        absolute_timeout: Some(Duration::from_secs(3600)),
+        idle_timeout: Some(Duration::from_secs(600)),
+        scope: "/HTTPRoute infra/r/0".into(),
+    };
+    assert_eq!(sessions(&h), [Some(expected.clone()), Some(expected)]);
+    assert_eq!(h.problems(), [] as [&str; 0]);
+    let plain = one("  rules: [{backendRefs: [{name: a, port: 8080}, {name: b, port: 8080, weight: 0}]}]");
+    assert_eq!(sessions(&plain), [None], "without sessions nothing leads to a backend of no weight");
+}
+
+#[test]
+fn gep_1619_each_rule_has_sessions_of_its_own() {
+    let rule = |path: &str| {
+        format!(
+            "{{matches: [{{path: {{value: {path}}}}}], backendRefs: [{{name: a, port: 8080}}], sessionPersistence: {{}}}}"
+        )
+    };
+    let h = one(&format!("  rules: [{}, {}]", rule("/a"), rule("/b")));
+    let mut all: Vec<_> = h
+        .virtual_host(PLACE)
+        .unwrap()
+        .rules
+        .iter()
+        .map(|rule| {
+            let Action::Forward(backends) = &rule.action else { panic!("it forwards") };
+            let session = backends[0].session.as_ref().unwrap();
+            let SessionCarrier::Cookie { name, permanent: false } = &session.carrier else {
+                panic!("a cookie of the session")
+            };
+            (name.clone(), session.scope.clone())
+        })
+        .collect();
+    let (first, second) = (all.remove(0), all.remove(0));
+    assert!(first.0 != second.0 && first.1 != second.1, "{first:?} {second:?}");
+    assert!(first.0.starts_with("sluice-session-"));
+}
+
+#[test]
+fn gep_1619_what_cannot_be_kept_is_told_and_the_rule_serves_without_sessions() {
+    for (persistence, expected) in [
+        (
+            "{cookieConfig: {lifetimeType: Permanent}}",
+            "P110 HTTPRoute infra/r spec.rules[0].sessionPersistence.absoluteTimeout",
+        ),
+        ("{type: Header, cookieConfig: {}}", "P110 HTTPRoute infra/r spec.rules[0].sessionPersistence.cookieConfig"),
+        ("{type: Header, sessionName: 'a b'}", "P104 HTTPRoute infra/r spec.rules[0].sessionPersistence.sessionName"),
+        (
+            "{type: Header, sessionName: Content-Length}",
+            "P104 HTTPRoute infra/r spec.rules[0].sessionPersistence.sessionName",
+        ),
+        ("{type: Header, sessionName: cookie}", "P104 HTTPRoute infra/r spec.rules[0].sessionPersistence.sessionName"),
+        ("{sessionName: 'a=b'}", "P104 HTTPRoute infra/r spec.rules[0].sessionPersistence.sessionName"),
+        ("{absoluteTimeout: 1d}", "P105 HTTPRoute infra/r spec.rules[0].sessionPersistence.absoluteTimeout"),
+        ("{absoluteTimeout: 0s}", "P109 HTTPRoute infra/r spec.rules[0].sessionPersistence.absoluteTimeout"),
+        ("{idleTimeout: 1ms}", "P109 HTTPRoute infra/r spec.rules[0].sessionPersistence.idleTimeout"),
+    ] {
+        let h =
+            one(&format!("  rules: [{{backendRefs: [{{name: a, port: 8080}}], sessionPersistence: {persistence}}}]"));
+        assert_eq!(h.problems(), [expected], "{persistence}");
+        assert_eq!(sessions(&h), [None], "{persistence}");
+        assert_eq!(h.routes(PLACE), ["/* -> infra/a:8080"]);
+        let status = h.translator.status();
+        let route = status.routes.values().next().unwrap();
+        assert!(route.invalid.is_some(), "{persistence}: the status tells of it");
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn address(n: usize) -> SocketAddr {
 
 impl Backend {
     fn new(endpoints: usize, load_balancer: LoadBalancer) -> Self {
-        let endpoints = (0..endpoints).map(|n| Arc::new(EndpointState::new(address(n)))).collect();
+        let endpoints = (0..endpoints).map(|n| Arc::new(EndpointState::new(address(n), n as u64))).collect();
         let policy =
             BackendPolicy { load_balancer, health_check: Some(HealthCheck::default()), ..BackendPolicy::default() };
         Backend {
