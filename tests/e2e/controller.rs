@@ -183,6 +183,95 @@ async fn a_gateway_gets_a_service_an_address_and_a_true_status() {
     assert!(gateway.stop().await.success());
 }
 
+fn listener_set(name: &str, listeners: &Value) -> Value {
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "ListenerSet",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"parentRef": {"name": "edge"}, "listeners": listeners}})
+}
+
+/// `Type=Status/Reason` of each condition.
+fn conditions(of: &Value) -> Vec<String> {
+    let conditions = of["conditions"].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    conditions.map(|c| format!("{}={}/{}", text(&c["type"]), text(&c["status"]), text(&c["reason"]))).collect()
+}
+
+fn set_status(server: &ApiServer, name: &str) -> Value {
+    server.get("listenersets", "shop", name).unwrap()["status"].clone()
+}
+
+#[tokio::test]
+async fn a_listener_set_opens_ports_at_its_gateways_service_and_has_a_status_of_its_own() {
+    let cluster = Cluster::new().await;
+    let mut edge = gateway("edge", &[("http", 80)]);
+    edge["spec"]["allowedListeners"] = json!({"namespaces": {"from": "Same"}});
+    cluster.server.apply(edge.clone());
+    let listeners = json!([{"name": "more", "port": 8080, "protocol": "HTTP"},
+        {"name": "taken", "port": 80, "protocol": "HTTP"}]);
+    cluster.server.apply(listener_set("set", &listeners));
+    let mut added = route("added", "one");
+    added["spec"]["parentRefs"] = json!([{"kind": "ListenerSet", "name": "set"}]);
+    cluster.server.apply(added);
+    let running = cluster.options("all").start().await;
+    let service = cluster.service_of("edge").await;
+    let targets = format!("80={},8080={}", cluster.first, cluster.first + 1);
+    assert_eq!(service["metadata"]["annotations"]["sluice.dev/target-ports"], targets);
+    cluster
+        .until("the set to wait for the Gateway's address", |server| {
+            conditions(&set_status(server, "set")).contains(&"Programmed=False/ParentNotProgrammed".to_owned())
+        })
+        .await;
+    cluster.give_address("edge", "192.0.2.7").await;
+    cluster
+        .until("the set to be programmed", |server| {
+            let expected = ["Accepted=True/ListenersNotValid", "Programmed=True/Programmed"];
+            conditions(&set_status(server, "set")) == expected
+        })
+        .await;
+    let answer = raw::get(cluster.first + 1, HOST, "/").await.unwrap();
+    assert_eq!(answer.status, 200);
+    cluster
+        .until("its routes to be counted", |server| set_status(server, "set")["listeners"][0]["attachedRoutes"] == 1)
+        .await;
+    let status = set_status(&cluster.server, "set");
+    let good = ["Accepted=True/Accepted", "Conflicted=False/NoConflicts", "ResolvedRefs=True/ResolvedRefs", "Programmed=True/Programmed"];
+    assert_eq!(conditions(&status["listeners"][0]), good);
+    assert_eq!(status["listeners"][0]["supportedKinds"][0]["kind"], "HTTPRoute");
+    let conflict = ["Accepted=False/HostnameConflict", "Conflicted=True/HostnameConflict", "ResolvedRefs=True/ResolvedRefs", "Programmed=False/HostnameConflict"];
+    assert_eq!(conditions(&status["listeners"][1]), conflict);
+    cluster
+        .until("the Gateway to count the set", |server| {
+            server.get(GATEWAYS, "shop", "edge").unwrap()["status"]["attachedListenerSets"] == 1
+        })
+        .await;
+    let parent = parents(&cluster.server, "added")[0].clone();
+    let reference = json!({"group": "gateway.networking.k8s.io", "kind": "ListenerSet", "name": "set"});
+    assert_eq!(parent["parentRef"], reference);
+    assert_eq!(conditions(&parent), ["Accepted=True/Accepted", "ResolvedRefs=True/ResolvedRefs"]);
+
+    // Not allowed any more: its port goes, and its route is told.
+    edge["spec"]["allowedListeners"] = json!({"namespaces": {"from": "None"}});
+    cluster.server.apply(edge);
+    cluster
+        .until("the set to be refused", |server| {
+            conditions(&set_status(server, "set")) == ["Accepted=False/NotAllowed", "Programmed=False/NotAllowed"]
+        })
+        .await;
+    assert_eq!(set_status(&cluster.server, "set")["listeners"], json!([]));
+    cluster
+        .until("the Gateway and the route to be told", |server| {
+            let none = server.get(GATEWAYS, "shop", "edge").unwrap()["status"]["attachedListenerSets"] == 0;
+            none && conditions(&parents(server, "added")[0])[0] == "Accepted=False/NoMatchingParent"
+        })
+        .await;
+    cluster
+        .until("the Service to lose the port", |server| {
+            service_of(server, "edge").unwrap()["spec"]["ports"].as_array().unwrap().len() == 1
+        })
+        .await;
+    assert!(running.stop().await.success());
+}
+
 #[tokio::test]
 async fn a_status_is_written_once_and_again_only_when_it_changes() {
     let cluster = Cluster::new().await;

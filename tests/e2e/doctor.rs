@@ -190,7 +190,7 @@ async fn a_fit_cluster_is_called_so() {
         ("api-server", "API server", "v1.34.1"),
         ("crds", "Gateway API", "version v1.6.3, channel standard"),
         ("crds", "sluice.dev", "of this version"),
-        ("rights", "ServiceAccount sluice-system/sluice-proxy", "has all 38 rights of the role proxy"),
+        ("rights", "ServiceAccount sluice-system/sluice-proxy", "has all 40 rights of the role proxy"),
         ("rights", "ServiceAccount sluice-system/sluice-controller", "of the role controller"),
         ("classes", "GatewayClass sluice", ""),
         ("classes", "IngressClass sluice", ""),

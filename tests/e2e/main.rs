@@ -14,6 +14,7 @@ mod doctor;
 mod grpc_routes;
 mod ingress;
 mod lifecycle;
+mod listener_sets;
 mod plugin_fetch;
 mod plugin_phases;
 mod plugin_state;

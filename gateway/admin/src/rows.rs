@@ -20,7 +20,7 @@ pub struct ListenerRow {
     pub address: SocketAddr,
     /// `HTTP`, `HTTPS`, `TLS`, `TCP` or `UDP`.
     pub protocol: String,
-    /// `namespace/gateway/listener`.
+    /// `namespace/gateway/listener`; of a ListenerSet's, `namespace/gateway/namespace/set/listener`.
     pub listener: String,
     pub hostname: String,
     /// How many it chooses from; 0 without TLS.

@@ -142,7 +142,7 @@ impl Controller {
 
     /// The kinds of which [`Controller::holds`] wants to be told.
     pub fn kinds() -> Vec<Kind> {
-        let others = [Kind::GatewayClass, Kind::Gateway, Kind::Service];
+        let others = [Kind::GatewayClass, Kind::Gateway, Kind::ListenerSet, Kind::Service];
         events::KINDS.iter().copied().chain(others).chain(Kind::ROUTES).collect()
     }
 

@@ -5,8 +5,8 @@ use crate::model::Reach;
 use serde_json::{Value, json};
 use sluice_model::{Kind, ObjectRef, ServedPlugin};
 use sluice_translate::{
-    Ancestor, AncestorStatus, ClassStatus, ConfigStatus, GatewayStatus, ListenerStatus, ParentStatus, PluginStatus,
-    PolicyStatus, RouteStatus,
+    Ancestor, AncestorStatus, ClassStatus, ConfigStatus, GatewayStatus, ListenerSetStatus, ListenerStatus,
+    ParentStatus, PluginStatus, PolicyStatus, RouteStatus,
 };
 use std::collections::BTreeSet;
 
@@ -49,6 +49,7 @@ pub const SUPPORTED_FEATURES: &[&str] = &[
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteRetry",
     "HTTPRouteSchemeRedirect",
+    "ListenerSet",
     "ReferenceGrant",
     "TCPRoute",
     "TLSRoute",
@@ -133,7 +134,7 @@ pub(crate) fn gateway(status: &GatewayStatus, reach: &Reach) -> Vec<Condition> {
     let serves = |listener: &&ListenerStatus| listener.serves;
     let programmed = if !accepted.status {
         Condition::bad("Programmed", "Invalid", "the Gateway is not accepted")
-    } else if !status.listeners.iter().any(|listener| listener.serves) {
+    } else if !status.listeners.iter().any(|listener| listener.serves) && status.attached_listener_sets == 0 {
         Condition::bad("Programmed", "Invalid", "no listener can be served")
     } else if let Some((reason, message)) = &reach.lacking {
         Condition::bad("Programmed", reason, message)
@@ -162,6 +163,33 @@ pub(crate) fn gateway(status: &GatewayStatus, reach: &Reach) -> Vec<Condition> {
     conditions
 }
 
+/// A ListenerSet's conditions, given how far its Gateway reaches with its listeners.
+pub(crate) fn listener_set(status: &ListenerSetStatus, reach: &Reach) -> Vec<Condition> {
+    let accepted = match &status.rejected {
+        Some((reason, message)) => Condition::bad("Accepted", reason, message),
+        None => match status.listeners.iter().find(|listener| !listener.serves) {
+            Some(listener) => {
+                let message = format!("listener `{}` cannot be served; the others are", listener.name);
+                Condition::good("Accepted", "ListenersNotValid", message)
+            }
+            None => Condition::good("Accepted", "Accepted", "all listeners can be served"),
+        },
+    };
+    let mut served = status.listeners.iter().filter(|listener| listener.serves);
+    let programmed = if let Some((reason, message)) = &status.rejected {
+        let reason = if *reason == "ParentNotAccepted" { "ParentNotProgrammed" } else { *reason };
+        Condition::bad("Programmed", reason, message)
+    } else if let Some((reason, message)) = &reach.lacking {
+        Condition::bad("Programmed", "ParentNotProgrammed", format!("{}: {reason}: {message}", status.gateway))
+    } else if let Some(listener) = served.find(|listener| !reach.listeners.contains(&listener.name)) {
+        let message = format!("not every proxy serves listener `{}` of this generation yet", listener.name);
+        Condition::bad("Programmed", "Pending", message)
+    } else {
+        Condition::good("Programmed", "Programmed", "every proxy serves this generation")
+    };
+    vec![accepted, programmed]
+}
+
 pub(crate) fn listener(status: &ListenerStatus, rejected: bool, reach: &Reach) -> Vec<Condition> {
     let accepted = match (&status.rejected, status.conflicted) {
         (Some((reason, message)), _) => Condition::bad("Accepted", reason, message),
@@ -176,7 +204,9 @@ pub(crate) fn listener(status: &ListenerStatus, rejected: bool, reach: &Reach) -
         Some((reason, message)) => Condition::bad("ResolvedRefs", reason, message),
         None => Condition::good("ResolvedRefs", "ResolvedRefs", "all references are resolved"),
     };
-    let programmed = if !status.serves || rejected {
+    let programmed = if let Some(reason) = status.conflicted {
+        Condition::bad("Programmed", reason, "it conflicts with another listener of this port")
+    } else if !status.serves || rejected {
         Condition::bad("Programmed", "Invalid", "the listener is not served; see its other conditions")
     } else if reach.listeners.contains(&status.name) {
         Condition::good("Programmed", "Programmed", "every proxy serves it")
@@ -190,13 +220,14 @@ pub(crate) fn supported_kinds(status: &ListenerStatus) -> Value {
     status.supported_kinds.iter().map(|kind| json!({"group": GROUP, "kind": kind})).collect()
 }
 
-/// The entries of a route: for its parentRefs that name a Gateway of ours.
+/// The entries of a route: for its parentRefs that name a Gateway of ours, or a ListenerSet of one.
 pub(crate) fn parents(status: &RouteStatus, ours: impl Fn(&ObjectRef) -> bool) -> Vec<Entry> {
     let mut parents: Vec<Entry> = Vec::new();
     for parent in &status.parents {
-        let gateway = ObjectRef::new(Kind::Gateway, parent.gateway.namespace.clone(), parent.gateway.name.clone());
+        let gateway = parent.gateway.as_ref();
+        let gateway = gateway.map(|name| ObjectRef::new(Kind::Gateway, name.namespace.clone(), name.name.clone()));
         let reference = reference(parent);
-        if ours(&gateway) && parents.iter().all(|other| other.reference != reference) {
+        if gateway.is_some_and(|gateway| ours(&gateway)) && parents.iter().all(|other| other.reference != reference) {
             parents.push(Entry { reference, conditions: of_parent(parent, status.invalid.as_deref()) });
         }
     }
@@ -204,7 +235,7 @@ pub(crate) fn parents(status: &RouteStatus, ours: impl Fn(&ObjectRef) -> bool) -
 }
 
 fn reference(parent: &ParentStatus) -> Value {
-    let mut reference = json!({"group": GROUP, "kind": "Gateway", "name": parent.gateway.name.to_string()});
+    let mut reference = json!({"group": GROUP, "kind": parent.parent.kind.name(), "name": *parent.parent.name});
     let optional = [
         ("namespace", parent.namespace.as_ref().map(|namespace| json!(namespace))),
         ("sectionName", parent.section_name.as_ref().map(|name| json!(name))),
@@ -422,10 +453,41 @@ mod tests {
         );
     }
 
+    fn set(rejected: Option<&'static str>, listeners: Vec<ListenerStatus>) -> ListenerSetStatus {
+        ListenerSetStatus {
+            uid: "u".into(),
+            generation: 1,
+            gateway: ObjectRef::new(Kind::Gateway, "shop", "edge"),
+            rejected: rejected.map(|reason| (reason, String::new())),
+            listeners,
+        }
+    }
+
+    #[test]
+    fn a_listener_set_is_programmed_when_its_gateway_reaches_all_of_it_that_can_be_served() {
+        let whole = set(None, vec![listening("web", true)]);
+        let of = |status: &ListenerSetStatus, reach: &Reach| brief(&listener_set(status, reach));
+        assert_eq!(of(&whole, &reach(&["web"], None)), ["Accepted true Accepted", "Programmed true Programmed"]);
+        assert_eq!(of(&whole, &reach(&[], None))[1], "Programmed false Pending");
+        let lacking = reach(&["web"], Some("AddressNotAssigned"));
+        assert_eq!(of(&whole, &lacking)[1], "Programmed false ParentNotProgrammed");
+        let part = set(None, vec![listening("web", true), listening("odd", false)]);
+        assert_eq!(of(&part, &reach(&["web"], None))[0], "Accepted true ListenersNotValid");
+    }
+
+    #[test]
+    fn a_listener_set_that_is_not_accepted_is_not_programmed_for_the_same_reason() {
+        let of = |reason| brief(&listener_set(&set(Some(reason), Vec::new()), &reach(&[], None)));
+        assert_eq!(of("NotAllowed"), ["Accepted false NotAllowed", "Programmed false NotAllowed"]);
+        assert_eq!(of("ListenersNotValid")[1], "Programmed false ListenersNotValid");
+        assert_eq!(of("ParentNotAccepted")[1], "Programmed false ParentNotProgrammed");
+    }
+
     #[test]
     fn a_parent_is_named_as_the_route_names_it_and_only_where_it_is_ours() {
         let parent = |name: &str, namespace: Option<&str>| ParentStatus {
-            gateway: NamespacedName::new(namespace.unwrap_or("shop"), name),
+            parent: ObjectRef::new(Kind::Gateway, namespace.unwrap_or("shop"), name),
+            gateway: Some(NamespacedName::new(namespace.unwrap_or("shop"), name)),
             namespace: namespace.map(str::to_owned),
             section_name: None,
             port: Some(80),

@@ -10,8 +10,8 @@ use sluice_model::{Kind, ObjectRef, ServedObject, ServedPlugin};
 use sluice_resources::Held;
 use sluice_resources::api::Service;
 use sluice_translate::{
-    ClassStatus, ConfigStatus, GATEWAY_UID, GatewayStatus, Infrastructure, ListenerStatus, PluginStatus, PolicyStatus,
-    PortKey, RouteStatus, StatusChanges,
+    ClassStatus, ConfigStatus, GATEWAY_UID, GatewayStatus, Infrastructure, ListenerSetStatus, ListenerStatus,
+    PluginStatus, PolicyStatus, PortKey, RouteStatus, StatusChanges,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,6 +23,7 @@ pub(crate) struct Model {
     pub(crate) observed: Observed,
     pub(crate) classes: BTreeMap<ObjectRef, ClassStatus>,
     pub(crate) gateways: BTreeMap<ObjectRef, GatewayStatus>,
+    pub(crate) listener_sets: BTreeMap<ObjectRef, ListenerSetStatus>,
     pub(crate) infrastructure: BTreeMap<ObjectRef, Infrastructure>,
     pub(crate) routes: HashMap<ObjectRef, RouteStatus>,
     /// With their generation.
@@ -47,10 +48,10 @@ pub(crate) struct Model {
     pub(crate) dirty: BTreeSet<ObjectRef>,
 }
 
-/// How far a Gateway reaches.
+/// How far a Gateway reaches, with its own listeners or with those of a ListenerSet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reach {
-    /// Listeners that every ready proxy serves, in the Gateway's newest form, and that traffic is led to.
+    /// Listeners that every ready proxy serves, in the newest form of their object, and that traffic is led to.
     pub(crate) listeners: BTreeSet<String>,
     pub(crate) addresses: BTreeSet<String>,
     /// Why it is not programmed whatever the proxies serve: the API's reason, and a message.
@@ -67,17 +68,20 @@ impl Model {
         self.started = true;
         mark(&mut self.dirty, &self.classes, &changes.classes);
         mark(&mut self.dirty, &self.gateways, &changes.gateways);
+        mark(&mut self.dirty, &self.listener_sets, &changes.listener_sets);
         mark(&mut self.dirty, &self.infrastructure, &changes.infrastructure);
         mark(&mut self.dirty, &self.plugins, &changes.plugins);
         mark(&mut self.dirty, &self.policies, &changes.policies);
         mark(&mut self.dirty, &self.configs, &changes.configs);
         (self.plugins, self.policies, self.configs) = (changes.plugins, changes.policies, changes.configs);
         let same_services = self.observed.services == observed.services && self.observed.certain == observed.certain;
-        if self.infrastructure != changes.infrastructure || self.gateways != changes.gateways || !same_services {
+        let same_listeners = self.gateways == changes.gateways && self.listener_sets == changes.listener_sets;
+        if self.infrastructure != changes.infrastructure || !same_listeners || !same_services {
             self.shape += 1;
+            self.dirty.extend(changes.listener_sets.keys().cloned());
         }
         (self.classes, self.gateways) = (changes.classes, changes.gateways);
-        self.infrastructure = changes.infrastructure;
+        (self.infrastructure, self.listener_sets) = (changes.infrastructure, changes.listener_sets);
         for (route, status) in changes.routes {
             self.dirty.insert(route.clone());
             match status {
@@ -101,10 +105,10 @@ impl Model {
         }
         if self.observed.front != observed.front {
             self.dirty.extend(self.ingresses.keys().cloned());
-            self.dirty.extend(self.gateways.keys().cloned());
+            self.gateways_dirty();
         }
         if self.observed.services != observed.services {
-            self.dirty.extend(self.gateways.keys().cloned());
+            self.gateways_dirty();
         }
         self.observed = observed;
         asks || self.shape != shape
@@ -139,7 +143,7 @@ impl Model {
         if object.kind == Kind::Service {
             let same = self.held.get(&object).is_some_and(|former| former.status == held.status);
             if !same {
-                self.dirty.extend(self.gateways.keys().cloned());
+                self.gateways_dirty();
                 self.dirty.extend(self.ingresses.keys().cloned());
             }
         } else {
@@ -160,10 +164,16 @@ impl Model {
         entries.into_iter().flatten().any(|entry| is_one_of(entry, &addresses))
     }
 
+    /// All Gateways, and what is attached to them, are to be looked at.
+    pub(crate) fn gateways_dirty(&mut self) {
+        self.dirty.extend(self.gateways.keys().cloned());
+        self.dirty.extend(self.listener_sets.keys().cloned());
+    }
+
     /// Everything is to be looked at.
     pub(crate) fn all_dirty(&mut self) {
         self.dirty.extend(self.classes.keys().cloned());
-        self.dirty.extend(self.gateways.keys().cloned());
+        self.gateways_dirty();
         self.dirty.extend(self.routes.keys().cloned());
         self.dirty.extend(self.ingresses.keys().cloned());
         self.dirty.extend(self.left.iter().cloned());
@@ -177,6 +187,7 @@ impl Model {
         match object.kind {
             Kind::Plugin => self.plugins.contains_key(object),
             Kind::Ingress => self.ingresses.contains_key(object),
+            Kind::ListenerSet => self.listener_sets.contains_key(object),
             _ => self.gateways.contains_key(object),
         }
     }
@@ -203,15 +214,30 @@ impl Model {
         served.map(|served| served.listeners.iter().cloned().collect()).unwrap_or_default()
     }
 
+    /// The listeners of a ListenerSet that every ready proxy serves.
+    fn served_of_set(&self, object: &ObjectRef, set: &ListenerSetStatus) -> BTreeSet<String> {
+        let served = self.served(object, &set.uid, set.generation);
+        served.map(|served| served.listeners.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The listeners of a Gateway and of its ListenerSets, with whether every ready proxy serves each.
+    fn all_listeners(&self, gateway: &ObjectRef, infrastructure: &Infrastructure) -> Vec<(&ListenerStatus, bool)> {
+        let own = self.gateways.get(gateway).map(|status| status.listeners.as_slice()).unwrap_or_default();
+        let served = self.served_listeners(gateway, infrastructure);
+        let mut all: Vec<_> = own.iter().map(|listener| (listener, served.contains(&listener.name))).collect();
+        for (object, set) in self.listener_sets.iter().filter(|(_, set)| set.gateway == *gateway) {
+            let served = self.served_of_set(object, set);
+            all.extend(set.listeners.iter().map(|listener| (listener, served.contains(&listener.name))));
+        }
+        all
+    }
+
     /// The ports of a Gateway whose listeners all are served.
     pub(crate) fn served_ports(&self, gateway: &ObjectRef, infrastructure: &Infrastructure) -> BTreeSet<PortKey> {
-        let served = self.served_listeners(gateway, infrastructure);
-        let listeners = self.gateways.get(gateway).map(|status| status.listeners.as_slice()).unwrap_or_default();
+        let listeners = self.all_listeners(gateway, infrastructure);
         let whole = |port: &&PortKey| {
-            listeners
-                .iter()
-                .filter(|l| port_of(l) == **port && l.accepted())
-                .all(|listener| served.contains(&listener.name))
+            let on_port = listeners.iter().filter(|(listener, _)| port_of(listener) == **port && listener.accepted());
+            on_port.clone().count() > 0 && on_port.clone().all(|(_, served)| *served)
         };
         infrastructure.ports.iter().filter(whole).copied().collect()
     }
@@ -222,9 +248,28 @@ impl Model {
         self.served(ingress, &held.uid, generation).is_some_and(|served| !served.listeners.is_empty())
     }
 
+    /// With its own listeners.
     pub(crate) fn reach(&self, gateway: &ObjectRef, settings: &Settings) -> Reach {
         let Some(infrastructure) = self.infrastructure.get(gateway) else { return Reach::default() };
-        let mut reach = Reach { listeners: self.served_listeners(gateway, infrastructure), ..Reach::default() };
+        let listeners = self.gateways.get(gateway).map(|status| status.listeners.as_slice()).unwrap_or_default();
+        let served = self.served_listeners(gateway, infrastructure);
+        self.reach_with(infrastructure, listeners, served, settings)
+    }
+
+    /// With those of a ListenerSet.
+    pub(crate) fn reach_of_set(&self, object: &ObjectRef, set: &ListenerSetStatus, settings: &Settings) -> Reach {
+        let Some(infrastructure) = self.infrastructure.get(&set.gateway) else { return Reach::default() };
+        self.reach_with(infrastructure, &set.listeners, self.served_of_set(object, set), settings)
+    }
+
+    fn reach_with(
+        &self,
+        infrastructure: &Infrastructure,
+        listeners: &[ListenerStatus],
+        served: BTreeSet<String>,
+        settings: &Settings,
+    ) -> Reach {
+        let mut reach = Reach { listeners: served, ..Reach::default() };
         if settings.services.is_none() {
             reach.addresses = infrastructure.addresses.iter().map(ToString::to_string).collect();
             if reach.addresses.is_empty() {
@@ -245,7 +290,6 @@ impl Model {
             spec.selector.as_ref().is_some_and(|selector| !selector.is_empty())
                 && spec.ports.iter().flatten().any(|entry| is_of(entry, port))
         };
-        let listeners = self.gateways.get(gateway).map(|status| status.listeners.as_slice()).unwrap_or_default();
         reach.listeners.retain(|name| listeners.iter().any(|l| l.name == *name && leads(port_of(l))));
         reach.addresses = self.addresses(service);
         if reach.addresses.is_empty() {
@@ -293,14 +337,12 @@ impl Model {
         self.observed.services.values().chain(&self.observed.front).any(is_node_port)
     }
 
-    /// What the proxies are asked for: all Gateways, Plugins, and Ingress objects that are not known to be served, up to `limit`.
+    /// What the proxies are asked for: all Gateways and ListenerSets, Plugins, and Ingress objects that are not known to be served, up to `limit`.
     /// Says whether anything is waited for.
     pub(crate) fn question(&self, settings: &Settings, limit: usize) -> (Vec<ObjectRef>, bool) {
-        let mut objects: Vec<ObjectRef> = self.gateways.keys().cloned().collect();
+        let mut objects: Vec<ObjectRef> = self.gateways.keys().chain(self.listener_sets.keys()).cloned().collect();
         let waits = |(gateway, infrastructure): (&ObjectRef, &Infrastructure)| {
-            let served = self.served_listeners(gateway, infrastructure);
-            let listeners = self.gateways.get(gateway).map(|status| status.listeners.as_slice()).unwrap_or_default();
-            listeners.iter().any(|listener| listener.serves && !served.contains(&listener.name))
+            self.all_listeners(gateway, infrastructure).iter().any(|(listener, served)| listener.serves && !served)
         };
         let mut waiting = self.infrastructure.iter().any(waits);
         objects.extend(self.plugins.keys().take(limit.saturating_sub(objects.len())).cloned());

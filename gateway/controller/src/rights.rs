@@ -39,12 +39,13 @@ const fn status(place: Place, group: &'static str, resource: &'static str) -> Us
 }
 
 /// All of them.
-pub const RIGHTS: [Use; 19] = [
+pub const RIGHTS: [Use; 20] = [
     status(Place::Cluster, GATEWAY_API, "gatewayclasses/status"),
     status(Place::Served, GATEWAY_API, "backendtlspolicies/status"),
     status(Place::Served, GATEWAY_API, "gateways/status"),
     status(Place::Served, GATEWAY_API, "grpcroutes/status"),
     status(Place::Served, GATEWAY_API, "httproutes/status"),
+    status(Place::Served, GATEWAY_API, "listenersets/status"),
     status(Place::Served, GATEWAY_API, "tcproutes/status"),
     status(Place::Served, GATEWAY_API, "tlsroutes/status"),
     status(Place::Served, GATEWAY_API, "udproutes/status"),

@@ -159,7 +159,7 @@ impl Controller {
             let new = served.get(&object);
             if model.served.get(&object) != new {
                 changed = true;
-                gateways += u64::from(object.kind == Kind::Gateway);
+                gateways += u64::from(matches!(object.kind, Kind::Gateway | Kind::ListenerSet));
                 model.dirty.insert(object.clone());
                 match new {
                     Some(new) => model.served.insert(object, new.clone()),
@@ -169,7 +169,8 @@ impl Controller {
         }
         model.shape += gateways;
         // Of objects that are gone nothing is to be known.
-        if model.served.len() > model.gateways.len() + model.ingresses.len() + model.plugins.len() {
+        let asked = model.gateways.len() + model.listener_sets.len() + model.ingresses.len() + model.plugins.len();
+        if model.served.len() > asked {
             let mut kept = std::mem::take(&mut model.served);
             kept.retain(|object, _| model.asks_for(object));
             model.served = kept;

@@ -349,7 +349,7 @@ impl Controller {
             let mut model = self.lock();
             if model.troubles != troubles {
                 model.troubles = troubles;
-                model.dirty.extend(gateways.iter().map(|(gateway, ..)| gateway.clone()));
+                model.gateways_dirty();
                 drop(model);
                 self.changed();
             }

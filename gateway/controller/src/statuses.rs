@@ -1,15 +1,16 @@
 //! Writes statuses: what differs, with the version that it was compared with, a few at a time.
 
 use crate::api::{self, Failure};
-use crate::conditions::{ANCESTORS, PARENTS, difference, merged};
+use crate::conditions::{ANCESTORS, Condition, PARENTS, difference, merged};
 use crate::controller::{Controller, Settings};
 use crate::desired;
-use crate::model::{Model, is_one_of};
+use crate::model::{Model, Reach, is_one_of};
 use crate::time::seconds;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sluice_model::{Kind, ObjectRef};
 use sluice_resources::Held;
+use sluice_translate::ListenerStatus;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -17,7 +18,7 @@ use tokio::time::sleep_until;
 
 /// Writes that run at a time.
 const CONCURRENCY: usize = 16;
-/// A Gateway's status counts routes: while many of them come, it is written at most so often.
+/// The status of a Gateway or ListenerSet counts routes: while many of them come, it is written at most so often.
 const GATEWAY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long to wait for proxies and addresses before a Gateway is said to be pending: mostly they are there at once,
 /// and one write says it all.
@@ -66,6 +67,10 @@ impl Memory {
                 Ok(fields) => fields,
                 Err(later) => return Task::Later(later),
             },
+            Kind::ListenerSet => match self.listener_set(model, settings, object, held, &status, now, time) {
+                Ok(fields) => fields,
+                Err(later) => return Task::Later(later),
+            },
             kind if kind.is_route() => route(model, object, held, &status, time),
             Kind::Ingress if model.left.contains(object) => left(model, &status),
             Kind::Ingress => ingress(model, settings, object, held, &status),
@@ -107,32 +112,64 @@ impl Memory {
             .any(|c| c.kind == "Programmed" && !c.status && matches!(c.reason, "Pending" | "AddressNotAssigned"));
         self.patience(object, waits, now)?;
         let part = |field: &str| status.get(field).unwrap_or(&Value::Null);
-        let held_listeners = part("listeners").as_array().cloned().unwrap_or_default();
-        let listeners: Vec<Value> = wanted
-            .listeners
-            .iter()
-            .map(|listener| {
-                let former = held_listeners.iter().find(|held| held.get("name") == Some(&json!(listener.name)));
-                let former = former.and_then(|held| held.get("conditions")).unwrap_or(&Value::Null);
-                let conditions = desired::listener(listener, wanted.rejected.is_some(), &reach);
-                json!({
-                    "name": listener.name,
-                    "supportedKinds": desired::supported_kinds(listener),
-                    "attachedRoutes": listener.attached_routes,
-                    "conditions": merged(&conditions, former, wanted.generation, &[], time),
-                })
-            })
-            .collect();
+        let rejected = wanted.rejected.is_some();
+        let listeners = listeners(&wanted.listeners, part("listeners"), wanted.generation, rejected, &reach, time);
         let ours = ["Accepted", "Programmed", "ResolvedRefs", "InsecureFrontendValidationMode"];
+        // CRDs of before ListenerSets have no such field, and an API server drops it: it is not written for nothing.
+        let sets = match (wanted.attached_listener_sets, part("attachedListenerSets")) {
+            (0, Value::Null) => Value::Null,
+            (sets, _) => json!(sets),
+        };
         let fields = Map::from_iter([
             ("addresses".to_owned(), desired::addresses(&reach.addresses)),
+            ("attachedListenerSets".to_owned(), sets),
             ("conditions".to_owned(), merged(&conditions, part("conditions"), wanted.generation, &ours, time)),
-            ("listeners".to_owned(), Value::Array(listeners)),
+            ("listeners".to_owned(), listeners),
         ]);
+        self.seldom(object, fields, status, now).map(Some)
+    }
+
+    #[allow(clippy::too_many_arguments)] // what there is to know of one ListenerSet
+    fn listener_set(
+        &mut self,
+        model: &Model,
+        settings: &Settings,
+        object: &ObjectRef,
+        held: &Held,
+        status: &Value,
+        now: Instant,
+        time: &str,
+    ) -> Result<Option<Map<String, Value>>, Instant> {
+        let Some(wanted) = model.listener_sets.get(object).filter(|wanted| wanted.generation == held.generation) else {
+            return Ok(None);
+        };
+        let reach = model.reach_of_set(object, wanted, settings);
+        let conditions = desired::listener_set(wanted, &reach);
+        let waits = |c: &Condition| matches!(c.reason, "Pending" | "ParentNotProgrammed");
+        self.patience(object, wanted.rejected.is_none() && conditions.iter().any(waits), now)?;
+        let part = |field: &str| status.get(field).unwrap_or(&Value::Null);
+        let rejected = wanted.rejected.is_some();
+        let listeners = listeners(&wanted.listeners, part("listeners"), wanted.generation, rejected, &reach, time);
+        let ours = ["Accepted", "Programmed"];
+        let fields = Map::from_iter([
+            ("conditions".to_owned(), merged(&conditions, part("conditions"), wanted.generation, &ours, time)),
+            ("listeners".to_owned(), listeners),
+        ]);
+        self.seldom(object, fields, status, now).map(Some)
+    }
+
+    /// Does not write what counts routes too often; says when to look again.
+    fn seldom(
+        &self,
+        object: &ObjectRef,
+        fields: Map<String, Value>,
+        status: &Value,
+        now: Instant,
+    ) -> Result<Map<String, Value>, Instant> {
         let recently = self.written.get(object).map(|written| *written + GATEWAY_INTERVAL).filter(|until| now < *until);
         match recently {
             Some(until) if difference(fields.clone(), status).is_some() => Err(until),
-            _ => Ok(Some(fields)),
+            _ => Ok(fields),
         }
     }
 
@@ -182,6 +219,30 @@ impl Memory {
             tracing::warn!(%object, %failure, "a status cannot be written; it is tried again");
         }
     }
+}
+
+/// `status.listeners` of a Gateway or a ListenerSet, of which `held` is what stands there. `rejected`: the object is.
+fn listeners(
+    wanted: &[ListenerStatus],
+    held: &Value,
+    generation: i64,
+    rejected: bool,
+    reach: &Reach,
+    time: &str,
+) -> Value {
+    let entry = |listener: &ListenerStatus| {
+        let held = held.as_array().into_iter().flatten();
+        let former = held.clone().find(|held| held.get("name") == Some(&json!(listener.name)));
+        let former = former.and_then(|held| held.get("conditions")).unwrap_or(&Value::Null);
+        let conditions = desired::listener(listener, rejected, reach);
+        json!({
+            "name": listener.name,
+            "supportedKinds": desired::supported_kinds(listener),
+            "attachedRoutes": listener.attached_routes,
+            "conditions": merged(&conditions, former, generation, &[], time),
+        })
+    };
+    wanted.iter().map(entry).collect()
 }
 
 fn class(model: &Model, object: &ObjectRef, held: &Held, status: &Value, time: &str) -> Option<Map<String, Value>> {
@@ -347,7 +408,7 @@ impl Controller {
             Outcome::Written(held) => {
                 self.metrics.wrote(object.kind, "written");
                 memory.pauses.remove(&object);
-                if object.kind == Kind::Gateway {
+                if matches!(object.kind, Kind::Gateway | Kind::ListenerSet) {
                     memory.written.insert(object.clone(), now);
                     memory.written.retain(|_, written| now < *written + GATEWAY_INTERVAL);
                 }

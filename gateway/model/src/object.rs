@@ -9,6 +9,7 @@ use std::sync::Arc;
 pub enum Kind {
     GatewayClass,
     Gateway,
+    ListenerSet,
     HTTPRoute,
     GRPCRoute,
     TLSRoute,
@@ -29,9 +30,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 20] = [
         Kind::GatewayClass,
         Kind::Gateway,
+        Kind::ListenerSet,
         Kind::HTTPRoute,
         Kind::GRPCRoute,
         Kind::TLSRoute,
@@ -56,6 +58,7 @@ impl Kind {
         match self {
             Kind::GatewayClass
             | Kind::Gateway
+            | Kind::ListenerSet
             | Kind::HTTPRoute
             | Kind::GRPCRoute
             | Kind::TLSRoute
@@ -74,6 +77,7 @@ impl Kind {
         match self {
             Kind::GatewayClass => "GatewayClass",
             Kind::Gateway => "Gateway",
+            Kind::ListenerSet => "ListenerSet",
             Kind::HTTPRoute => "HTTPRoute",
             Kind::GRPCRoute => "GRPCRoute",
             Kind::TLSRoute => "TLSRoute",
@@ -99,6 +103,7 @@ impl Kind {
         match self {
             Kind::GatewayClass => "gatewayclasses",
             Kind::Gateway => "gateways",
+            Kind::ListenerSet => "listenersets",
             Kind::HTTPRoute => "httproutes",
             Kind::GRPCRoute => "grpcroutes",
             Kind::TLSRoute => "tlsroutes",

@@ -158,7 +158,7 @@ codes! {
 
     // 3xx: listeners and certificates
     ListenerConflict = "SLUICE-P301", "two listeners on one port that conflict", "give one of them another port, protocol or hostname; the older one serves";
-    UnsupportedProtocol = "SLUICE-P302", "a listener protocol that is not supported", "use HTTP, HTTPS, TLS or TCP";
+    UnsupportedProtocol = "SLUICE-P302", "a listener protocol that is not supported", "use HTTP, HTTPS, TLS, TCP or UDP";
     InvalidTls = "SLUICE-P303", "a listener's TLS settings that cannot be used", "correct the tls block";
     InvalidCertificate = "SLUICE-P304", "a certificate that cannot be used", "store a PEM chain in tls.crt and its PEM key in tls.key";
     KeyMismatch = "SLUICE-P305", "a certificate that does not match its key", "store the key that belongs to the certificate";
@@ -167,6 +167,7 @@ codes! {
     PortNotBound = "SLUICE-P308", "a port that cannot be bound", "free the port, or choose another; binding is tried again";
     InvalidCa = "SLUICE-P309", "a CA bundle that cannot be used", "store PEM certificates under ca.crt";
     SharedPort = "SLUICE-P310", "listeners of one port that differ in what can only hold for all of it", "give the listeners the same value in their GatewayConfigs, or ports of their own";
+    ListenerSetNotAllowed = "SLUICE-P311", "a ListenerSet that its Gateway does not allow", "widen the Gateway's allowedListeners, or move the ListenerSet";
 
     // 4xx: plugins and policies
     PluginSource = "SLUICE-P401", "a plugin whose code cannot be loaded", "check the source and, where given, its digest";

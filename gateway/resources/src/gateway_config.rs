@@ -158,7 +158,8 @@ pub struct LocalServiceRef {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerConfig {
-    /// A listener's name, or `*`. The listeners of the Ingress Gateway are `http` and `https`.
+    /// A listener's name, or `*`; of a listener that a ListenerSet adds `namespace/set/listener`. The listeners of the
+    /// Ingress Gateway are `http` and `https`.
     #[x_kube(validation = Rule::new("size(self) > 0").message("name must not be empty; use * for all listeners"))]
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -48,6 +48,8 @@ pub mod api {
     pub use gateway_api::experimental::grpcroutes::GrpcRoute;
     pub use gateway_api::experimental::httproutes as http_route;
     pub use gateway_api::experimental::httproutes::HttpRoute;
+    pub use gateway_api::experimental::listenersets as listener_set;
+    pub use gateway_api::experimental::listenersets::ListenerSet;
     pub use gateway_api::experimental::referencegrants as reference_grant;
     pub use gateway_api::experimental::referencegrants::ReferenceGrant;
     pub use gateway_api::experimental::tcproutes::TcpRoute;

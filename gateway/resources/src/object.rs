@@ -2,7 +2,7 @@
 
 use crate::api::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass,
-    Namespace, ObjectMeta, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
+    ListenerSet, Namespace, ObjectMeta, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
 };
 use crate::{GatewayConfig, Plugin, TrafficPolicy};
 use serde::{Serialize, Serializer};
@@ -37,6 +37,7 @@ macro_rules! objects {
 objects! {
     GatewayClass(GatewayClass),
     Gateway(Gateway),
+    ListenerSet(ListenerSet),
     HTTPRoute(HttpRoute),
     GRPCRoute(GrpcRoute),
     TLSRoute(TlsRoute),

@@ -127,6 +127,7 @@ fn read(
     Ok(match kind {
         Kind::GatewayClass => read!(GatewayClass),
         Kind::Gateway => read!(Gateway),
+        Kind::ListenerSet => read!(ListenerSet),
         Kind::HTTPRoute => read!(HTTPRoute),
         Kind::GRPCRoute => read!(GRPCRoute),
         Kind::TLSRoute => read!(TLSRoute),
@@ -211,6 +212,7 @@ fn complete(object: &mut Object, namespace: Option<String>) {
     set_namespace!(
         GatewayClass,
         Gateway,
+        ListenerSet,
         HTTPRoute,
         GRPCRoute,
         TLSRoute,

@@ -14,6 +14,13 @@ impl Object {
         let mut secret = |namespace: &str, name: &str| found.push(ObjectRef::new(Kind::Secret, namespace, name));
         match self {
             Object::Gateway(gateway) => return of_gateway(gateway, own),
+            Object::ListenerSet(set) => {
+                let listeners = set.spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+                for r in listeners.flat_map(|tls| tls.certificate_refs.iter().flatten()) {
+                    let namespace = r.namespace.as_deref().unwrap_or(own);
+                    found.extend(named(r.group.as_deref(), r.kind.as_deref(), namespace, &r.name));
+                }
+            }
             Object::Ingress(ingress) => {
                 for tls in ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten()) {
                     tls.secret_name.iter().for_each(|name| secret(own, name));

@@ -2,7 +2,7 @@
 
 use crate::api::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass,
-    Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
+    ListenerSet, Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
 };
 use crate::{GatewayConfig, Object, Plugin, TrafficPolicy};
 use sluice_model::object::NamespacedName;
@@ -57,6 +57,7 @@ macro_rules! store {
 store! {
     gateway_classes: GatewayClass(GatewayClass),
     gateways: Gateway(Gateway),
+    listener_sets: ListenerSet(ListenerSet),
     http_routes: HTTPRoute(HttpRoute),
     grpc_routes: GRPCRoute(GrpcRoute),
     tls_routes: TLSRoute(TlsRoute),

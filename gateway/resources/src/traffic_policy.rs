@@ -90,12 +90,12 @@ impl TrafficPolicy {
     validation = Rule::new("!has(self.sectionName) || self.kind != 'Ingress'").message("an Ingress has no sections")
 )]
 pub struct PolicyTarget {
-    /// `gateway.networking.k8s.io` of Gateway and routes, `networking.k8s.io` of Ingress, empty of Service.
+    /// `gateway.networking.k8s.io` of Gateway, ListenerSet and routes, `networking.k8s.io` of Ingress, empty of Service.
     pub group: String,
-    /// Gateway, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute, Ingress or Service.
+    /// Gateway, ListenerSet, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute, Ingress or Service.
     pub kind: String,
     pub name: String,
-    /// A Gateway's listener, a route's named rule, or a Service's named port.
+    /// A listener of a Gateway or ListenerSet, a route's named rule, or a Service's named port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub section_name: Option<String>,
 }

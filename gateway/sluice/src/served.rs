@@ -2,7 +2,7 @@
 
 use crate::plane::Plane;
 use sluice_model::config::ListenerId;
-use sluice_model::object::NamespacedName;
+
 use sluice_model::{FetchedPlugin, Kind, ObjectRef, Served, ServedObject, ServedPlugin, ServedQuestion};
 use sluice_resources::{Change, Object};
 use sluice_translate::{INGRESS_GATEWAY, INGRESS_NAMESPACE};
@@ -26,13 +26,13 @@ struct Form {
 pub(crate) struct Coming(Vec<(ObjectRef, Option<Form>)>);
 
 impl Coming {
-    /// Of Gateways, Ingress objects and Plugins; nobody asks for others.
+    /// Of Gateways, ListenerSets, Ingress objects and Plugins; nobody asks for others.
     pub(crate) fn of(changes: &[Change]) -> Coming {
         let form = |object: &Object| {
             let meta = object.metadata();
             Form { uid: meta.uid.clone().unwrap_or_default(), generation: meta.generation.unwrap_or_default() }
         };
-        let asked_for = |kind: Kind| matches!(kind, Kind::Gateway | Kind::Ingress | Kind::Plugin);
+        let asked_for = |kind: Kind| matches!(kind, Kind::Gateway | Kind::ListenerSet | Kind::Ingress | Kind::Plugin);
         let forms = changes.iter().filter_map(|change| match change {
             Change::Upsert(object) if asked_for(object.kind()) => Some((object.reference(), Some(form(object)))),
             Change::Delete(object) if asked_for(object.kind) => Some((object.clone(), None)),
@@ -59,8 +59,8 @@ impl ServedForms {
 
     pub(crate) fn answer(&self, question: &ServedQuestion, plane: &Plane) -> Served {
         let listeners = open_listeners(plane);
-        let of = |gateway: &NamespacedName| listeners.get(gateway).cloned().unwrap_or_default();
-        let of_ingress = of(&NamespacedName::new(INGRESS_NAMESPACE, INGRESS_GATEWAY));
+        let of = |owner: &ObjectRef| listeners.get(owner).cloned().unwrap_or_default();
+        let of_ingress = of(&ObjectRef::new(Kind::Gateway, INGRESS_NAMESPACE, INGRESS_GATEWAY));
         let plugins = match plane {
             Plane::Serving { plugins, .. } if question.objects.iter().any(|object| object.kind == Kind::Plugin) => {
                 plugins.statuses()
@@ -73,7 +73,7 @@ impl ServedForms {
             let form = forms.get(object)?.clone();
             let listeners = match object.kind {
                 Kind::Ingress => of_ingress.clone(),
-                Kind::Gateway => of(&object.key()),
+                Kind::Gateway | Kind::ListenerSet => of(object),
                 _ => Vec::new(),
             };
             let plugin = (object.kind == Kind::Plugin).then(|| plugins.get(&object.key()).map(plugin)).flatten();
@@ -106,9 +106,9 @@ fn plugin(status: &PluginStatus) -> ServedPlugin {
     }
 }
 
-/// The listeners of each Gateway whose sockets are open.
-fn open_listeners(plane: &Plane) -> BTreeMap<NamespacedName, Vec<String>> {
-    let mut open: BTreeMap<NamespacedName, Vec<String>> = BTreeMap::new();
+/// The listeners of each Gateway, and of each ListenerSet, whose sockets are open.
+fn open_listeners(plane: &Plane) -> BTreeMap<ObjectRef, Vec<String>> {
+    let mut open: BTreeMap<ObjectRef, Vec<String>> = BTreeMap::new();
     let Plane::Serving { proxy, .. } = plane else { return open };
     let config = plane.config();
     // A listener on several addresses is open when all of them are.
@@ -117,9 +117,10 @@ fn open_listeners(plane: &Plane) -> BTreeMap<NamespacedName, Vec<String>> {
         let bound = proxy.local_addr(transport, address).is_some();
         for id in port.listeners.iter().map(|listener| &listener.id) {
             if bound {
-                let names = open.entry(id.gateway.clone()).or_default();
-                if names.iter().all(|name| **name != *id.name) {
-                    names.push(id.name.to_string());
+                let (owner, own_name) = id.owner();
+                let names = open.entry(owner).or_default();
+                if names.iter().all(|name| name != own_name) {
+                    names.push(own_name.to_owned());
                 }
             } else {
                 shut.push(id.clone());
@@ -127,8 +128,9 @@ fn open_listeners(plane: &Plane) -> BTreeMap<NamespacedName, Vec<String>> {
         }
     }
     for id in shut {
-        if let Some(names) = open.get_mut(&id.gateway) {
-            names.retain(|name| **name != *id.name);
+        let (owner, own_name) = id.owner();
+        if let Some(names) = open.get_mut(&owner) {
+            names.retain(|name| name != own_name);
         }
     }
     open

@@ -30,6 +30,7 @@ fn task(kind: Kind) -> &'static str {
     match kind {
         Kind::GatewayClass => "watch GatewayClass",
         Kind::Gateway => "watch Gateway",
+        Kind::ListenerSet => "watch ListenerSet",
         Kind::HTTPRoute => "watch HTTPRoute",
         Kind::GRPCRoute => "watch GRPCRoute",
         Kind::TLSRoute => "watch TLSRoute",

@@ -76,19 +76,20 @@ pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, ingress: &Ingres
     let places = [&world.attach.ingress.http, &world.attach.ingress.https];
     let mut known: Vec<(Arc<Place>, HostRules)> = Vec::new();
     for place in places.into_iter().flatten() {
-        let gateway = ObjectRef::new(Kind::Gateway, place.id.gateway.namespace.clone(), place.id.gateway.name.clone());
-        compiled.deps.insert(gateway.clone());
-        let section = |place: &Place| world.policies.attached(&gateway, Some(&place.id.name)).map(|p| p.name.clone());
+        compiled.deps.extend([place.id.gateway_ref(), place.id.owner().0]);
+        let policies = |place: &Place| -> Vec<_> {
+            world.policies.of_listener(&place.id).map(|(level, policy)| (level, policy.name.clone())).collect()
+        };
         let same = |(other, _): &&(Arc<Place>, _)| {
             other.id.gateway == place.id.gateway
                 && other.client_certificate == place.client_certificate
                 && other.external_names == place.external_names
-                && section(other) == section(place)
+                && policies(other) == policies(place)
         };
         let hosts = match known.iter().find(same) {
             Some((_, hosts)) => hosts.clone(),
             None => {
-                let hosts = hosts(world, &object, place, &gateway, &wanted, &names, &mut compiled);
+                let hosts = hosts(world, &object, place, &wanted, &names, &mut compiled);
                 known.push((place.clone(), hosts.clone()));
                 hosts
             }
@@ -108,11 +109,9 @@ pub(crate) fn default_backend(world: &World<'_>) -> Option<Compiled> {
     let mut compiled = Compiled::new(Rank::last());
     let field = "spec.ingress.defaultBackendRef";
     for place in [&world.attach.ingress.http, &world.attach.ingress.https].into_iter().flatten() {
-        let gateway = ObjectRef::new(Kind::Gateway, place.id.gateway.namespace.clone(), place.id.gateway.name.clone());
         let mut chain = Chain::default();
-        chain.push(Level::Gateway, world.policies.attached(&gateway, None));
-        chain.push(Level::Listener, world.policies.attached(&gateway, Some(&place.id.name)));
-        compiled.deps.insert(gateway);
+        chain.push_listener(world.policies, &place.id);
+        compiled.deps.extend([place.id.gateway_ref(), place.id.owner().0]);
         let action = forward(world, object, place, service, PortRef::Number(*port), &chain, field, &mut compiled);
         let rule = rule(world, object, "default".to_owned(), action, &chain, &mut compiled);
         let set = RuleSet { rules: vec![Arc::new(rule)], matches: vec![anything(0)], origins: vec![(0, 0)] };
@@ -243,14 +242,12 @@ fn hosts(
     world: &World<'_>,
     object: &ObjectRef,
     place: &Place,
-    gateway: &ObjectRef,
     wanted: &[Wanted<'_>],
     names: &[NamespacedName],
     compiled: &mut Compiled,
 ) -> HostRules {
     let mut chain = Chain::default();
-    chain.push(Level::Gateway, world.policies.attached(gateway, None));
-    chain.push(Level::Listener, world.policies.attached(gateway, Some(&place.id.name)));
+    chain.push_listener(world.policies, &place.id);
     chain.push(Level::Route, world.policies.attached(object, None));
     // A policy that is named but not there may be what guards this Ingress: nothing goes through without it.
     let usable = |name: &NamespacedName| world.policies.named(name).filter(|policy| !policy.targeted);

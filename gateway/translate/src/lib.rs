@@ -53,7 +53,7 @@ pub use gateway::{
 pub use options::Options;
 pub use sluice_model::{Config, Problem};
 pub use status::{
-    Ancestor, AncestorStatus, ClassStatus, ConfigStatus, GatewayStatus, Infrastructure, ListenerStatus, ParentStatus,
-    PluginStatus, PolicyStatus, RouteStatus, Status, StatusChanges,
+    Ancestor, AncestorStatus, ClassStatus, ConfigStatus, GatewayStatus, Infrastructure, ListenerSetStatus,
+    ListenerStatus, ParentStatus, PluginStatus, PolicyStatus, RouteStatus, Status, StatusChanges,
 };
 pub use translator::{Output, Translator};

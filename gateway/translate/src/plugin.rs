@@ -2,7 +2,7 @@
 
 use crate::grant::{Reference, permits, selects};
 use crate::plugin_source;
-use crate::policy::{Chain, Level};
+use crate::policy::Chain;
 use crate::report::Report;
 use crate::values::{bytes, number, positive_duration};
 use crate::world::World;
@@ -312,10 +312,8 @@ pub(crate) enum Use {
 
 /// The uses that policies of a Gateway and of one of its listeners ask for, in running order.
 pub(crate) fn of_listener(world: &World<'_>, id: &ListenerId, problems: &mut Vec<Problem>) -> Vec<PluginUse> {
-    let gateway = ObjectRef::new(Kind::Gateway, id.gateway.namespace.clone(), id.gateway.name.clone());
     let mut chain = Chain::default();
-    chain.push(Level::Gateway, world.policies.attached(&gateway, None));
-    chain.push(Level::Listener, world.policies.attached(&gateway, Some(&id.name)));
+    chain.push_listener(world.policies, id);
     // Everything is read again as a whole: nobody asks what was looked at.
     let mut deps = BTreeSet::new();
     let uses = chain.plugins();

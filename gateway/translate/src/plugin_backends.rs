@@ -70,7 +70,8 @@ pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, plugin: &Plugin)
 /// Names outside of the cluster that Gateways of the Plugin's namespace, or the Ingress Gateway, may call.
 fn external_names(world: &World<'_>, namespace: &str) -> Vec<Hostname> {
     let attach = world.attach;
-    let own = attach.gateways.iter().filter(|(gateway, _)| *gateway.namespace == *namespace);
+    let is_own = |parent: &ObjectRef| parent.kind == Kind::Gateway && *parent.namespace == *namespace;
+    let own = attach.parents.iter().filter(|(parent, _)| is_own(parent));
     let listeners = own.flat_map(|(_, gateway)| &gateway.listeners).map(|listener| &listener.place);
     let ingress = [&attach.ingress.http, &attach.ingress.https].into_iter().flatten();
     let names: BTreeSet<&Hostname> = listeners.chain(ingress).flat_map(|place| &place.external_names).collect();

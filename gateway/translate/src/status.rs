@@ -16,6 +16,8 @@ pub struct Status {
     /// GatewayClasses of ours that somebody wrote.
     pub classes: BTreeMap<ObjectRef, ClassStatus>,
     pub gateways: BTreeMap<ObjectRef, GatewayStatus>,
+    /// ListenerSets that name a Gateway of ours.
+    pub listener_sets: BTreeMap<ObjectRef, ListenerSetStatus>,
     /// What each Gateway of ours wants around it.
     pub infrastructure: BTreeMap<ObjectRef, Infrastructure>,
     pub routes: BTreeMap<ObjectRef, RouteStatus>,
@@ -34,6 +36,8 @@ pub struct StatusChanges {
     pub classes: BTreeMap<ObjectRef, ClassStatus>,
     /// All of them.
     pub gateways: BTreeMap<ObjectRef, GatewayStatus>,
+    /// All of them.
+    pub listener_sets: BTreeMap<ObjectRef, ListenerSetStatus>,
     /// All of them.
     pub infrastructure: BTreeMap<ObjectRef, Infrastructure>,
     /// `None`: it is gone.
@@ -137,7 +141,10 @@ pub struct GatewayStatus {
     pub refers: bool,
     /// `spec.tls.frontend` lets clients in whose certificate is not valid.
     pub insecure_frontend: bool,
+    /// Its own; those that ListenerSets add are told of there.
     pub listeners: Vec<ListenerStatus>,
+    /// ListenerSets that are accepted.
+    pub attached_listener_sets: usize,
 }
 
 impl GatewayStatus {
@@ -150,6 +157,26 @@ impl GatewayStatus {
     }
 }
 
+/// One ListenerSet that names a Gateway of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ListenerSetStatus {
+    #[serde(skip)]
+    pub uid: String,
+    /// `metadata.generation` of the form that was looked at; 0 of an object from a file.
+    pub generation: i64,
+    pub gateway: ObjectRef,
+    /// Reason and message of `Accepted: False`: NotAllowed, ParentNotAccepted, ListenersNotValid.
+    pub rejected: Option<(&'static str, String)>,
+    /// None where the Gateway does not allow it.
+    pub listeners: Vec<ListenerStatus>,
+}
+
+impl ListenerSetStatus {
+    pub(crate) fn reject(&mut self, reason: &'static str, message: impl Into<String>) {
+        self.rejected.get_or_insert((reason, message.into()));
+    }
+}
+
 /// One listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ListenerStatus {
@@ -157,7 +184,8 @@ pub struct ListenerStatus {
     pub port: u16,
     /// What its protocol is spoken over.
     pub transport: Transport,
-    /// Reason and message of `Accepted: False`: UnsupportedProtocol, UnsupportedValue, NoValidCACertificate, PortUnavailable.
+    /// Reason and message of `Accepted: False`: UnsupportedProtocol, UnsupportedValue, Invalid,
+    /// NoValidCACertificate, PortUnavailable.
     pub rejected: Option<(&'static str, String)>,
     /// Reason of `Conflicted: True`: ProtocolConflict, HostnameConflict.
     pub conflicted: Option<&'static str>,
@@ -199,7 +227,7 @@ impl ListenerStatus {
     }
 }
 
-/// One HTTPRoute: an entry for each of its parentRefs that is a Gateway of ours, or of nobody.
+/// One route: an entry for each of its parentRefs that is ours, or nobody's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RouteStatus {
     /// `metadata.generation` of the form that was looked at; 0 of an object from a file.
@@ -211,7 +239,10 @@ pub struct RouteStatus {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ParentStatus {
-    pub gateway: NamespacedName,
+    /// A Gateway or a ListenerSet.
+    pub parent: ObjectRef,
+    /// The Gateway that the parent is, or belongs to; `None` where there is no such parent.
+    pub gateway: Option<NamespacedName>,
     /// The parentRef's namespace, where it is written.
     pub namespace: Option<String>,
     pub section_name: Option<String>,

@@ -155,7 +155,7 @@ readinessProbe:
   resources: [ingresses]
   verbs: [list, watch]
 - apiGroups: [gateway.networking.k8s.io]
-  resources: [backendtlspolicies, gateways, grpcroutes, httproutes, referencegrants, tcproutes, tlsroutes, udproutes]
+  resources: [backendtlspolicies, gateways, grpcroutes, httproutes, listenersets, referencegrants, tcproutes, tlsroutes, udproutes]
   verbs: [list, watch]
 - apiGroups: [sluice.dev]
   resources: [gatewayconfigs, plugins, trafficpolicies]
@@ -191,7 +191,7 @@ behind a Service of type NodePort, and for the version of the Gateway API. */}}
 {{/* In each namespace: status, Events, and the ServiceAccounts that carry the metadata of a Gateway's infrastructure. */}}
 {{- define "sluice.rbac.controller.namespaced" -}}
 - apiGroups: [gateway.networking.k8s.io]
-  resources: [backendtlspolicies/status, gateways/status, grpcroutes/status, httproutes/status, tcproutes/status, tlsroutes/status, udproutes/status]
+  resources: [backendtlspolicies/status, gateways/status, grpcroutes/status, httproutes/status, listenersets/status, tcproutes/status, tlsroutes/status, udproutes/status]
   verbs: [get, patch]
 - apiGroups: [sluice.dev]
   resources: [gatewayconfigs/status, plugins/status, trafficpolicies/status]

@@ -2,7 +2,7 @@
 
 use super::{Edge, Tracing};
 use crate::hostname::HostPattern;
-use crate::object::{NamespacedName, ObjectRef};
+use crate::object::{Kind, NamespacedName, ObjectRef};
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,29 @@ use std::time::SystemTime;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId {
     pub gateway: NamespacedName,
+    /// As the Gateway calls it; of a listener that a ListenerSet adds `namespace/set/name`, which is no name that a
+    /// Gateway could give.
     pub name: Arc<str>,
+}
+
+impl ListenerId {
+    /// A listener that a ListenerSet adds to a Gateway.
+    pub fn of_set(gateway: NamespacedName, set: &NamespacedName, name: &str) -> Self {
+        ListenerId { gateway, name: format!("{set}/{name}").into() }
+    }
+
+    /// The object that it is written in, a Gateway or a ListenerSet, and what it is called there.
+    pub fn owner(&self) -> (ObjectRef, &str) {
+        let mut parts = self.name.splitn(3, '/');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(namespace), Some(set), Some(name)) => (ObjectRef::new(Kind::ListenerSet, namespace, set), name),
+            _ => (self.gateway_ref(), &self.name),
+        }
+    }
+
+    pub fn gateway_ref(&self) -> ObjectRef {
+        ObjectRef::new(Kind::Gateway, self.gateway.namespace.clone(), self.gateway.name.clone())
+    }
 }
 
 impl fmt::Display for ListenerId {
@@ -189,5 +211,22 @@ pub enum KeyFormat {
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificate").field("key", &self.key).field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_of_a_set_belongs_to_the_set_and_goes_by_its_gateway() {
+        let gateway = NamespacedName::new("infra", "edge");
+        let own = ListenerId { gateway: gateway.clone(), name: "web".into() };
+        let (owner, name) = own.owner();
+        assert_eq!((owner.to_string(), name), ("Gateway infra/edge".to_owned(), "web"));
+        let added = ListenerId::of_set(gateway, &NamespacedName::new("shop", "more"), "web");
+        let (owner, name) = added.owner();
+        assert_eq!((owner.to_string(), name), ("ListenerSet shop/more".to_owned(), "web"));
+        assert_eq!(added.to_string(), "infra/edge/shop/more/web");
     }
 }

@@ -9,7 +9,7 @@ use super::sockets::{self, PortSocket};
 use super::workers::{BoundPort, Ports, RuntimeMode, Workers};
 use pingora_core::apps::HttpServerApp;
 use sluice_model::config::Transport;
-use sluice_model::{Code, Kind, ObjectRef, Problem};
+use sluice_model::{Code, Problem};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -335,10 +335,10 @@ impl Wanted {
     fn problems(&self) -> Vec<Problem> {
         let problem = |(place @ (transport, address), unbound): (&Place, &Unbound)| {
             let listener = self.states.get(place)?.config.listeners.first()?;
-            let gateway = ObjectRef::new(Kind::Gateway, &*listener.id.gateway.namespace, &*listener.id.gateway.name);
-            let field = format!("spec.listeners[name={}].port", listener.id.name);
+            let (owner, name) = listener.id.owner();
+            let field = format!("spec.listeners[name={name}].port");
             let message = format!("{address} ({transport}) cannot be bound: {}", unbound.error);
-            Some(Problem::error(Code::PortNotBound, &gateway, field, message))
+            Some(Problem::error(Code::PortNotBound, &owner, field, message))
         };
         self.unbound.iter().filter_map(problem).collect()
     }

@@ -24,7 +24,7 @@ use sluice_model::config::{
     Carries, Certificate, CertificateKey, ClientValidation, KeyFormat, Listener, ListenerId, ListenerTls, TlsVersion,
 };
 use sluice_model::hostname::HostTable;
-use sluice_model::{Code, HostPattern, Kind, ObjectRef, Problem};
+use sluice_model::{Code, HostPattern, Problem};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use thiserror::Error;
@@ -59,9 +59,9 @@ impl TlsError {
         TlsError { listener: listener.clone(), fault: Box::new(fault) }
     }
 
-    /// The same as a problem of the listener's Gateway.
+    /// The same as a problem of the object that the listener is written in.
     pub fn problem(&self) -> Problem {
-        let gateway = ObjectRef::new(Kind::Gateway, &*self.listener.gateway.namespace, &*self.listener.gateway.name);
+        let (owner, name) = self.listener.owner();
         let (code, field) = match &*self.fault {
             TlsFault::CertificateMissing(_) | TlsFault::Certificate { .. } => {
                 (Code::InvalidCertificate, "tls.certificateRefs")
@@ -69,8 +69,8 @@ impl TlsError {
             TlsFault::ClientValidation(_) => (Code::InvalidCa, "tls.frontendValidation"),
             TlsFault::CipherSuites { .. } | TlsFault::Settings(_) => (Code::InvalidTls, "tls"),
         };
-        let field = format!("spec.listeners[name={}].{field}", self.listener.name);
-        Problem::error(code, &gateway, field, self.fault.to_string())
+        let field = format!("spec.listeners[name={name}].{field}");
+        Problem::error(code, &owner, field, self.fault.to_string())
     }
 }
 

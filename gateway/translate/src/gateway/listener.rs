@@ -1,15 +1,14 @@
 //! One listener of a Gateway, and which of several on one port serve.
 
-use super::{Builder, Gateways, ListenerPlan, Namespaces, PortKey};
+use super::{Around, Builder, Gateways, ListenerPlan, Namespaces, PortKey};
 use crate::report::Report;
 use crate::status::ListenerStatus;
 use sluice_model::config::{Carries, Certificate, Edge, ListenerTls, Protocol};
 use sluice_model::{Code, HostPattern, Kind, ObjectRef, Problem};
-use sluice_resources::GatewayConfigSpec;
-use sluice_resources::api::Gateway;
 use sluice_resources::api::gateway::{
     GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From, GatewayListenersTlsMode,
 };
+use sluice_resources::api::{LabelSelector, LabelSelectorRequirement};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,14 +42,13 @@ fn served(protocol: &str) -> Option<(Protocol, Carries, &'static [Kind])> {
 impl Builder<'_> {
     pub(super) fn listener(
         &mut self,
-        object: &ObjectRef,
-        gateway: &Gateway,
+        around: &Around<'_>,
+        owner: &ObjectRef,
         spec: &GatewayListeners,
         field: &str,
-        settings: &GatewayConfigSpec,
         status: &mut ListenerStatus,
     ) -> Option<Read> {
-        let mut report = Report::new(object, &mut self.problems);
+        let mut report = Report::new(owner, &mut self.problems);
         let found = served(&spec.protocol);
         if found.is_none() {
             let message = format!("protocol `{}` is not supported; HTTP, HTTPS, TLS, TCP and UDP are", spec.protocol);
@@ -77,23 +75,26 @@ impl Builder<'_> {
             }
         };
         let (namespaces, kinds) = allowed_routes(spec, field, kinds, &mut report, status);
-        let nobody = object.clone();
         let mut unreported = Vec::new();
-        let listener_settings = settings.listener(&spec.name);
-        let mut quiet = Report::new(&nobody, &mut unreported);
+        // What a Gateway says of its own listener of some name is not said of a ListenerSet's.
+        let listener_settings = match owner.kind {
+            Kind::ListenerSet => around.settings.listener(&format!("{}/{}", owner.key(), spec.name)),
+            _ => around.settings.listener(&spec.name),
+        };
+        let mut quiet = Report::new(owner, &mut unreported);
         let edge = Arc::new(crate::edge::edge(&listener_settings, "", &mut quiet));
         let tls_settings = crate::edge::tls(listener_settings.tls.as_ref(), "", &mut quiet);
         let (tls, certificates) = match (protocol, port) {
             (Some(Protocol::Https), _) if passes_through(spec, carries) => (None, Vec::new()),
             (Some(Protocol::Https), Some(port)) => {
-                match self.listener_tls(object, gateway, spec, field, port, tls_settings, status) {
+                match self.listener_tls(around, owner, spec, field, port, tls_settings, status) {
                     Some((tls, certificates)) => (Some(tls), certificates),
                     None => (None, Vec::new()),
                 }
             }
             (Some(Protocol::Http | Protocol::Tcp | Protocol::Udp), _) if spec.tls.is_some() => {
                 let message = format!("protocol {} has no TLS; the block is ignored", spec.protocol);
-                self.problems.push(Problem::warning(Code::InvalidTls, object, format!("{field}.tls"), message));
+                self.problems.push(Problem::warning(Code::InvalidTls, owner, format!("{field}.tls"), message));
                 (None, Vec::new())
             }
             _ => (None, Vec::new()),
@@ -138,70 +139,88 @@ fn allowed_routes(
         None | Some(From::Same) => Namespaces::Same,
         Some(From::All) => Namespaces::All,
         Some(From::Selector) => match from.and_then(|n| n.selector.as_ref()) {
-            Some(selector) => Namespaces::Selector(label_selector(selector)),
+            Some(found) => Namespaces::Selector(selector(
+                found.match_labels.as_ref(),
+                found.match_expressions.iter().flatten().map(|e| (&e.key, &e.operator, &e.values)),
+            )),
             None => {
                 let message = "from: Selector needs a selector; until then no route may attach";
                 report.error(Code::InvalidCombination, format!("{field}.allowedRoutes.namespaces"), message);
-                // A selector that nothing meets.
-                Namespaces::Selector(nothing())
+                Namespaces::Selector(unmeetable())
             }
         },
     };
     (namespaces, taken)
 }
 
-use sluice_resources::api::gateway::GatewayListenersAllowedRoutesNamespacesSelector as ApiSelector;
-use sluice_resources::api::{LabelSelector, LabelSelectorRequirement};
+/// A label selector, whoever's type it was: labels, then expressions as key, operator and values.
+pub(super) fn selector<'s>(
+    labels: Option<&BTreeMap<String, String>>,
+    expressions: impl Iterator<Item = (&'s String, &'s String, &'s Option<Vec<String>>)>,
+) -> LabelSelector {
+    let expression = |(key, operator, values): (&String, &String, &Option<Vec<String>>)| LabelSelectorRequirement {
+        key: key.clone(),
+        operator: operator.clone(),
+        values: values.clone(),
+    };
+    let expressions: Vec<_> = expressions.map(expression).collect();
+    LabelSelector { match_labels: labels.cloned(), match_expressions: (!expressions.is_empty()).then_some(expressions) }
+}
 
-fn label_selector(selector: &ApiSelector) -> LabelSelector {
-    LabelSelector {
-        match_labels: selector.match_labels.clone(),
-        match_expressions: selector.match_expressions.as_ref().map(|expressions| {
-            let convert = |e: &sluice_resources::api::gateway::GatewayListenersAllowedRoutesNamespacesSelectorMatchExpressions| {
-                LabelSelectorRequirement {
-                    key: e.key.clone(),
-                    operator: e.operator.clone(),
-                    values: e.values.clone(),
+/// A selector that nothing meets.
+pub(super) fn unmeetable() -> LabelSelector {
+    selector(None, [(&"kubernetes.io/metadata.name".to_owned(), &"DoesNotExist".to_owned(), &None)].into_iter())
+}
+
+/// Why listeners of one Gateway cannot serve beside each other: of its own, then of those that ListenerSets add, an entry
+/// each. Of its own that are not distinct the API lets none serve; of those that are added the first one does.
+pub(super) fn conflicts<'l>(
+    own: &'l [GatewayListeners],
+    added: impl Iterator<Item = &'l GatewayListeners>,
+) -> Vec<Option<&'static str>> {
+    let mut conflicts: Vec<Option<&'static str>> = vec![None; own.len()];
+    for (i, a) in own.iter().enumerate() {
+        for (j, b) in own.iter().enumerate().skip(i + 1) {
+            if let Some(reason) = conflict_of(a, b) {
+                // Another protocol is the graver of the two.
+                for at in [i, j] {
+                    if let Some(of) = conflicts.get_mut(at).filter(|of| of.is_none() || reason == PROTOCOL) {
+                        *of = Some(reason);
+                    }
                 }
-            };
-            expressions.iter().map(convert).collect()
-        }),
-    }
-}
-
-fn nothing() -> LabelSelector {
-    LabelSelector {
-        match_labels: None,
-        match_expressions: Some(vec![LabelSelectorRequirement {
-            key: "kubernetes.io/metadata.name".to_owned(),
-            operator: "DoesNotExist".to_owned(),
-            values: None,
-        }]),
-    }
-}
-
-/// Listeners of one Gateway that are not distinct, by index: of those the API lets none serve.
-pub(super) fn conflicts_within(gateway: &Gateway) -> BTreeMap<usize, &'static str> {
-    let mut conflicts = BTreeMap::new();
-    let listeners = &gateway.spec.listeners;
-    for (i, a) in listeners.iter().enumerate() {
-        for (j, b) in listeners.iter().enumerate().filter(|(j, b)| *j != i && b.port == a.port) {
-            let host = |l: &GatewayListeners| l.hostname.clone().unwrap_or_default().to_ascii_lowercase();
-            // Only protocols that are served can stand in each other's way.
-            let (Some((first, ..)), Some((second, ..))) = (served(&a.protocol), served(&b.protocol)) else { continue };
-            if first.transport() != second.transport() {
-                continue;
-            }
-            if first != second {
-                conflicts.insert(i, "ProtocolConflict");
-                conflicts.entry(j).or_insert("ProtocolConflict");
-            } else if matches!(first, Protocol::Tcp | Protocol::Udp) || host(a) == host(b) {
-                conflicts.entry(i).or_insert("HostnameConflict");
-                conflicts.entry(j).or_insert("HostnameConflict");
             }
         }
     }
+    let mut by_port: BTreeMap<i32, Vec<&GatewayListeners>> = BTreeMap::new();
+    for listener in own {
+        by_port.entry(listener.port).or_default().push(listener);
+    }
+    for listener in added {
+        let others = by_port.entry(listener.port).or_default();
+        let reasons: BTreeSet<_> = others.iter().filter_map(|other| conflict_of(other, listener)).collect();
+        let reason = reasons.last().copied();
+        if reason.is_none() {
+            others.push(listener);
+        }
+        conflicts.push(reason);
+    }
     conflicts
+}
+
+const PROTOCOL: &str = "ProtocolConflict";
+const HOSTNAME: &str = "HostnameConflict";
+
+fn conflict_of(a: &GatewayListeners, b: &GatewayListeners) -> Option<&'static str> {
+    // Only protocols that are served can stand in each other's way.
+    let ((first, ..), (second, ..)) = (served(&a.protocol)?, served(&b.protocol)?);
+    if a.port != b.port || first.transport() != second.transport() {
+        return None;
+    }
+    if first != second {
+        return Some(PROTOCOL);
+    }
+    let host = |l: &GatewayListeners| l.hostname.clone().unwrap_or_default().to_ascii_lowercase();
+    (matches!(first, Protocol::Tcp | Protocol::Udp) || host(a) == host(b)).then_some(HOSTNAME)
 }
 
 /// Gateways share the host's ports. Where two want the same port with other protocols, or the same hostname on it, the
@@ -222,11 +241,11 @@ pub(super) fn resolve_conflicts(gateways: &mut Gateways, problems: &mut Vec<Prob
         let message = format!(
             "port {} is taken by listener `{}` of {}, with {}",
             plan.port,
-            rival.id.name,
+            rival.id.owner().1,
             rival.object,
             match reason {
-                "ProtocolConflict" => "another protocol",
-                "HostnameConflict" => "the same hostname",
+                PROTOCOL => "another protocol",
+                HOSTNAME => "the same hostname",
                 _ => "on all addresses where one of the two names its own: name addresses for both",
             },
         );
@@ -234,29 +253,27 @@ pub(super) fn resolve_conflicts(gateways: &mut Gateways, problems: &mut Vec<Prob
         for place in [&mut gateways.attach.ingress.http, &mut gateways.attach.ingress.https] {
             *place = place.take().filter(|place| place.id != plan.id);
         }
-        if let Some(gateway) = gateways.attach.gateways.get_mut(&plan.id.gateway) {
-            for listener in gateway.listeners.iter_mut().filter(|l| l.place.id == plan.id) {
+        if let Some(parent) = gateways.attach.parents.get_mut(&plan.object) {
+            for listener in parent.listeners.iter_mut().filter(|l| l.place.id == plan.id) {
                 listener.serves = false;
             }
         }
-        if let Some(status) = gateways.status.get_mut(&plan.object) {
-            for listener in status.listeners.iter_mut().filter(|l| l.name.as_str() == plan.id.name.as_ref()) {
-                match reason {
-                    // Not a conflict in the API's sense: hostnames and protocols may differ.
-                    PORT_UNAVAILABLE => listener.reject(PORT_UNAVAILABLE, message.clone()),
-                    _ => listener.conflicted = Some(reason),
-                }
-                listener.serves = false;
+        let listeners = match plan.object.kind {
+            Kind::ListenerSet => gateways.sets.get_mut(&plan.object).map(|status| &mut status.listeners),
+            _ => gateways.status.get_mut(&plan.object).map(|status| &mut status.listeners),
+        };
+        let (_, name) = plan.id.owner();
+        for listener in listeners.into_iter().flatten().filter(|listener| listener.name == name) {
+            match reason {
+                // Not a conflict in the API's sense: hostnames and protocols may differ.
+                PORT_UNAVAILABLE => listener.reject(PORT_UNAVAILABLE, message.clone()),
+                _ => listener.conflicted = Some(reason),
             }
-        }
-    }
-    for status in gateways.status.values_mut() {
-        if status.listeners.iter().all(|listener| !listener.accepted()) {
-            status.reject("ListenersNotValid", "no listener can be served");
+            listener.serves = false;
         }
     }
     for plan in &kept {
-        if let Some(infrastructure) = gateways.infrastructure.get_mut(&plan.object) {
+        if let Some(infrastructure) = gateways.infrastructure.get_mut(&plan.id.gateway_ref()) {
             infrastructure.ports.insert(PortKey { number: plan.port, transport: plan.protocol.transport() });
         }
     }
@@ -279,9 +296,9 @@ fn conflict(a: &ListenerPlan, b: &ListenerPlan) -> Option<&'static str> {
         return None;
     }
     if a.protocol != b.protocol {
-        return Some("ProtocolConflict");
+        return Some(PROTOCOL);
     }
-    (a.hostname == b.hostname).then_some("HostnameConflict")
+    (a.hostname == b.hostname).then_some(HOSTNAME)
 }
 
 /// Listeners that name different addresses don't meet; those that name none are on all of them.

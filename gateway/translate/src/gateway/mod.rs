@@ -2,10 +2,11 @@
 //!
 //! [`build`] looks at all of them at once; they are few, and change seldom. Its result has two halves: [`Attach`] is
 //! what routes look at, and when it is equal to the former no route is looked at again; [`ListenerPlan`]s are what
-//! ports are made from.
+//! ports are made from. ListenerSets count as part of the Gateway that they are attached to.
 
 mod class;
 mod listener;
+mod listener_set;
 mod ports;
 mod target_ports;
 mod tls;
@@ -22,13 +23,14 @@ use crate::edge;
 use crate::options::Options;
 use crate::rank::Rank;
 use crate::report::Report;
-use crate::status::{ClassStatus, GatewayStatus, Infrastructure, ListenerStatus};
+use crate::status::{ClassStatus, GatewayStatus, Infrastructure, ListenerSetStatus, ListenerStatus};
 use sluice_model::config::{
     AccessLog, Carries, Certificate, CertificateKey, Edge, ListenerId, ListenerTls, Protocol, Tracing,
 };
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, HostPattern, Hostname, Kind, ObjectRef, Problem};
-use sluice_resources::api::{Gateway, LabelSelector};
+use sluice_resources::api::gateway::GatewayListeners;
+use sluice_resources::api::{Gateway, LabelSelector, ListenerSet};
 use sluice_resources::{GatewayConfigSpec, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -52,20 +54,36 @@ pub(crate) fn ingress_gateway() -> NamespacedName {
 /// What routes look at.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Attach {
-    pub(crate) gateways: BTreeMap<NamespacedName, AttachGateway>,
-    /// Gateways of other controllers: routes for them are none of our business.
-    pub(crate) foreign: BTreeSet<NamespacedName>,
+    /// Gateways of ours, and ListenerSets that name one of them.
+    pub(crate) parents: BTreeMap<ObjectRef, AttachParent>,
+    /// Gateways of other controllers, and their ListenerSets: routes for them are none of our business.
+    pub(crate) foreign: BTreeSet<ObjectRef>,
     pub(crate) ingress: AttachIngress,
 }
 
+/// What a parentRef may name.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct AttachGateway {
+pub(crate) struct AttachParent {
+    /// The Gateway that serves it: itself, or that of the ListenerSet.
+    pub(crate) gateway: NamespacedName,
     pub(crate) listeners: Vec<AttachListener>,
+    /// Why no route attaches: the Gateway does not allow the ListenerSet.
+    pub(crate) refused: Option<String>,
+}
+
+impl AttachParent {
+    fn of(gateway: &NamespacedName, listeners: Vec<AttachListener>) -> Self {
+        AttachParent { gateway: gateway.clone(), listeners, refused: None }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AttachListener {
     pub(crate) place: Arc<Place>,
+    /// As the object calls it that it is written in: what a sectionName means.
+    pub(crate) name: Arc<str>,
+    /// That object's.
+    pub(crate) namespace: Arc<str>,
     pub(crate) port: u16,
     pub(crate) hostname: HostPattern,
     pub(crate) namespaces: Namespaces,
@@ -120,6 +138,7 @@ pub(crate) struct ListenerPlan {
     pub(crate) id: ListenerId,
     /// Of the Gateway; the Ingress Gateway goes last.
     pub(crate) rank: Option<Rank>,
+    /// The Gateway or ListenerSet that it is written in.
     pub(crate) object: ObjectRef,
     pub(crate) field: String,
     pub(crate) addresses: Vec<IpAddr>,
@@ -146,12 +165,28 @@ pub(crate) struct Gateways {
     pub(crate) access_log: AccessLog,
     pub(crate) problems: Vec<Problem>,
     pub(crate) status: BTreeMap<ObjectRef, GatewayStatus>,
+    pub(crate) sets: BTreeMap<ObjectRef, ListenerSetStatus>,
     pub(crate) classes: BTreeMap<ObjectRef, ClassStatus>,
     pub(crate) infrastructure: BTreeMap<ObjectRef, Infrastructure>,
     /// Secrets and ConfigMaps that were asked for, there or not.
     pub(crate) uses: BTreeSet<ObjectRef>,
     /// Classes and Gateways of ours, by the GatewayConfig that they name.
     pub(crate) config_users: BTreeMap<NamespacedName, BTreeSet<ObjectRef>>,
+}
+
+/// One Gateway, as its listeners see it.
+struct Around<'a> {
+    object: &'a ObjectRef,
+    name: &'a NamespacedName,
+    gateway: &'a Gateway,
+    settings: &'a GatewayConfigSpec,
+    addresses: Vec<IpAddr>,
+    target_ports: Option<TargetPorts>,
+    client_certificate: Option<CertificateKey>,
+    external_names: Vec<Hostname>,
+    tracing: Option<Arc<Tracing>>,
+    /// Whether it serves nothing, whatever its listeners are.
+    rejected: bool,
 }
 
 /// What is looked at while Gateways are built.
@@ -171,6 +206,22 @@ pub(crate) fn has_ingress(store: &Store, options: &Options) -> bool {
     store.ingresses.values().any(|ingress| classes.claim(ingress) == Claim::Ours)
 }
 
+/// That a listener cannot serve beside another of its Gateway, which a ListenerSet is not told more of.
+fn conflict(owner: &ObjectRef, spec: &GatewayListeners, field: &str) -> Problem {
+    let (with, hint) = match owner.kind {
+        Kind::ListenerSet => (
+            "one that goes first: of the Gateway itself, of an older ListenerSet, or written before it",
+            "give it another port, protocol or hostname; until then it serves nothing",
+        ),
+        _ => (
+            "another listener of this Gateway",
+            "give one of them another port, protocol or hostname; until then neither serves",
+        ),
+    };
+    let message = format!("listener `{}` conflicts on port {} with {with}", spec.name, spec.port);
+    Problem::error(Code::ListenerConflict, owner, field, message).hint(hint)
+}
+
 /// Builds all Gateways anew. `with_ingress`: there are Ingress objects of ours, so their Gateway is there too.
 pub(crate) fn build(store: &Store, options: &Options, certificates: &mut Certificates, with_ingress: bool) -> Gateways {
     let (problems, uses, configs) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
@@ -181,22 +232,21 @@ pub(crate) fn build(store: &Store, options: &Options, certificates: &mut Certifi
     }
     let mut result = Gateways::default();
     let classes = class::gateway_classes(&mut builder, &mut result.classes);
+    let sets = listener_set::by_gateway(store, &mut builder.problems);
     for (name, gateway) in &store.gateways {
-        match classes.get(&gateway.spec.gateway_class_name) {
-            Some(class::Ours { defaults }) => builder.gateway(name, gateway, defaults.as_ref(), &mut result),
-            None if store
-                .gateway_classes
-                .contains_key(&NamespacedName::new("", gateway.spec.gateway_class_name.as_str())) =>
-            {
-                result.attach.foreign.insert(name.clone());
-            }
-            None => {
-                let object = ObjectRef::new(Kind::Gateway, name.namespace.clone(), name.name.clone());
-                let message = format!("there is no GatewayClass `{}`", gateway.spec.gateway_class_name);
-                builder.problems.push(Problem::error(Code::ClassNotFound, &object, "spec.gatewayClassName", message));
-                result.attach.foreign.insert(name.clone());
-            }
+        let of_gateway = sets.get(name).map(Vec::as_slice).unwrap_or_default();
+        let class = &gateway.spec.gateway_class_name;
+        if let Some(class::Ours { defaults }) = classes.get(class) {
+            builder.gateway(name, gateway, defaults.as_ref(), of_gateway, &mut result);
+            continue;
         }
+        let object = ObjectRef::new(Kind::Gateway, name.namespace.clone(), name.name.clone());
+        if !store.gateway_classes.contains_key(&NamespacedName::new("", class.as_str())) {
+            let message = format!("there is no GatewayClass `{class}`");
+            builder.problems.push(Problem::error(Code::ClassNotFound, &object, "spec.gatewayClassName", message));
+        }
+        result.attach.foreign.insert(object);
+        result.attach.foreign.extend(of_gateway.iter().map(|set| listener_set::reference(set)));
     }
     let config = class::ingress_config(&mut builder, &classes);
     result.attach.ingress.classes = class::ingress_classes(store, options);
@@ -207,6 +257,7 @@ pub(crate) fn build(store: &Store, options: &Options, certificates: &mut Certifi
     let nobody = ObjectRef::new(Kind::GatewayConfig, "", "");
     result.access_log = edge::access_log(config.spec.access_log.as_ref(), &mut Report::new(&nobody, &mut unreported));
     listener::resolve_conflicts(&mut result, &mut builder.problems);
+    listener_set::conclude(&mut result);
     for name in store.gateway_configs.keys().filter(|name| !builder.configs.contains_key(name)) {
         let object = ObjectRef::new(Kind::GatewayConfig, name.namespace.clone(), name.name.clone());
         let message = "no class or Gateway of ours refers to this GatewayConfig";
@@ -224,6 +275,7 @@ impl Builder<'_> {
         name: &NamespacedName,
         gateway: &Gateway,
         defaults: Option<&GatewayConfigSpec>,
+        sets: &[&ListenerSet],
         result: &mut Gateways,
     ) {
         let object = ObjectRef::new(Kind::Gateway, name.namespace.clone(), name.name.clone());
@@ -251,70 +303,29 @@ impl Builder<'_> {
         status.insecure_frontend = tls::lets_anybody_in(gateway);
         let external_names = edge::external_names(&settings, &mut Report::new(&object, &mut unreported));
         let tracing = self.tracing(&object, "spec.infrastructure.parametersRef", &settings);
-        let client_key = client_certificate.as_ref().map(|certificate| certificate.key.clone());
+        let around = Around {
+            object: &object,
+            name,
+            gateway,
+            settings: &settings,
+            addresses,
+            target_ports,
+            client_certificate: client_certificate.as_ref().map(|certificate| certificate.key.clone()),
+            external_names,
+            tracing,
+            rejected: status.rejected(),
+        };
         result.certificates.extend(client_certificate);
-        let conflicts = listener::conflicts_within(gateway);
-        let mut attach = AttachGateway { listeners: Vec::new() };
-        for (index, spec) in gateway.spec.listeners.iter().enumerate() {
-            let field = format!("spec.listeners[{index}]");
-            let mut listener_status = ListenerStatus::new(&spec.name, u16::try_from(spec.port).unwrap_or_default());
-            if let Some(reason) = conflicts.get(&index) {
-                let message = format!(
-                    "listener `{}` conflicts with another listener of this Gateway on port {}",
-                    spec.name, spec.port
-                );
-                self.problems.push(
-                    Problem::error(Code::ListenerConflict, &object, field.clone(), message)
-                        .hint("give one of them another port, protocol or hostname; until then neither serves"),
-                );
-                listener_status.conflicted = Some(*reason);
-            }
-            let read = self.listener(&object, gateway, spec, &field, &settings, &mut listener_status);
-            if let Some(read) = read {
-                let id = ListenerId { gateway: name.clone(), name: spec.name.as_str().into() };
-                let passthrough = read.carries == Carries::Bytes && read.tls.is_none();
-                let place = Arc::new(Place {
-                    id: id.clone(),
-                    client_certificate: client_key.clone(),
-                    external_names: external_names.clone(),
-                    passthrough,
-                });
-                let serves = listener_status.accepted() && !status.rejected();
-                attach.listeners.push(AttachListener {
-                    place,
-                    port: read.port,
-                    hostname: read.hostname.clone(),
-                    namespaces: read.namespaces,
-                    kinds: read.kinds,
-                    serves,
-                });
-                if serves && let Some(protocol) = read.protocol {
-                    listener_status.serves = read.tls.is_none() || !read.certificates.is_empty();
-                    result.plans.push(ListenerPlan {
-                        bind: match &target_ports {
-                            None => Some(read.port),
-                            Some(targets) => {
-                                let port = PortKey { number: read.port, transport: protocol.transport() };
-                                targets.0.get(&port).copied()
-                            }
-                        },
-                        id,
-                        rank: Some(Rank::of(&gateway.metadata)),
-                        object: object.clone(),
-                        field,
-                        addresses: addresses.clone(),
-                        port: read.port,
-                        protocol,
-                        carries: read.carries,
-                        hostname: read.hostname,
-                        edge: read.edge,
-                        tracing: tracing.clone(),
-                        tls: read.tls,
-                        certificates: read.certificates,
-                    });
-                }
-            }
-            status.listeners.push(listener_status);
+        let sets = self.sets(&around, sets, result);
+        let own = gateway.spec.listeners.as_slice();
+        let mut conflicts = listener::conflicts(own, sets.iter().flat_map(|set| &set.listeners)).into_iter();
+        let (listeners, attach) = self.listeners(&around, &object, own, &mut conflicts, result);
+        status.listeners = listeners;
+        result.attach.parents.insert(object.clone(), AttachParent::of(name, attach));
+        for set in &sets {
+            let (listeners, attach) = self.listeners(&around, &set.object, &set.listeners, &mut conflicts, result);
+            result.sets.insert(set.object.clone(), set.status(&object, listeners));
+            result.attach.parents.insert(set.object.clone(), AttachParent::of(name, attach));
         }
         let infrastructure = gateway.spec.infrastructure.as_ref();
         let metadata = |of: Option<&BTreeMap<String, String>>| of.cloned().unwrap_or_default();
@@ -331,8 +342,80 @@ impl Builder<'_> {
                 ports: BTreeSet::new(),
             },
         );
-        result.attach.gateways.insert(name.clone(), attach);
         result.status.insert(object, status);
+    }
+
+    /// The listeners that one object has: the Gateway itself (`owner`), or a ListenerSet that is attached to it. Of each
+    /// there is an entry in `conflicts`.
+    fn listeners(
+        &mut self,
+        around: &Around<'_>,
+        owner: &ObjectRef,
+        listeners: &[GatewayListeners],
+        conflicts: &mut impl Iterator<Item = Option<&'static str>>,
+        result: &mut Gateways,
+    ) -> (Vec<ListenerStatus>, Vec<AttachListener>) {
+        let (mut statuses, mut attach) = (Vec::new(), Vec::new());
+        for (index, spec) in listeners.iter().enumerate() {
+            let field = format!("spec.listeners[{index}]");
+            let mut status = ListenerStatus::new(&spec.name, u16::try_from(spec.port).unwrap_or_default());
+            status.conflicted = conflicts.next().flatten();
+            if status.conflicted.is_some() {
+                self.problems.push(conflict(owner, spec, &field));
+            }
+            let named = self.listener_name(owner, listeners, index, &mut status);
+            let read = self.listener(around, owner, spec, &field, &mut status);
+            if let Some(read) = read.filter(|_| named) {
+                let id = match owner.kind {
+                    Kind::ListenerSet => ListenerId::of_set(around.name.clone(), &owner.key(), &spec.name),
+                    _ => ListenerId { gateway: around.name.clone(), name: spec.name.as_str().into() },
+                };
+                let place = Arc::new(Place {
+                    id: id.clone(),
+                    client_certificate: around.client_certificate.clone(),
+                    external_names: around.external_names.clone(),
+                    passthrough: read.carries == Carries::Bytes && read.tls.is_none(),
+                });
+                let serves = status.accepted() && !around.rejected;
+                attach.push(AttachListener {
+                    place,
+                    name: spec.name.as_str().into(),
+                    namespace: owner.namespace.clone(),
+                    port: read.port,
+                    hostname: read.hostname.clone(),
+                    namespaces: read.namespaces,
+                    kinds: read.kinds,
+                    serves,
+                });
+                if serves && let Some(protocol) = read.protocol {
+                    status.serves = read.tls.is_none() || !read.certificates.is_empty();
+                    result.plans.push(ListenerPlan {
+                        bind: match &around.target_ports {
+                            None => Some(read.port),
+                            Some(targets) => {
+                                let port = PortKey { number: read.port, transport: protocol.transport() };
+                                targets.0.get(&port).copied()
+                            }
+                        },
+                        id,
+                        rank: Some(Rank::of(&around.gateway.metadata)),
+                        object: owner.clone(),
+                        field,
+                        addresses: around.addresses.clone(),
+                        port: read.port,
+                        protocol,
+                        carries: read.carries,
+                        hostname: read.hostname,
+                        edge: read.edge,
+                        tracing: around.tracing.clone(),
+                        tls: read.tls,
+                        certificates: read.certificates,
+                    });
+                }
+            }
+            statuses.push(status);
+        }
+        (statuses, attach)
     }
 
     /// The Gateway's own GatewayConfig over its class's.

@@ -65,8 +65,8 @@ impl Builder<'_> {
             let place = match shared {
                 Some(plan) => result
                     .attach
-                    .gateways
-                    .get(&plan.id.gateway)
+                    .parents
+                    .get(&plan.object)
                     .and_then(|g| g.listeners.iter().find(|l| l.place.id == plan.id))
                     .map(|listener| listener.place.clone()),
                 None => {

@@ -1,6 +1,6 @@
 //! Certificates of listeners: what the Gateway shows to clients, asks of them, and shows to backends.
 
-use super::Builder;
+use super::{Around, Builder};
 use crate::certificate::{self, Missing};
 use crate::edge::TlsSettings;
 use crate::grant::{Reference, permits};
@@ -34,12 +34,13 @@ pub(super) fn lets_anybody_in(gateway: &Gateway) -> bool {
 }
 
 impl Builder<'_> {
-    /// TLS of a listener where it ends. Where no certificate can be used, handshakes are refused.
+    /// TLS of a listener where it ends; `object` is the one that the listener is written in. Where no certificate can be
+    /// used, handshakes are refused.
     #[allow(clippy::too_many_arguments)] // each is another part of the one listener
     pub(super) fn listener_tls(
         &mut self,
+        around: &Around<'_>,
         object: &ObjectRef,
-        gateway: &Gateway,
         spec: &GatewayListeners,
         field: &str,
         port: u16,
@@ -98,7 +99,7 @@ impl Builder<'_> {
             let message = format!("no certificate of listener `{}` covers its hostname `{hostname}`", spec.name);
             self.problems.push(Problem::warning(Code::CertificateHost, object, format!("{field}.tls"), message));
         }
-        let client_validation = match self.client_validation(object, gateway, port, status) {
+        let client_validation = match self.client_validation(around.object, around.gateway, port, status) {
             Ok(validation) => validation,
             Err(()) => {
                 // Who can't be checked is not let in.

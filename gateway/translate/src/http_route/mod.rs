@@ -8,6 +8,7 @@ mod parent;
 mod rule;
 mod rule_filters;
 
+use crate::policy::Level;
 use crate::rank::Rank;
 use crate::world::{Compiled, RuleSet, World};
 use parent::Attachment;
@@ -26,7 +27,7 @@ pub(crate) use matches::{Matches, header_matches, path_match};
 struct Surroundings<'w> {
     client_certificate: Option<&'w CertificateKey>,
     external_names: &'w [Hostname],
-    policies: Vec<NamespacedName>,
+    policies: Vec<(Level, NamespacedName)>,
 }
 
 pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, route: &HttpRoute) -> Compiled {
@@ -44,11 +45,7 @@ pub(crate) fn compile_as(world: &World<'_>, object: &ObjectRef, route: &HttpRout
     }
     let mut known: Vec<(Surroundings<'_>, Arc<RuleSet>)> = Vec::new();
     for Attachment { place, hostnames } in &attachments {
-        let gateway = ObjectRef::new(Kind::Gateway, place.id.gateway.namespace.clone(), place.id.gateway.name.clone());
-        let policies = [None, Some(place.id.name.as_ref())]
-            .into_iter()
-            .filter_map(|section| world.policies.attached(&gateway, section))
-            .map(|policy| policy.name.clone());
+        let policies = world.policies.of_listener(&place.id).map(|(level, policy)| (level, policy.name.clone()));
         let surroundings = Surroundings {
             client_certificate: place.client_certificate.as_ref(),
             external_names: &place.external_names,
@@ -62,7 +59,7 @@ pub(crate) fn compile_as(world: &World<'_>, object: &ObjectRef, route: &HttpRout
                 set
             }
         };
-        compiled.deps.insert(gateway);
+        compiled.deps.extend([place.id.gateway_ref(), place.id.owner().0]);
         for hostname in hostnames {
             compiled.placements.insert((place.id.clone(), hostname.clone()), set.clone());
         }

@@ -1,11 +1,10 @@
 //! parentRefs: which listeners take the route, for which hosts.
 
-use crate::gateway::{AttachListener, Namespaces, Place};
+use crate::gateway::{AttachListener, AttachParent, Namespaces, Place};
 use crate::grant::selects;
 use crate::report::Report;
 use crate::status::ParentStatus;
 use crate::world::{Compiled, World};
-use sluice_model::object::NamespacedName;
 use sluice_model::{Code, HostPattern, Kind, ObjectRef};
 use sluice_resources::api::HttpRoute;
 use sluice_resources::api::http_route::HttpRouteParentRefs;
@@ -52,15 +51,11 @@ pub(super) fn attachments(
         let field = format!("spec.parentRefs[{i}]");
         let mut report = Report::new(object, &mut compiled.problems);
         let Some((mut status, listeners)) = candidates(world, object, reference, &field, &mut report) else { continue };
-        compiled.deps.insert(ObjectRef::new(
-            Kind::Gateway,
-            status.gateway.namespace.clone(),
-            status.gateway.name.clone(),
-        ));
+        compiled.deps.insert(status.parent.clone());
         match take(world, object, reference, &field, &hostnames, listeners, &mut report, &mut status) {
             Ok(taken) => {
                 for (listener, hostnames) in taken {
-                    status.listeners.push(listener.place.id.name.to_string());
+                    status.listeners.push(listener.name.to_string());
                     if !listener.serves {
                         continue;
                     }
@@ -85,7 +80,7 @@ pub(super) fn attachments(
     found.into_values().collect()
 }
 
-/// The Gateway's listeners; `None` where the parent is none of our business.
+/// The parent's listeners; `None` where the parent is none of our business.
 fn candidates<'w>(
     world: &World<'w>,
     object: &ObjectRef,
@@ -93,21 +88,23 @@ fn candidates<'w>(
     field: &str,
     report: &mut Report<'_>,
 ) -> Option<(ParentStatus, &'w [AttachListener])> {
-    let group = reference.group.as_deref().unwrap_or("gateway.networking.k8s.io");
-    let kind = reference.kind.as_deref().unwrap_or("Gateway");
-    if group != "gateway.networking.k8s.io" || kind != "Gateway" {
-        let message = format!("a parent of kind `{kind}` is not served here; Gateway is");
+    let group = reference.group.as_deref().unwrap_or(Kind::Gateway.group());
+    let kind = reference.kind.as_deref().unwrap_or(Kind::Gateway.name());
+    let found = Kind::from_group_kind(group, kind).filter(|kind| matches!(kind, Kind::Gateway | Kind::ListenerSet));
+    let Some(found) = found else {
+        let message = format!("a parent of kind `{kind}` is not served here; Gateway and ListenerSet are");
         report.warn(Code::KindNotSupported, format!("{field}.kind"), message);
         return None;
-    }
+    };
     let namespace = reference.namespace.as_deref().unwrap_or(&object.namespace);
-    let gateway = NamespacedName::new(namespace, reference.name.as_str());
-    if world.attach.foreign.contains(&gateway) {
+    let parent = ObjectRef::new(found, namespace, reference.name.as_str());
+    if world.attach.foreign.contains(&parent) {
         return None;
     }
-    let listeners = world.attach.gateways.get(&gateway).map(|found| found.listeners.as_slice());
+    let found = world.attach.parents.get(&parent);
     let status = ParentStatus {
-        gateway,
+        parent,
+        gateway: found.map(|found| found.gateway.clone()),
         namespace: reference.namespace.clone(),
         section_name: reference.section_name.clone(),
         port: reference.port.and_then(|port| u16::try_from(port).ok()),
@@ -115,12 +112,15 @@ fn candidates<'w>(
         rejected: None,
         unresolved: None,
     };
-    if listeners.is_none() {
-        let message = format!("there is no Gateway {}", status.gateway);
-        report.error(Code::ParentNotFound, field, message.clone());
-        return Some((ParentStatus { rejected: Some(("NoMatchingParent", message)), ..status }, &[]));
-    }
-    Some((status, listeners.unwrap_or_default()))
+    let message = match found {
+        Some(AttachParent { refused: None, listeners, .. }) => return Some((status, listeners)),
+        Some(AttachParent { refused: Some(why), .. }) => format!("{} is not attached: {why}", status.parent),
+        // Or it belongs to no Gateway.
+        None if world.store.get(&status.parent).is_some() => format!("{} is not attached", status.parent),
+        None => format!("there is no {}", status.parent),
+    };
+    report.error(Code::ParentNotFound, field, message.clone());
+    Some((ParentStatus { rejected: Some(("NoMatchingParent", message)), ..status }, &[]))
 }
 
 type Taken<'w> = Vec<(&'w AttachListener, Vec<HostPattern>)>;
@@ -142,13 +142,13 @@ fn take<'w>(
     }
     let meant: Vec<&AttachListener> = listeners
         .iter()
-        .filter(|l| reference.section_name.as_deref().is_none_or(|name| l.place.id.name.as_ref() == name))
+        .filter(|l| reference.section_name.as_deref().is_none_or(|name| l.name.as_ref() == name))
         .filter(|l| reference.port.is_none_or(|port| i32::from(l.port) == port))
         .collect();
     if meant.is_empty() {
         let section = reference.section_name.as_deref().map(|name| format!(" `{name}`")).unwrap_or_default();
         let port = reference.port.map(|port| format!(" on port {port}")).unwrap_or_default();
-        let message = format!("Gateway {} has no listener{section}{port}", status.gateway);
+        let message = format!("{} has no listener{section}{port}", status.parent);
         report.error(Code::ParentNotFound, field, message.clone());
         return Err(("NoMatchingParent", message));
     }
@@ -160,7 +160,7 @@ fn take<'w>(
         } else {
             format!("routes of kind {}", object.kind)
         };
-        let message = format!("no listener of Gateway {} that is meant allows {why}", status.gateway);
+        let message = format!("no listener of {} that is meant allows {why}", status.parent);
         report.error(Code::NotAllowedByListeners, field, message.clone());
         return Err(("NotAllowedByListeners", message));
     }
@@ -174,8 +174,8 @@ fn take<'w>(
     if taken.is_empty() {
         let hosts: Vec<_> = hostnames.iter().take(3).map(ToString::to_string).collect();
         let message = format!(
-            "no listener of Gateway {} that is meant has a hostname in common with {}",
-            status.gateway,
+            "no listener of {} that is meant has a hostname in common with {}",
+            status.parent,
             hosts.join(", ")
         );
         report.error(Code::NoMatchingHostname, field, message.clone());
@@ -188,7 +188,7 @@ fn take<'w>(
 fn allows(world: &World<'_>, listener: &AttachListener, object: &ObjectRef, report: &mut Report<'_>) -> bool {
     match &listener.namespaces {
         Namespaces::All => true,
-        Namespaces::Same => listener.place.id.gateway.namespace == object.namespace,
+        Namespaces::Same => listener.namespace == object.namespace,
         Namespaces::Selector(selector) => {
             let selected = selects(world.store, selector, &object.namespace);
             if selected.is_none() {

@@ -17,7 +17,7 @@ use sluice_model::config::{
 };
 use sluice_model::object::NamespacedName;
 use sluice_model::plugin::PluginUse;
-use sluice_model::{Code, Kind, ObjectRef, Reason};
+use sluice_model::{Code, ObjectRef, Reason};
 use sluice_resources::api::HttpRoute;
 use sluice_resources::api::http_route::HttpRouteRules;
 use std::sync::Arc;
@@ -136,10 +136,7 @@ impl RuleBuilder<'_> {
         let policies = self.world.policies;
         let mut chain = Chain::default();
         if let Some(place) = self.place {
-            let gateway = &place.id.gateway;
-            let gateway = ObjectRef::new(Kind::Gateway, gateway.namespace.clone(), gateway.name.clone());
-            chain.push(Level::Gateway, policies.attached(&gateway, None));
-            chain.push(Level::Listener, policies.attached(&gateway, Some(&place.id.name)));
+            chain.push_listener(policies, &place.id);
         }
         chain.push(Level::Route, policies.attached(self.object, None));
         if let Some(name) = self.source.name.as_deref() {

@@ -1,6 +1,7 @@
 //! One effective policy out of those of all levels.
 
-use super::Policy;
+use super::{Policies, Policy};
+use sluice_model::config::ListenerId;
 use sluice_model::object::NamespacedName;
 use sluice_resources::{BackendSettings, ClientSettings, Layered, PluginUseConfig, PolicySettings};
 
@@ -8,6 +9,7 @@ use sluice_resources::{BackendSettings, ClientSettings, Layered, PluginUseConfig
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     Gateway,
+    ListenerSet,
     Listener,
     /// Counts for `backend` alone.
     Service,
@@ -39,6 +41,11 @@ impl<'p> Chain<'p> {
             let at = self.levels.partition_point(|(other, _)| *other <= level);
             self.levels.insert(at, (level, policy));
         }
+    }
+
+    /// What is attached to a listener's Gateway, to its ListenerSet where it is of one, and to itself.
+    pub(crate) fn push_listener(&mut self, policies: &'p Policies, id: &ListenerId) {
+        policies.of_listener(id).for_each(|(level, policy)| self.push(level, Some(policy)));
     }
 
     pub(crate) fn is_empty(&self) -> bool {

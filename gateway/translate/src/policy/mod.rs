@@ -9,6 +9,7 @@ pub(crate) use merge::{Chain, Level, PluginEntry};
 
 use crate::rank::{Rank, name_of};
 use crate::report::Report;
+use sluice_model::config::ListenerId;
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, Kind, ObjectRef, Problem};
 use sluice_resources::{PolicySettings, PolicyTarget, Store, TrafficPolicy};
@@ -110,6 +111,22 @@ impl Policies {
         self.attached.get(&target).map(Arc::as_ref)
     }
 
+    /// Those that meet at a listener whatever the route.
+    pub(crate) fn of_listener(&self, id: &ListenerId) -> impl Iterator<Item = (Level, &Policy)> {
+        let mut found = [None; 3];
+        if !self.attached.is_empty() {
+            let (owner, name) = id.owner();
+            found = [
+                self.attached(&id.gateway_ref(), None).map(|policy| (Level::Gateway, policy)),
+                self.attached(&owner, None)
+                    .filter(|_| owner.kind == Kind::ListenerSet)
+                    .map(|policy| (Level::ListenerSet, policy)),
+                self.attached(&owner, Some(name)).map(|policy| (Level::Listener, policy)),
+            ];
+        }
+        found.into_iter().flatten()
+    }
+
     pub(crate) fn named(&self, name: &NamespacedName) -> Option<&Policy> {
         self.named.get(name).map(Arc::as_ref)
     }
@@ -161,10 +178,11 @@ fn describe(target: &Target) -> String {
 
 fn read_target(target: &PolicyTarget, policy: &NamespacedName, field: &str, report: &mut Report<'_>) -> Option<Target> {
     let kind = Kind::from_group_kind(&target.group, &target.kind);
-    let takes = |kind: &Kind| kind.is_route() || matches!(kind, Kind::Gateway | Kind::Ingress | Kind::Service);
+    let others = [Kind::Gateway, Kind::ListenerSet, Kind::Ingress, Kind::Service];
+    let takes = |kind: &Kind| kind.is_route() || others.contains(kind);
     let Some(kind) = kind.filter(takes) else {
         let message = format!(
-            "policies for kind `{}` of group `{}` are not supported; for Gateway, Ingress, \
+            "policies for kind `{}` of group `{}` are not supported; for Gateway, ListenerSet, Ingress, \
              Service and routes they are",
             target.kind, target.group
         );
@@ -198,6 +216,10 @@ fn exists(store: &Store, target: &Target) -> bool {
             .gateways
             .get(&name)
             .is_some_and(|g| section.is_none_or(|s| g.spec.listeners.iter().any(|l| l.name == s))),
+        Kind::ListenerSet => store
+            .listener_sets
+            .get(&name)
+            .is_some_and(|set| section.is_none_or(|s| set.spec.listeners.iter().any(|l| l.name == s))),
         Kind::HTTPRoute => has_rule!(store.http_routes, |route| route.spec.rules.iter().flatten()),
         Kind::GRPCRoute => has_rule!(store.grpc_routes, |route| route.spec.rules.iter().flatten()),
         Kind::TLSRoute => has_rule!(store.tls_routes, |route| route.spec.rules.iter()),

@@ -26,7 +26,23 @@ static FORMS: LazyLock<Vec<Object>> = LazyLock::new(|| {
     );
     yaml += &secret("infra", "c", &["x.com"]);
     yaml += &secret("shop", "t", &["y.com"]);
+    // Allows ListenerSets.
+    yaml += &gateway(
+        "infra",
+        "gw2",
+        &format!(
+            "[{{name: web, port: 80, protocol: HTTP, {all}}}], allowedListeners: {{namespaces: {{from: Selector, selector: {{matchLabels: {{a: b}}}}}}}}"
+        ),
+    );
     for namespace in ["infra", "shop"] {
+        for listeners in [
+            "[{name: web, port: 80, protocol: HTTP, hostname: x.com}, {name: odd, port: 80, protocol: TCP}]",
+            "[{name: tls, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: c}]}}]",
+        ] {
+            yaml += &format!(
+                "---\napiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {{name: set, namespace: {namespace}}}\nspec: {{parentRef: {{name: gw2, namespace: infra}}, listeners: {listeners}}}\n"
+            );
+        }
         yaml += &services(namespace, &["a"]);
         yaml += &services(namespace, &["x", "a"]);
         yaml += &format!(
@@ -40,7 +56,7 @@ static FORMS: LazyLock<Vec<Object>> = LazyLock::new(|| {
         for (i, (hosts, service)) in [("x.com", "a"), ("'*.com', y.com", "b"), ("", "a")].into_iter().enumerate() {
             for name in ["r", "s"] {
                 yaml += &route(namespace, name, &format!(
-                    "  parentRefs: [{{name: gw, namespace: infra}}, {{name: gw2, namespace: infra}}]
+                    "  parentRefs: [{{name: gw, namespace: infra}}, {{name: gw2, namespace: infra}}, {{kind: ListenerSet, name: set}}]
   hostnames: [{hosts}]
   rules: [{{name: n{i}, matches: [{{path: {{value: /{i}}}}}], backendRefs: [{{name: {service}, port: 8080}}, {{name: a, namespace: infra, port: 8080}}]}}, {{backendRefs: [{{name: a, port: 8080}}]}}]"
                 ));
@@ -102,7 +118,7 @@ spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gw}]
 apiVersion: sluice.dev/v1alpha1
 kind: TrafficPolicy
 metadata: {name: t, namespace: shop}
-spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}, {group: '', kind: Service, name: a}], backend: {circuitBreaker: {maxRequests: 3}}}
+spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}, {group: gateway.networking.k8s.io, kind: ListenerSet, name: set}, {group: '', kind: Service, name: a}], backend: {circuitBreaker: {maxRequests: 3}}}
 ---
 apiVersion: sluice.dev/v1alpha1
 kind: TrafficPolicy
@@ -198,6 +214,7 @@ proptest! {
 /// Applies changes of status as whoever writes them does.
 fn follow(status: &mut Status, changes: StatusChanges) {
     status.classes = changes.classes;
+    status.listener_sets = changes.listener_sets;
     status.gateways = changes.gateways;
     status.infrastructure = changes.infrastructure;
     status.plugins = changes.plugins;

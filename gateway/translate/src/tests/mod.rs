@@ -6,6 +6,7 @@ mod grpc_route;
 mod http_route;
 mod incremental;
 mod ingress;
+mod listener_set;
 mod plugin_source;
 mod policy;
 mod service;

@@ -183,7 +183,7 @@ fn targets_and_combinations_that_mean_nothing_are_told() {
     let h = with(
         &(base("")
             + &policy("a", "  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: none}]")
-            + &policy("b", "  targetRefs: [{group: gateway.networking.k8s.io, kind: ListenerSet, name: r}]")
+            + &policy("b", "  targetRefs: [{group: gateway.networking.k8s.io, kind: GatewayClass, name: r}]")
             + &policy(
                 "c",
                 "  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r, sectionName: third}]",

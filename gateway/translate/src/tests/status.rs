@@ -45,7 +45,7 @@ fn a_policy_has_an_ancestor_for_each_target_with_what_became_of_it_there() {
         "  targetRefs: [{}, {}, {}, {{group: '', kind: Service, name: s, sectionName: nope}}]",
         target("HTTPRoute", "r"),
         target("HTTPRoute", "missing"),
-        target("ListenerSet", "g")
+        target("GatewayClass", "g")
     );
     let mut h = Harness::new(&(base() + &policy("older", 1, &both) + &policy("younger", 2, &younger)));
     assert_eq!(ancestors(&h, Kind::TrafficPolicy, "older"), ["Gateway shop/gw: ok", "HTTPRoute shop/r: ok"]);
@@ -54,7 +54,7 @@ fn a_policy_has_an_ancestor_for_each_target_with_what_became_of_it_there() {
         [
             "HTTPRoute shop/r: Conflicted",
             "HTTPRoute shop/missing: TargetNotFound",
-            "ListenerSet shop/g: Invalid",
+            "GatewayClass shop/g: Invalid",
             "Service shop/s#nope: TargetNotFound"
         ]
     );

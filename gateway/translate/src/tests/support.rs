@@ -95,7 +95,7 @@ impl Harness {
         found
             .parents
             .iter()
-            .map(|p| format!("{}: {} {}", p.gateway, reason(&p.rejected), reason(&p.unresolved)))
+            .map(|p| format!("{}: {} {}", p.parent.key(), reason(&p.rejected), reason(&p.unresolved)))
             .collect()
     }
 }

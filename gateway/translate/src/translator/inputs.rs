@@ -12,12 +12,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Looked at as a whole, whoever of them changed.
-const GATEWAY_KINDS: &[Kind] =
-    &[Kind::GatewayClass, Kind::Gateway, Kind::GatewayConfig, Kind::IngressClass, Kind::ReferenceGrant];
+const GATEWAY_KINDS: &[Kind] = &[
+    Kind::GatewayClass,
+    Kind::Gateway,
+    Kind::ListenerSet,
+    Kind::GatewayConfig,
+    Kind::IngressClass,
+    Kind::ReferenceGrant,
+];
 /// What a policy may be attached to.
 const TARGET_KINDS: &[Kind] = &[
     Kind::TrafficPolicy,
     Kind::Gateway,
+    Kind::ListenerSet,
     Kind::HTTPRoute,
     Kind::GRPCRoute,
     Kind::TLSRoute,
@@ -39,6 +46,8 @@ impl Translator {
         }
         let dirty = first
             || touched.any(GATEWAY_KINDS)
+            // Gateways may ask for labels of the namespaces of ListenerSets.
+            || (touched.any(&[Kind::Namespace]) && !self.inputs.store.listener_sets.is_empty())
             || touched.any_of(&self.inputs.gateways.uses)
             || self.gateway_services(touched)
             || had_ingress != self.with_ingress;

@@ -9,11 +9,10 @@ use crate::gateway::Ports;
 use crate::host::{HostKey, Hosts};
 use crate::options::Options;
 use crate::state::{Dependents, Inputs};
-use crate::status::{GatewayStatus, Status, StatusChanges};
+use crate::status::{GatewayStatus, ListenerSetStatus, ListenerStatus, Status, StatusChanges};
 use crate::summary::Changed;
 use crate::world::Compiled;
 use sluice_model::config::{BackendKey, EndpointsKey};
-use sluice_model::object::NamespacedName;
 use sluice_model::{Config, Kind, ObjectRef, Problem};
 use sluice_resources::{Change, Store};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,8 +36,8 @@ pub struct Translator {
     started: bool,
     /// Routes and Ingress objects that were translated since [`Translator::take_status`]; kept where that is wanted.
     status_of: BTreeSet<ObjectRef>,
-    /// How many routes are attached to each Gateway's listeners.
-    attached: BTreeMap<NamespacedName, BTreeMap<String, u32>>,
+    /// How many routes are attached to the listeners of each Gateway and ListenerSet.
+    attached: BTreeMap<ObjectRef, BTreeMap<String, u32>>,
 }
 
 /// What is read again as a whole, with its problems.
@@ -125,8 +124,9 @@ impl Translator {
         if gateways_rebuilt || tls_changed || touched.any_of(&self.ports.uses) {
             self.ports(&mut changed);
         }
-        let of_listeners =
-            |object: &ObjectRef| matches!(object.kind, Kind::Gateway | Kind::Plugin | Kind::TrafficPolicy);
+        let of_listeners = |object: &ObjectRef| {
+            matches!(object.kind, Kind::Gateway | Kind::ListenerSet | Kind::Plugin | Kind::TrafficPolicy)
+        };
         if all || gateways_rebuilt || seen.iter().any(of_listeners) {
             self.listener_plugins();
         }
@@ -147,6 +147,7 @@ impl Translator {
         Status {
             classes: gateways.classes.clone(),
             gateways: self.gateway_status(),
+            listener_sets: self.listener_set_status(),
             infrastructure: gateways.infrastructure.clone(),
             routes: routes.map(|(route, c)| (route.clone(), c.status.clone())).collect(),
             ingresses: ingresses.collect(),
@@ -162,6 +163,7 @@ impl Translator {
         let mut changes = StatusChanges {
             classes: gateways.classes.clone(),
             gateways: self.gateway_status(),
+            listener_sets: self.listener_set_status(),
             infrastructure: gateways.infrastructure.clone(),
             plugins: self.plugin_status(),
             policies: self.policy_status(),
@@ -186,13 +188,21 @@ impl Translator {
 
     fn gateway_status(&self) -> BTreeMap<ObjectRef, GatewayStatus> {
         let mut gateways = self.inputs.gateways.status.clone();
-        for (gateway, status) in &mut gateways {
-            let Some(attached) = self.attached.get(&gateway.key()) else { continue };
-            for listener in &mut status.listeners {
-                listener.attached_routes = attached.get(&listener.name).copied().unwrap_or_default();
-            }
-        }
+        gateways.iter_mut().for_each(|(gateway, status)| self.count_routes(gateway, &mut status.listeners));
         gateways
+    }
+
+    fn listener_set_status(&self) -> BTreeMap<ObjectRef, ListenerSetStatus> {
+        let mut sets = self.inputs.gateways.sets.clone();
+        sets.iter_mut().for_each(|(set, status)| self.count_routes(set, &mut status.listeners));
+        sets
+    }
+
+    fn count_routes(&self, parent: &ObjectRef, listeners: &mut [ListenerStatus]) {
+        let Some(attached) = self.attached.get(parent) else { return };
+        for listener in listeners {
+            listener.attached_routes = attached.get(&listener.name).copied().unwrap_or_default();
+        }
     }
 
     fn set_problems(&mut self, unit: Unit, problems: Vec<Problem>) {

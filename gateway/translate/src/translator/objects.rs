@@ -230,7 +230,7 @@ impl Translator {
         }
         let ours = &self.inputs.gateways.status;
         let accepted = compiled.status.parents.iter().filter(|parent| parent.rejected.is_none());
-        let gateways = accepted.map(|parent| reference(Kind::Gateway, &parent.gateway));
+        let gateways = accepted.filter_map(|parent| Some(reference(Kind::Gateway, parent.gateway.as_ref()?)));
         gateways.filter(|gateway| ours.contains_key(gateway)).map(|gateway| ancestor(&gateway)).collect()
     }
 }

@@ -160,15 +160,17 @@ impl Translator {
 
     /// Counts a route's attachments in, or out.
     fn attach(&mut self, compiled: &Compiled, comes: bool) {
-        for parent in compiled.status.parents.iter().filter(|parent| parent.rejected.is_none()) {
-            let listeners = self.attached.entry(parent.gateway.clone()).or_default();
-            for listener in &parent.listeners {
-                let count = listeners.entry(listener.clone()).or_default();
-                *count = if comes { *count + 1 } else { count.saturating_sub(1) };
-            }
+        let accepted = compiled.status.parents.iter().filter(|parent| parent.rejected.is_none());
+        // Once, in however many ways it names the listener.
+        let places: BTreeSet<(&ObjectRef, &String)> =
+            accepted.flat_map(|of| of.listeners.iter().map(move |listener| (&of.parent, listener))).collect();
+        for (parent, listener) in places {
+            let listeners = self.attached.entry(parent.clone()).or_default();
+            let count = listeners.entry(listener.clone()).or_default();
+            *count = if comes { *count + 1 } else { count.saturating_sub(1) };
             listeners.retain(|_, count| *count > 0);
             if listeners.is_empty() {
-                self.attached.remove(&parent.gateway);
+                self.attached.remove(parent);
             }
         }
     }

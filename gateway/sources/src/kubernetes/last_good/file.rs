@@ -358,6 +358,8 @@ mod tests {
                 "spec": {"gatewayClassName": "x", "listeners": [{"name": "web", "port": 443, "protocol": "HTTPS",
                     "tls": {"mode": "Terminate", "certificateRefs": [{"name": "web"}]},
                     "allowedRoutes": {"namespaces": {"from": "All"}}}]}}),
+            json!({"apiVersion": gateway_api, "kind": "ListenerSet", "metadata": {"name": "x", "namespace": "shop"},
+                "spec": {"parentRef": {"name": "x"}, "listeners": [{"name": "web", "port": 80, "protocol": "HTTP"}]}}),
             json!({"apiVersion": gateway_api, "kind": "HTTPRoute", "metadata": {"name": "x", "namespace": "shop"},
                 "spec": {"parentRefs": [{"name": "x"}], "hostnames": ["a.example"], "rules": [{
                     "matches": [{"path": {"type": "PathPrefix", "value": "/"}, "method": "GET"}],
