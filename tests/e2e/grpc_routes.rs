@@ -1,6 +1,7 @@
 //! GRPCRoute: calls by service and method, to endpoints that nobody said speak HTTP/2.
 
-use crate::shop::{HOST, Shop};
+use crate::commands::{sluice, text};
+use crate::shop::{HOST, Shop, backend_of};
 use sluice_tests::grpc::Call;
 use sluice_tests::http2::Connection;
 use sluice_tests::objects::{join, route_to};
@@ -79,9 +80,24 @@ async fn a_changed_route_is_for_the_next_call() {
 }
 
 #[tokio::test]
-async fn an_http_route_of_the_same_host_goes_on_beside_it() {
+async fn an_http_route_serves_other_hosts_beside_it_and_of_the_same_host_the_first_route_alone() {
     let calls = "  - {matches: [{method: {service: echo.Echo}}], backendRefs: [{name: two, port: 80}]}\n";
-    let shop = Shop::start(&["one", "two"], &join([grpc_route("calls", calls), route_to("web", &[HOST], "one")])).await;
+    let web = route_to("web", &["web.example"], "one");
+    let shop = Shop::start(&["one", "two"], &join([grpc_route("calls", calls), web])).await;
     assert_eq!(call(&shop, "/echo.Echo/One").await.unwrap().0, "two");
-    assert_eq!(crate::shop::backend_of(&shop.get("/page").await), "one");
+    assert_eq!(backend_of(&shop.send("GET", "/page", "web.example", "").await), "one");
+
+    // Equally old, as all files are: the name decides.
+    shop.folder.write("pages.yaml", route_to("pages", &[HOST], "one"));
+    let path = shop.folder.path().display().to_string();
+    let said = wait::until("the conflict", || async {
+        let said = text(&sluice(&["check", &path]));
+        said.contains("SLUICE-P506 HTTPRoute default/pages spec.parentRefs[0]").then_some(said)
+    })
+    .await;
+    assert!(said.contains("GRPCRoute default/calls goes first"), "{said}");
+    assert_eq!(call(&shop, "/echo.Echo/One").await.unwrap().0, "two");
+    assert_eq!(shop.get("/page").await.status, 404);
+    shop.folder.remove("more.yaml");
+    shop.until("the HTTPRoute to serve", "/page", |answer| answer.status == 200).await;
 }

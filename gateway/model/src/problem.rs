@@ -188,6 +188,7 @@ codes! {
     FilterNotSupported = "SLUICE-P503", "a filter that cannot be used here", "remove the filter; requests that it concerns are answered 500";
     IngressResourceBackend = "SLUICE-P504", "an Ingress backend that is not a Service", "use backend.service";
     AnnotationIgnored = "SLUICE-P505", "an annotation of another controller, which Sluice ignores", "see docs/migration.md for what replaces it";
+    RouteConflict = "SLUICE-P506", "an HTTPRoute and a GRPCRoute for the same host of a listener", "give them hostnames of their own, or listeners";
 
     // 6xx: the cluster
     WatchForbidden = "SLUICE-P601", "a kind that Sluice may not read", "grant the verbs that the message names to Sluice's account; everything else goes on, and the watch is tried again";

@@ -31,6 +31,7 @@ mod plugin_source;
 mod policy;
 mod rank;
 mod report;
+mod rivals;
 mod service;
 mod session;
 mod state;

@@ -6,6 +6,7 @@ use crate::gateway::Gateways;
 use crate::options::Options;
 use crate::plugin::{Files, Plugins};
 use crate::policy::Policies;
+use crate::rivals::Rivals;
 use crate::world::World;
 use sluice_model::{Kind, ObjectRef};
 use sluice_resources::{Change, Store};
@@ -26,6 +27,7 @@ pub(crate) struct Inputs {
     pub(crate) policies: Policies,
     pub(crate) plugins: Plugins,
     pub(crate) backend_tls: BackendTlsPolicies,
+    pub(crate) rivals: Rivals,
 }
 
 /// What one set of changes touched.
@@ -57,6 +59,7 @@ impl Inputs {
             policies: &self.policies,
             plugins: &self.plugins,
             backend_tls: &self.backend_tls,
+            rivals: &self.rivals,
         }
     }
 

@@ -249,7 +249,8 @@ pub struct ParentStatus {
     pub port: Option<u16>,
     /// The listeners that it is attached to.
     pub listeners: Vec<String>,
-    /// Reason and message of `Accepted: False`: NoMatchingParent, NotAllowedByListeners, NoMatchingListenerHostname.
+    /// Reason and message of `Accepted: False`: NoMatchingParent, NotAllowedByListeners,
+    /// NoMatchingListenerHostname, Conflicted.
     pub rejected: Option<(&'static str, String)>,
     /// Reason and message of `ResolvedRefs: False`: BackendNotFound, InvalidKind, RefNotPermitted, UnsupportedProtocol.
     pub unresolved: Option<(&'static str, String)>,

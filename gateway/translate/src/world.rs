@@ -5,6 +5,7 @@ use crate::gateway::{Attach, IngressTlsUse};
 use crate::plugin::Plugins;
 use crate::policy::Policies;
 use crate::rank::Rank;
+use crate::rivals::Rivals;
 use crate::status::RouteStatus;
 use sluice_model::config::{Action, Backend, BackendKey, BackendTarget, ListenerId, RouteMatch, Rule};
 use sluice_model::object::NamespacedName;
@@ -21,6 +22,8 @@ pub(crate) struct World<'w> {
     pub(crate) policies: &'w Policies,
     pub(crate) plugins: &'w Plugins,
     pub(crate) backend_tls: &'w BackendTlsPolicies,
+    /// Which of the others serve in place of it; everything that there is of them.
+    pub(crate) rivals: &'w Rivals,
 }
 
 /// Rules with the matches that lead to them.
@@ -37,6 +40,8 @@ pub(crate) struct RuleSet {
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) rank: Rank,
+    /// Of an HTTPRoute or GRPCRoute: the hosts that it is attached to at each listener, unless others go first there.
+    pub(crate) claims: BTreeMap<ListenerId, Vec<HostPattern>>,
     /// Each listener and host once.
     pub(crate) placements: BTreeMap<(ListenerId, HostPattern), Arc<RuleSet>>,
     pub(crate) backends: BTreeMap<BackendKey, Arc<Backend>>,
@@ -56,6 +61,7 @@ impl Compiled {
     pub(crate) fn new(rank: Rank) -> Self {
         Compiled {
             rank,
+            claims: BTreeMap::new(),
             placements: BTreeMap::new(),
             backends: BTreeMap::new(),
             calls: BTreeMap::new(),

@@ -80,6 +80,7 @@ fn invalid(object: &ObjectRef, problems: &[Problem]) -> Option<String> {
         Code::ParentNotFound,
         Code::NotAllowedByListeners,
         Code::NoMatchingHostname,
+        Code::RouteConflict,
         Code::ExternalNameNotAllowed,
     ];
     let counts = |problem: &&Problem| {

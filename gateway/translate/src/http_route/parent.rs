@@ -3,6 +3,7 @@
 use crate::gateway::{AttachListener, AttachParent, Namespaces, Place};
 use crate::grant::selects;
 use crate::report::Report;
+use crate::rivals::compete;
 use crate::status::ParentStatus;
 use crate::world::{Compiled, World};
 use sluice_model::{Code, HostPattern, Kind, ObjectRef};
@@ -54,7 +55,21 @@ pub(super) fn attachments(
         compiled.deps.insert(status.parent.clone());
         match take(world, object, reference, &field, &hostnames, listeners, &mut report, &mut status) {
             Ok(taken) => {
+                let mut lost = None;
                 for (listener, hostnames) in taken {
+                    let id = &listener.place.id;
+                    if compete(object.kind) {
+                        compiled.claims.entry(id.clone()).or_default().extend(hostnames.iter().cloned());
+                    }
+                    if let Some(winner) = world.rivals.winner(id, object) {
+                        let message = format!(
+                            "{winner} goes first at listener {id}: HTTPRoutes and GRPCRoutes share no host there, and the \
+                             older route serves"
+                        );
+                        report.error(Code::RouteConflict, &*field, message.clone());
+                        lost.get_or_insert(("Conflicted", message));
+                        continue;
+                    }
                     status.listeners.push(listener.name.to_string());
                     if !listener.serves {
                         continue;
@@ -67,6 +82,9 @@ pub(super) fn attachments(
                             attachment.hostnames.push(hostname);
                         }
                     }
+                }
+                if status.listeners.is_empty() {
+                    status.rejected = lost;
                 }
             }
             Err((reason, message)) => status.rejected = Some((reason, message)),

@@ -1,4 +1,4 @@
-use super::support::{Harness, gateway, services};
+use super::support::{Harness, gateway, route, services};
 use sluice_model::config::{Action, BackendProtocol, SessionCarrier};
 
 const HTTP: &str = "[{name: web, port: 80, protocol: HTTP}]";
@@ -156,4 +156,75 @@ fn gep_1619_sessions_are_those_of_an_http_route() {
     let session = backends[0].session.as_ref().expect("sessions are kept");
     assert_eq!(session.carrier, SessionCarrier::Header(http::HeaderName::from_static("x-session")));
     assert_eq!(h.problems(), [] as [&str; 0]);
+}
+
+const TO_A: &str = "  rules: [{backendRefs: [{name: a, port: 8080}]}]";
+
+fn aged(route: &str, year: u32) -> String {
+    route.replace("metadata: {", &format!("metadata: {{creationTimestamp: '{year}-01-01T00:00:00Z', "))
+}
+
+fn http(name: &str, hosts: &str, year: u32) -> String {
+    let spec = format!("  parentRefs: [{{name: gw}}]\n  hostnames: [{hosts}]\n{TO_A}");
+    aged(&route("infra", name, &spec), year)
+}
+
+fn grpc(name: &str, hosts: &str, year: u32) -> String {
+    aged(&grpc_route("infra", name, &format!("  hostnames: [{hosts}]\n{TO_A}")), year)
+}
+
+/// Gateway API, GRPCRoute `spec.hostnames`: exactly one of the two is accepted.
+#[test]
+fn of_an_http_route_and_a_grpc_route_that_share_a_host_the_older_is_accepted() {
+    let base = gateway("infra", "gw", HTTP) + &services("infra", &["a"]);
+    for (http_hosts, grpc_hosts, share) in [
+        ("x.com", "x.com", true),
+        ("x.com, y.com", "y.com", true),
+        ("x.com", "'*.com'", true),
+        ("'*.x.com'", "'*.com'", true),
+        ("", "x.com", true),
+        ("x.com", "y.com", false),
+        ("'*.x.com'", "x.com", false),
+    ] {
+        for (of_http, of_grpc) in [(2020, 2021), (2021, 2020)] {
+            let h = Harness::new(&(base.clone() + &http("h", http_hosts, of_http) + &grpc("g", grpc_hosts, of_grpc)));
+            let told = |older: bool| if share && !older { "infra/gw: Conflicted ok" } else { "infra/gw: ok ok" };
+            let case = format!("{http_hosts} and {grpc_hosts}");
+            assert_eq!(h.status("HTTPRoute infra/h"), [told(of_http < of_grpc)], "{case}");
+            assert_eq!(h.status("GRPCRoute infra/g"), [told(of_grpc < of_http)], "{case}");
+            let loser = if of_http < of_grpc { "GRPCRoute infra/g" } else { "HTTPRoute infra/h" };
+            let expected = share.then(|| format!("P506 {loser} spec.parentRefs[0]"));
+            assert_eq!(h.problems(), Vec::from_iter(expected), "{case}");
+            let listener = &h.translator.status().gateways.into_values().next().unwrap().listeners[0];
+            assert_eq!(listener.attached_routes, if share { 1 } else { 2 }, "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_route_that_lost_serves_as_soon_as_the_other_one_goes_or_changes() {
+    let base = gateway("infra", "gw", HTTP) + &services("infra", &["a"]);
+    let mut h = Harness::new(&(base + &grpc("old", "x.com", 2020) + &http("mid", "x.com, y.com", 2021) + &grpc("young", "y.com", 2022)));
+    // Who lost is in nobody's way.
+    assert_eq!(h.status("HTTPRoute infra/mid"), ["infra/gw: Conflicted ok"]);
+    assert_eq!(h.status("GRPCRoute infra/young"), ["infra/gw: ok ok"]);
+    assert_eq!(h.places(), ["infra/gw/web x.com", "infra/gw/web y.com"]);
+    h.apply(&grpc("old", "z.com", 2020));
+    assert_eq!(h.status("HTTPRoute infra/mid"), ["infra/gw: ok ok"]);
+    assert_eq!(h.status("GRPCRoute infra/young"), ["infra/gw: Conflicted ok"]);
+    h.delete(sluice_model::Kind::HTTPRoute, "infra", "mid");
+    assert_eq!(h.status("GRPCRoute infra/young"), ["infra/gw: ok ok"]);
+    assert_eq!(h.problems(), [] as [&str; 0]);
+}
+
+#[test]
+fn routes_of_the_two_kinds_are_in_each_others_way_at_the_listener_that_they_share_alone() {
+    let listeners = "[{name: a, port: 80, protocol: HTTP}, {name: b, port: 81, protocol: HTTP}]";
+    let section = grpc("g", "x.com", 2020).replace("{name: gw,", "{name: gw, sectionName: b,");
+    let h = Harness::new(&(gateway("infra", "gw", listeners) + &services("infra", &["a"]) + &http("h", "x.com", 2021) + &section));
+    assert_eq!(h.status("HTTPRoute infra/h"), ["infra/gw: ok ok"]);
+    assert_eq!(h.problems(), ["P506 HTTPRoute infra/h spec.parentRefs[0]"]);
+    let counts: Vec<_> = h.translator.status().gateways.into_values().next().unwrap().listeners.iter().map(|l| l.attached_routes).collect();
+    assert_eq!(counts, [1, 1]);
+    assert_eq!(h.routes("infra/gw/a x.com").len() + h.routes("infra/gw/b x.com").len(), 2);
 }

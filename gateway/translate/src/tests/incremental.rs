@@ -62,6 +62,11 @@ static FORMS: LazyLock<Vec<Object>> = LazyLock::new(|| {
                 ));
             }
         }
+        for (i, hosts) in ["x.com", "'*.com'"].into_iter().enumerate() {
+            yaml += &format!(
+                "---\napiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {{name: q{i}, namespace: {namespace}}}\nspec: {{parentRefs: [{{name: gw, namespace: infra}}, {{name: gw2, namespace: infra}}], hostnames: [{hosts}], rules: [{{backendRefs: [{{name: a, port: 8080}}]}}]}}\n"
+            );
+        }
         for (annotations, tls) in [("", ""), ("sluice.dev/policy: named", "tls: [{hosts: [y.com], secretName: t}], ")] {
             yaml += &format!(
                 "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: i, namespace: {namespace}, annotations: {{{annotations}}}}}\nspec: {{{tls}defaultBackend: {{service: {{name: b, port: {{number: 8080}}}}}}, rules: [{{host: y.com, http: {{paths: [{{path: /i, pathType: Prefix, backend: {{service: {{name: a, port: {{number: 8080}}}}}}}}]}}}}]}}\n"

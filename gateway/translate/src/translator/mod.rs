@@ -110,6 +110,10 @@ impl Translator {
         for route in dirty {
             tls_changed |= self.route(&route, &mut dirty_hosts, &mut dirty_endpoints, &mut changed);
         }
+        for route in self.inputs.rivals.settle(&self.routes) {
+            tls_changed |= self.route(&route, &mut dirty_hosts, &mut dirty_endpoints, &mut changed);
+        }
+        self.inputs.rivals.settled();
         for key in dirty_hosts {
             self.host(key);
         }

@@ -92,9 +92,11 @@ impl Translator {
         }
         if let Some(former) = &former {
             self.attach(former, false);
+            self.inputs.rivals.remove(route, former);
         }
         if let Some(compiled) = &compiled {
             self.attach(compiled, true);
+            self.inputs.rivals.insert(route, compiled);
         }
         let same_rank = match (&former, &compiled) {
             (Some(former), Some(compiled)) => former.rank == compiled.rank,
