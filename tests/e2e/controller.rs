@@ -183,6 +183,62 @@ async fn a_gateway_gets_a_service_an_address_and_a_true_status() {
     assert!(gateway.stop().await.success());
 }
 
+#[tokio::test]
+async fn a_gateway_gets_the_address_that_it_asks_for_or_says_that_it_has_not() {
+    let cluster = Cluster::new().await;
+    let asking = |addresses: Value| {
+        let mut gateway = gateway("edge", &[("http", 80)]);
+        gateway["spec"]["addresses"] = addresses;
+        gateway
+    };
+    let says = |server: &ApiServer, wanted: &[&str]| {
+        let status = &server.get(GATEWAYS, "shop", "edge").unwrap()["status"];
+        conditions(status) == wanted
+    };
+    let good = json!({"value": "192.0.2.7"});
+    let odd = json!({"type": "example.com/name", "value": "somewhere"});
+    cluster.server.apply(asking(json!([odd, {"value": "192.0.2.8"}, good])));
+    let running = cluster.options("all").start().await;
+    cluster
+        .until("the unsupported address to be refused", |server| {
+            says(server, &["Accepted=False/UnsupportedAddress", "Programmed=False/Invalid"])
+        })
+        .await;
+    assert!(service_of(&cluster.server, "edge").is_none());
+
+    cluster.server.apply(asking(json!([{"value": "192.0.2.8"}, good])));
+    let spec = cluster.service_of("edge").await["spec"].clone();
+    assert_eq!((&spec["loadBalancerIP"], &spec["ipFamilies"]), (&json!("192.0.2.8"), &json!(["IPv4"])));
+    // A load balancer that does not have it gives another one.
+    cluster.give_address("edge", "192.0.2.99").await;
+    cluster
+        .until("the address to be missed", |server| {
+            says(server, &["Accepted=True/Accepted", "Programmed=False/AddressNotUsable"])
+        })
+        .await;
+
+    cluster.server.apply(asking(json!([good])));
+    cluster
+        .until("the Service to ask for the other one", |server| {
+            service_of(server, "edge").unwrap()["spec"]["loadBalancerIP"] == "192.0.2.7"
+        })
+        .await;
+    cluster.give_address("edge", "192.0.2.7").await;
+    cluster.programmed("edge", "True").await;
+    let addresses = cluster.server.get(GATEWAYS, "shop", "edge").unwrap()["status"]["addresses"].clone();
+    assert_eq!(addresses, json!([{"type": "IPAddress", "value": "192.0.2.7"}]));
+
+    // Any address will do.
+    cluster.server.apply(asking(json!([{"type": "IPAddress"}])));
+    cluster
+        .until("the Service to ask for none", |server| {
+            service_of(server, "edge").unwrap()["spec"].get("loadBalancerIP").is_none()
+        })
+        .await;
+    cluster.programmed("edge", "True").await;
+    assert!(running.stop().await.success());
+}
+
 fn listener_set(name: &str, listeners: &Value) -> Value {
     json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "ListenerSet",
         "metadata": {"name": name, "namespace": "shop"},
@@ -234,10 +290,20 @@ async fn a_listener_set_opens_ports_at_its_gateways_service_and_has_a_status_of_
         .until("its routes to be counted", |server| set_status(server, "set")["listeners"][0]["attachedRoutes"] == 1)
         .await;
     let status = set_status(&cluster.server, "set");
-    let good = ["Accepted=True/Accepted", "Conflicted=False/NoConflicts", "ResolvedRefs=True/ResolvedRefs", "Programmed=True/Programmed"];
+    let good = [
+        "Accepted=True/Accepted",
+        "Conflicted=False/NoConflicts",
+        "ResolvedRefs=True/ResolvedRefs",
+        "Programmed=True/Programmed",
+    ];
     assert_eq!(conditions(&status["listeners"][0]), good);
     assert_eq!(status["listeners"][0]["supportedKinds"][0]["kind"], "HTTPRoute");
-    let conflict = ["Accepted=False/HostnameConflict", "Conflicted=True/HostnameConflict", "ResolvedRefs=True/ResolvedRefs", "Programmed=False/HostnameConflict"];
+    let conflict = [
+        "Accepted=False/HostnameConflict",
+        "Conflicted=True/HostnameConflict",
+        "ResolvedRefs=True/ResolvedRefs",
+        "Programmed=False/HostnameConflict",
+    ];
     assert_eq!(conditions(&status["listeners"][1]), conflict);
     cluster
         .until("the Gateway to count the set", |server| {

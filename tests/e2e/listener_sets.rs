@@ -68,10 +68,8 @@ async fn listeners_of_a_set_serve_beside_the_gateways_own_and_only_their_routes(
 
     // The Gateway takes none any more; what it has itself goes on.
     folder.write("edge.yaml", gateway(http, "None"));
-    wait::until("the set's listener to go", || async {
-        asked(http, "more.example").await.is_none().then_some(())
-    })
-    .await;
+    wait::until("the set's listener to go", || async { asked(http, "more.example").await.is_none().then_some(()) })
+        .await;
     assert_eq!(asked(http, HOST).await.as_deref(), Some("own"));
     let checked = sluice(&["check", &path]);
     let said = text(&checked);

@@ -292,12 +292,14 @@ impl Model {
         };
         reach.listeners.retain(|name| listeners.iter().any(|l| l.name == *name && leads(port_of(l))));
         reach.addresses = self.addresses(service);
-        if reach.addresses.is_empty() {
-            reach.lacking.get_or_insert(("AddressNotAssigned", "its Service has no address yet".to_owned()));
-        }
         let missing = infrastructure.addresses.iter().map(ToString::to_string).find(|a| !reach.addresses.contains(a));
         if let Some(missing) = missing {
-            reach.lacking.get_or_insert(("AddressNotUsable", format!("its Service did not get the address {missing}")));
+            let message = format!(
+                "its Service did not get the address {missing} of spec.addresses; one of a family is all that it can ask for"
+            );
+            reach.lacking.get_or_insert(("AddressNotUsable", message));
+        } else if reach.addresses.is_empty() {
+            reach.lacking.get_or_insert(("AddressNotAssigned", "its Service has no address yet".to_owned()));
         }
         reach
     }

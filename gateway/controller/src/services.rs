@@ -97,7 +97,14 @@ fn plan(wanted: &Wanted<'_>, settings: &Settings, services: &ServiceSettings) ->
     let mut fields = Map::new();
     fields.insert("type".into(), type_name(kind).into());
     fields.insert("ports".into(), ports.into());
-    fields.insert("ipFamilyPolicy".into(), "PreferDualStack".into());
+    // Who asks for addresses gets none of another family.
+    let families: BTreeSet<&str> =
+        infrastructure.addresses.iter().map(|address| if address.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
+    let policy = if families.len() == 1 { "SingleStack" } else { "PreferDualStack" };
+    fields.insert("ipFamilyPolicy".into(), policy.into());
+    if families.len() == 1 {
+        fields.insert("ipFamilies".into(), json!(families));
+    }
     if selects {
         fields.insert("selector".into(), json!(services.selector));
     }
@@ -581,9 +588,14 @@ mod tests {
             ("externalTrafficPolicy", "Local"),
             ("loadBalancerClass", "example.com/lb"),
             ("loadBalancerIP", "192.0.2.7"),
+            ("ipFamilyPolicy", "SingleStack"),
         ] {
             assert_eq!(spec[field], value, "{field}");
         }
+        assert_eq!(spec["ipFamilies"], json!(["IPv4"]));
+        wanted.addresses.push("2001:db8::7".parse().unwrap());
+        let spec = &planned(&wanted, &[], None).object["spec"];
+        assert_eq!((&spec["ipFamilyPolicy"], spec.get("ipFamilies")), (&json!("PreferDualStack"), None));
     }
 
     #[test]

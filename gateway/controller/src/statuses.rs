@@ -107,9 +107,8 @@ impl Memory {
         };
         let reach = model.reach(object, settings);
         let conditions = desired::gateway(wanted, &reach);
-        let waits = conditions
-            .iter()
-            .any(|c| c.kind == "Programmed" && !c.status && matches!(c.reason, "Pending" | "AddressNotAssigned"));
+        let in_time = ["Pending", "AddressNotAssigned", "AddressNotUsable"];
+        let waits = conditions.iter().any(|c| c.kind == "Programmed" && !c.status && in_time.contains(&c.reason));
         self.patience(object, waits, now)?;
         let part = |field: &str| status.get(field).unwrap_or(&Value::Null);
         let rejected = wanted.rejected.is_some();

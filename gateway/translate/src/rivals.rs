@@ -78,16 +78,15 @@ impl Rivals {
 }
 
 fn losers(listener: &ListenerId, routes: &BTreeMap<ObjectRef, Compiled>) -> BTreeMap<ObjectRef, ObjectRef> {
-    let claims = routes.iter().filter_map(|(route, compiled)| {
-        Some((&compiled.rank, route, compiled.claims.get(listener)?.as_slice()))
-    });
+    let claims = routes
+        .iter()
+        .filter_map(|(route, compiled)| Some((&compiled.rank, route, compiled.claims.get(listener)?.as_slice())));
     let mut claims: Vec<(&Rank, &ObjectRef, &[HostPattern])> = claims.collect();
     claims.sort_by_key(|(rank, route, _)| (*rank, *route));
     let (mut http, mut grpc) = (Claimed::default(), Claimed::default());
     let mut lost = BTreeMap::new();
     for (_, route, hosts) in claims {
-        let (own, others) =
-            if route.kind == Kind::GRPCRoute { (&mut grpc, &http) } else { (&mut http, &grpc) };
+        let (own, others) = if route.kind == Kind::GRPCRoute { (&mut grpc, &http) } else { (&mut http, &grpc) };
         match hosts.iter().find_map(|host| others.in_common(host)) {
             Some(winner) => {
                 lost.insert(route.clone(), winner.clone());

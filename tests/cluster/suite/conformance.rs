@@ -13,6 +13,11 @@ const REPORT: &str = "tests/cluster/reports/gateway-api-v1.6.3-experimental.yaml
 const PROFILES: [(&str, u64); 5] =
     [("GATEWAY-HTTP", 36), ("GATEWAY-GRPC", 14), ("GATEWAY-TLS", 19), ("GATEWAY-TCP", 18), ("GATEWAY-UDP", 19)];
 
+/// For a Gateway that asks for addresses: one that the cluster's load balancer has, far behind those that it gives
+/// unasked, and one that it has not (RFC 5737).
+const USABLE_ADDRESS: &str = "172.31.200.250";
+const UNUSABLE_ADDRESS: &str = "192.0.2.1";
+
 /// Features that are a profile's own.
 const CORE: [&str; 7] = ["GRPCRoute", "Gateway", "HTTPRoute", "ReferenceGrant", "TCPRoute", "TLSRoute", "UDPRoute"];
 
@@ -32,6 +37,8 @@ async fn conformance() {
     let report = format!("-report-output={}", file.path().display());
     let version = format!("-version=v{}", env!("CARGO_PKG_VERSION"));
     let profiles = format!("-conformance-profiles={}", PROFILES.map(|(name, _)| name).join(","));
+    let usable = format!("-usable-address={USABLE_ADDRESS}");
+    let unusable = format!("-unusable-address={UNUSABLE_ADDRESS}");
     // Which features it tests is what the GatewayClass claims.
     let suite = [
         "-test.run=^TestConformance$",
@@ -42,6 +49,8 @@ async fn conformance() {
         "-project=sluice",
         "-url=https://sluice.dev",
         "-contact=SECURITY.md",
+        &usable,
+        &unusable,
         &version,
         &report,
     ];

@@ -204,7 +204,9 @@ fn of_an_http_route_and_a_grpc_route_that_share_a_host_the_older_is_accepted() {
 #[test]
 fn a_route_that_lost_serves_as_soon_as_the_other_one_goes_or_changes() {
     let base = gateway("infra", "gw", HTTP) + &services("infra", &["a"]);
-    let mut h = Harness::new(&(base + &grpc("old", "x.com", 2020) + &http("mid", "x.com, y.com", 2021) + &grpc("young", "y.com", 2022)));
+    let mut h = Harness::new(
+        &(base + &grpc("old", "x.com", 2020) + &http("mid", "x.com, y.com", 2021) + &grpc("young", "y.com", 2022)),
+    );
     // Who lost is in nobody's way.
     assert_eq!(h.status("HTTPRoute infra/mid"), ["infra/gw: Conflicted ok"]);
     assert_eq!(h.status("GRPCRoute infra/young"), ["infra/gw: ok ok"]);
@@ -221,10 +223,22 @@ fn a_route_that_lost_serves_as_soon_as_the_other_one_goes_or_changes() {
 fn routes_of_the_two_kinds_are_in_each_others_way_at_the_listener_that_they_share_alone() {
     let listeners = "[{name: a, port: 80, protocol: HTTP}, {name: b, port: 81, protocol: HTTP}]";
     let section = grpc("g", "x.com", 2020).replace("{name: gw,", "{name: gw, sectionName: b,");
-    let h = Harness::new(&(gateway("infra", "gw", listeners) + &services("infra", &["a"]) + &http("h", "x.com", 2021) + &section));
+    let h = Harness::new(
+        &(gateway("infra", "gw", listeners) + &services("infra", &["a"]) + &http("h", "x.com", 2021) + &section),
+    );
     assert_eq!(h.status("HTTPRoute infra/h"), ["infra/gw: ok ok"]);
     assert_eq!(h.problems(), ["P506 HTTPRoute infra/h spec.parentRefs[0]"]);
-    let counts: Vec<_> = h.translator.status().gateways.into_values().next().unwrap().listeners.iter().map(|l| l.attached_routes).collect();
+    let counts: Vec<_> = h
+        .translator
+        .status()
+        .gateways
+        .into_values()
+        .next()
+        .unwrap()
+        .listeners
+        .iter()
+        .map(|l| l.attached_routes)
+        .collect();
     assert_eq!(counts, [1, 1]);
     assert_eq!(h.routes("infra/gw/a x.com").len() + h.routes("infra/gw/b x.com").len(), 2);
 }
