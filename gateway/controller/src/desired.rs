@@ -158,6 +158,10 @@ pub(crate) fn gateway(status: &GatewayStatus, reach: &Reach) -> Vec<Condition> {
             "the client certificate for backends is there",
         ));
     }
+    if status.is_default {
+        let message = "it has the default scope All: routes with useDefaultGateways: All attach to it";
+        conditions.push(Condition::good("DefaultGateway", "DefaultGateway", message));
+    }
     if status.insecure_frontend {
         let message = "clients without a valid certificate are served (AllowInsecureFallback)";
         conditions.push(Condition::good("InsecureFrontendValidationMode", "ConfigurationChanged", message));
@@ -428,6 +432,14 @@ mod tests {
             found[2..],
             ["ResolvedRefs true ResolvedRefs", "InsecureFrontendValidationMode true ConfigurationChanged"]
         );
+    }
+
+    #[test]
+    fn a_default_gateway_says_that_it_is_one() {
+        let of =
+            |is_default| brief(&gateway(&GatewayStatus { is_default, ..GatewayStatus::default() }, &reach(&[], None)));
+        assert_eq!(of(true)[2..], ["DefaultGateway true DefaultGateway"]);
+        assert_eq!(of(false).len(), 2);
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Memory {
         let part = |field: &str| status.get(field).unwrap_or(&Value::Null);
         let rejected = wanted.rejected.is_some();
         let listeners = listeners(&wanted.listeners, part("listeners"), wanted.generation, rejected, &reach, time);
-        let ours = ["Accepted", "Programmed", "ResolvedRefs", "InsecureFrontendValidationMode"];
+        let ours = ["Accepted", "Programmed", "ResolvedRefs", "InsecureFrontendValidationMode", "DefaultGateway"];
         // CRDs of before ListenerSets have no such field, and an API server drops it: it is not written for nothing.
         let sets = match (wanted.attached_listener_sets, part("attachedListenerSets")) {
             (0, Value::Null) => Value::Null,

@@ -141,6 +141,8 @@ pub struct GatewayStatus {
     pub refers: bool,
     /// `spec.tls.frontend` lets clients in whose certificate is not valid.
     pub insecure_frontend: bool,
+    /// It takes routes that ask for default Gateways (`spec.defaultScope`).
+    pub is_default: bool,
     /// Its own; those that ListenerSets add are told of there.
     pub listeners: Vec<ListenerStatus>,
     /// ListenerSets that are accepted.

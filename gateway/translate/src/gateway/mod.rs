@@ -29,7 +29,7 @@ use sluice_model::config::{
 };
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, HostPattern, Hostname, Kind, ObjectRef, Problem};
-use sluice_resources::api::gateway::GatewayListeners;
+use sluice_resources::api::gateway::{GatewayDefaultScope, GatewayListeners};
 use sluice_resources::api::{Gateway, LabelSelector, ListenerSet};
 use sluice_resources::{GatewayConfigSpec, Store};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +58,8 @@ pub(crate) struct Attach {
     pub(crate) parents: BTreeMap<ObjectRef, AttachParent>,
     /// Gateways of other controllers, and their ListenerSets: routes for them are none of our business.
     pub(crate) foreign: BTreeSet<ObjectRef>,
+    /// Gateways of ours that take routes which ask for default ones (`spec.defaultScope`).
+    pub(crate) defaults: BTreeSet<ObjectRef>,
     pub(crate) ingress: AttachIngress,
 }
 
@@ -301,6 +303,10 @@ impl Builder<'_> {
         };
         let client_certificate = self.client_certificate(&object, gateway, &mut status);
         status.insecure_frontend = tls::lets_anybody_in(gateway);
+        status.is_default = gateway.spec.default_scope == Some(GatewayDefaultScope::All);
+        if status.is_default {
+            result.attach.defaults.insert(object.clone());
+        }
         let external_names = edge::external_names(&settings, &mut Report::new(&object, &mut unreported));
         let tracing = self.tracing(&object, "spec.infrastructure.parametersRef", &settings);
         let around = Around {

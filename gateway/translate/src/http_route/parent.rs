@@ -8,7 +8,7 @@ use crate::status::ParentStatus;
 use crate::world::{Compiled, World};
 use sluice_model::{Code, HostPattern, Kind, ObjectRef};
 use sluice_resources::api::HttpRoute;
-use sluice_resources::api::http_route::HttpRouteParentRefs;
+use sluice_resources::api::http_route::{HttpRouteParentRefs, HttpRouteUseDefaultGateways as Scope};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -40,16 +40,12 @@ pub(super) fn attachments(
     if !named_hosts {
         hostnames.push(HostPattern::Any);
     }
-    if route.spec.use_default_gateways.is_some() {
-        report.warn(
-            Code::UnsupportedValue,
-            "spec.useDefaultGateways",
-            "default Gateways are not supported; name parentRefs",
-        );
-    }
+    let named = route.spec.parent_refs.as_deref().unwrap_or_default();
+    let by_default = default_gateways(world, object, route);
+    let references = named.iter().enumerate().map(|(i, reference)| (format!("spec.parentRefs[{i}]"), reference));
+    let references = references.chain(by_default.iter().map(|reference| (DEFAULTS.to_owned(), reference)));
     let mut found: BTreeMap<_, Attachment> = BTreeMap::new();
-    for (i, reference) in route.spec.parent_refs.iter().flatten().enumerate() {
-        let field = format!("spec.parentRefs[{i}]");
+    for (field, reference) in references {
         let mut report = Report::new(object, &mut compiled.problems);
         let Some((mut status, listeners)) = candidates(world, object, reference, &field, &mut report) else { continue };
         compiled.deps.insert(status.parent.clone());
@@ -91,11 +87,42 @@ pub(super) fn attachments(
         }
         compiled.status.parents.push(status);
     }
-    if route.spec.parent_refs.as_ref().is_none_or(Vec::is_empty) {
-        let message = "the route names no parentRef, so nothing serves it";
-        Report::new(object, &mut compiled.problems).warn(Code::ParentNotFound, "spec.parentRefs", message);
+    if named.is_empty() && by_default.is_empty() {
+        let (field, message) = match route.spec.use_default_gateways {
+            Some(Scope::All) => {
+                (DEFAULTS, "there is no default Gateway (spec.defaultScope), so nothing serves the route")
+            }
+            _ => ("spec.parentRefs", "the route names no parentRef, so nothing serves it"),
+        };
+        Report::new(object, &mut compiled.problems).warn(Code::ParentNotFound, field, message);
     }
     found.into_values().collect()
+}
+
+/// Where a route asks for Gateways that it does not name (GEP-3793).
+const DEFAULTS: &str = "spec.useDefaultGateways";
+
+/// The Gateways that take routes which ask for default ones, as parentRefs would name them; those that the route names
+/// as a whole itself are left out.
+fn default_gateways(world: &World<'_>, object: &ObjectRef, route: &HttpRoute) -> Vec<HttpRouteParentRefs> {
+    if route.spec.use_default_gateways != Some(Scope::All) {
+        return Vec::new();
+    }
+    let is_whole = |reference: &HttpRouteParentRefs, gateway: &ObjectRef| {
+        reference.kind.as_deref().unwrap_or(Kind::Gateway.name()) == Kind::Gateway.name()
+            && reference.namespace.as_deref().unwrap_or(&object.namespace) == &*gateway.namespace
+            && reference.name == *gateway.name
+            && reference.section_name.is_none()
+            && reference.port.is_none()
+    };
+    let named = |gateway: &ObjectRef| route.spec.parent_refs.iter().flatten().any(|other| is_whole(other, gateway));
+    let gateways = world.attach.defaults.iter().filter(|gateway| !named(gateway));
+    let reference = |gateway: &ObjectRef| HttpRouteParentRefs {
+        name: gateway.name.to_string(),
+        namespace: Some(gateway.namespace.to_string()),
+        ..HttpRouteParentRefs::default()
+    };
+    gateways.map(reference).collect()
 }
 
 /// The parent's listeners; `None` where the parent is none of our business.

@@ -2,6 +2,7 @@ use super::support::{Harness, gateway, route, services};
 use sluice_model::config::{
     Action, OriginPattern, PathRewrite, RedirectScheme, Retry, SessionCarrier, SessionPersistence,
 };
+use sluice_model::{Kind, ObjectRef};
 use std::time::Duration;
 
 const HTTP: &str = "[{name: web, port: 80, protocol: HTTP}]";
@@ -516,4 +517,60 @@ fn gw_multiple_gateways_each_serve_the_shared_route() {
     assert_eq!(h.status("HTTPRoute infra/r"), ["infra/gw: ok ok", "infra/gw2: ok ok"]);
     let attached: Vec<_> = h.translator.status().gateways.values().map(|g| g.listeners[0].attached_routes).collect();
     assert_eq!(attached, [1, 1]);
+}
+
+/// GEP-3793.
+#[test]
+fn a_route_that_asks_for_default_gateways_attaches_to_all_of_them_as_if_it_named_them() {
+    let all = "[{name: web, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}]";
+    let gw = |namespace: &str, name: &str, port: u32, scope: &str| {
+        gateway(namespace, name, &format!("{}{scope}", all.replace("80", &port.to_string())))
+    };
+    let to = |head: &str| format!("{head}\n  rules: [{{backendRefs: [{{name: web, port: 8080}}]}}]");
+    let base = gw("infra", "a", 81, ", defaultScope: All")
+        + &gw("infra", "b", 82, ", defaultScope: None")
+        + &gw("infra", "c", 83, "")
+        + &gateway("infra", "d", "[{name: web, port: 84, protocol: HTTP}], defaultScope: All")
+        + &services("shop", &["web"]);
+    let mut h = Harness::new(
+        &(base
+            + &route("shop", "all", &to("  useDefaultGateways: All"))
+            + &route(
+                "shop",
+                "none",
+                &to("  useDefaultGateways: None\n  hostnames: [none.com]\n  parentRefs: [{name: c, namespace: infra}]"),
+            )
+            + &route(
+                "shop",
+                "both",
+                &to(
+                    "  useDefaultGateways: All\n  hostnames: [both.com]\n  parentRefs: [{name: a, namespace: infra}, {name: c, namespace: infra}]",
+                ),
+            )),
+    );
+    // The usual rules hold: not every default Gateway takes routes of every namespace.
+    assert_eq!(h.status("HTTPRoute shop/all"), ["infra/a: ok ok", "infra/d: NotAllowedByListeners ok"]);
+    assert_eq!(h.status("HTTPRoute shop/none"), ["infra/c: ok ok"]);
+    assert_eq!(
+        h.status("HTTPRoute shop/both"),
+        ["infra/a: ok ok", "infra/c: ok ok", "infra/d: NotAllowedByListeners ok"]
+    );
+    assert_eq!(
+        h.problems(),
+        ["P207 HTTPRoute shop/all spec.useDefaultGateways", "P207 HTTPRoute shop/both spec.useDefaultGateways"]
+    );
+    let status = h.translator.status();
+    let parent = &status.routes[&ObjectRef::new(Kind::HTTPRoute, "shop", "all")].parents[0];
+    assert_eq!(parent.namespace.as_deref(), Some("infra"), "named as a parentRef would");
+    let defaults: Vec<_> = status.gateways.values().map(|gateway| gateway.is_default).collect();
+    assert_eq!(defaults, [true, false, false, true]);
+
+    // Another one is there before the former goes.
+    h.apply(&gw("infra", "b", 82, ", defaultScope: All"));
+    h.delete(Kind::Gateway, "infra", "a");
+    h.delete(Kind::Gateway, "infra", "d");
+    assert_eq!(h.status("HTTPRoute shop/all"), ["infra/b: ok ok"]);
+    h.delete(Kind::Gateway, "infra", "b");
+    assert_eq!(h.status("HTTPRoute shop/all"), [] as [&str; 0]);
+    assert!(h.problems().contains(&"P206 HTTPRoute shop/all spec.useDefaultGateways".to_owned()), "{:?}", h.problems());
 }

@@ -31,7 +31,7 @@ static FORMS: LazyLock<Vec<Object>> = LazyLock::new(|| {
         "infra",
         "gw2",
         &format!(
-            "[{{name: web, port: 80, protocol: HTTP, {all}}}], allowedListeners: {{namespaces: {{from: Selector, selector: {{matchLabels: {{a: b}}}}}}}}"
+            "[{{name: web, port: 80, protocol: HTTP, {all}}}], allowedListeners: {{namespaces: {{from: Selector, selector: {{matchLabels: {{a: b}}}}}}}}, defaultScope: All"
         ),
     );
     for namespace in ["infra", "shop"] {
@@ -67,6 +67,7 @@ static FORMS: LazyLock<Vec<Object>> = LazyLock::new(|| {
                 "---\napiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {{name: q{i}, namespace: {namespace}}}\nspec: {{parentRefs: [{{name: gw, namespace: infra}}, {{name: gw2, namespace: infra}}], hostnames: [{hosts}], rules: [{{backendRefs: [{{name: a, port: 8080}}]}}]}}\n"
             );
         }
+        yaml += &route(namespace, "s", "  useDefaultGateways: All\n  rules: [{backendRefs: [{name: a, port: 8080}]}]");
         for (annotations, tls) in [("", ""), ("sluice.dev/policy: named", "tls: [{hosts: [y.com], secretName: t}], ")] {
             yaml += &format!(
                 "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: i, namespace: {namespace}, annotations: {{{annotations}}}}}\nspec: {{{tls}defaultBackend: {{service: {{name: b, port: {{number: 8080}}}}}}, rules: [{{host: y.com, http: {{paths: [{{path: /i, pathType: Prefix, backend: {{service: {{name: a, port: {{number: 8080}}}}}}}}]}}}}]}}\n"
