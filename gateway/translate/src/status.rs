@@ -186,7 +186,7 @@ pub struct ListenerStatus {
     pub port: u16,
     /// What its protocol is spoken over.
     pub transport: Transport,
-    /// Reason and message of `Accepted: False`: UnsupportedProtocol, UnsupportedValue, Invalid,
+    /// Reason and message of `Accepted: False`: UnsupportedProtocol, UnsupportedValue,
     /// NoValidCACertificate, PortUnavailable.
     pub rejected: Option<(&'static str, String)>,
     /// Reason of `Conflicted: True`: ProtocolConflict, HostnameConflict.
@@ -235,7 +235,8 @@ pub struct RouteStatus {
     /// `metadata.generation` of the form that was looked at; 0 of an object from a file.
     pub generation: i64,
     pub parents: Vec<ParentStatus>,
-    /// Message of `PartiallyInvalid: True`: rules that are left out, or answer an error.
+    /// Message of `PartiallyInvalid: True`, or where no rule is left of why it is not accepted: rules that are left out,
+    /// or answer an error.
     pub invalid: Option<String>,
 }
 
@@ -252,7 +253,7 @@ pub struct ParentStatus {
     /// The listeners that it is attached to.
     pub listeners: Vec<String>,
     /// Reason and message of `Accepted: False`: NoMatchingParent, NotAllowedByListeners,
-    /// NoMatchingListenerHostname, Conflicted.
+    /// NoMatchingListenerHostname, Conflicted, UnsupportedValue, IncompatibleFilters.
     pub rejected: Option<(&'static str, String)>,
     /// Reason and message of `ResolvedRefs: False`: BackendNotFound, InvalidKind, RefNotPermitted, UnsupportedProtocol.
     pub unresolved: Option<(&'static str, String)>,

@@ -146,6 +146,7 @@ fn allowed_routes(
             None => {
                 let message = "from: Selector needs a selector; until then no route may attach";
                 report.error(Code::InvalidCombination, format!("{field}.allowedRoutes.namespaces"), message);
+                status.reject("UnsupportedValue", message);
                 Namespaces::Selector(unmeetable())
             }
         },

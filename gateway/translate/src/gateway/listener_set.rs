@@ -169,7 +169,7 @@ impl Builder<'_> {
         };
         let field = format!("spec.listeners[{index}].name");
         self.problems.push(Problem::error(code, owner, field, message.clone()));
-        status.reject("Invalid", message);
+        status.reject("UnsupportedValue", message);
         false
     }
 }

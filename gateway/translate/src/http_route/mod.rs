@@ -12,9 +12,9 @@ use crate::policy::Level;
 use crate::rank::Rank;
 use crate::world::{Compiled, RuleSet, World};
 use parent::Attachment;
-use sluice_model::config::CertificateKey;
+use sluice_model::config::{Action, CertificateKey, Rule};
 use sluice_model::object::NamespacedName;
-use sluice_model::{Code, Hostname, Kind, ObjectRef, Problem, Severity};
+use sluice_model::{Code, Hostname, Kind, ObjectRef, Problem, Reason, Severity};
 use sluice_resources::api::HttpRoute;
 use std::sync::Arc;
 
@@ -66,12 +66,30 @@ pub(crate) fn compile_as(world: &World<'_>, object: &ObjectRef, route: &HttpRout
     }
     compiled.keep_used_backends();
     compiled.status.generation = route.metadata.generation.unwrap_or_default();
-    compiled.status.invalid = invalid(object, &compiled.problems);
+    if let Some(problem) = invalid(object, &compiled.problems) {
+        let message = format!("{}: {}", problem.field, problem.message);
+        let serves = |rule: &Arc<Rule>| !matches!(rule.action, Action::Reply { reason: Reason::UnsupportedFilter, .. });
+        if !attachments.is_empty() && !compiled.placements.values().flat_map(|set| &set.rules).any(serves) {
+            let reason = if excludes_filters(problem) { "IncompatibleFilters" } else { "UnsupportedValue" };
+            for parent in &mut compiled.status.parents {
+                parent.rejected.get_or_insert((reason, format!("no rule of it can be used: {message}")));
+            }
+        }
+        compiled.status.invalid = Some(message);
+    }
     compiled
 }
 
+/// Whether filters stand beside each other that cannot: it is said of the list, or of one of its entries as a whole.
+fn excludes_filters(problem: &Problem) -> bool {
+    let (_, filters) = problem.field.rsplit_once(".filters").unwrap_or_default();
+    problem.code == Code::InvalidCombination
+        && problem.field.contains(".filters")
+        && (filters.is_empty() || filters.ends_with(']'))
+}
+
 /// What is wrong beside references, of which `ResolvedRefs` tells, and parents, of which `Accepted` does.
-fn invalid(object: &ObjectRef, problems: &[Problem]) -> Option<String> {
+fn invalid<'p>(object: &ObjectRef, problems: &'p [Problem]) -> Option<&'p Problem> {
     let told_elsewhere = [
         Code::ServiceNotFound,
         Code::ServicePortNotFound,
@@ -81,6 +99,7 @@ fn invalid(object: &ObjectRef, problems: &[Problem]) -> Option<String> {
         Code::NotAllowedByListeners,
         Code::NoMatchingHostname,
         Code::RouteConflict,
+        Code::PolicyNotFound,
         Code::ExternalNameNotAllowed,
     ];
     let counts = |problem: &&Problem| {
@@ -88,5 +107,5 @@ fn invalid(object: &ObjectRef, problems: &[Problem]) -> Option<String> {
             && problem.object.as_ref() == Some(object)
             && !told_elsewhere.contains(&problem.code)
     };
-    problems.iter().filter(counts).min().map(|problem| format!("{}: {}", problem.field, problem.message))
+    problems.iter().filter(counts).min()
 }

@@ -123,11 +123,18 @@ impl RuleBuilder<'_> {
         compiled: &mut Compiled,
     ) -> Option<NamespacedName> {
         let mut report = Report::new(self.object, &mut compiled.problems);
+        let parents = &mut compiled.status.parents;
+        let mut unresolved = |reason| {
+            for parent in parents.iter_mut() {
+                parent.unresolved.get_or_insert((reason, format!("{field} cannot be used")));
+            }
+        };
         if group != Kind::TrafficPolicy.group() || kind != Kind::TrafficPolicy.name() {
             let message = format!(
                 "an extension of kind `{kind}` of group `{group}` is not supported; sluice.dev TrafficPolicy is"
             );
             report.error(Code::KindNotSupported, format!("{field}.kind"), message);
+            unresolved("InvalidKind");
             return None;
         }
         let name = NamespacedName::new(self.object.namespace.clone(), name);
@@ -139,6 +146,7 @@ impl RuleBuilder<'_> {
                     format!("{field}.name"),
                     format!("there is no TrafficPolicy {name}"),
                 );
+                unresolved("BackendNotFound");
                 None
             }
             Some(policy) if policy.targeted => {

@@ -376,7 +376,7 @@ fn names_that_cannot_be_told_apart_serve_nothing() {
             "P110 ListenerSet infra/s spec.listeners[1].name"
         ]
     );
-    assert_eq!(reasons(&h, "infra", "s"), ["ok", "web: ok", "web: Invalid", "a/b/c: Invalid"]);
+    assert_eq!(reasons(&h, "infra", "s"), ["ok", "web: ok", "web: UnsupportedValue", "a/b/c: UnsupportedValue"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! YAML in, configuration and problems out. Names cite the conformance test (gw: Gateway API, icc: Ingress) that a test
 //! follows.
 
+mod bad_input;
 mod gateway;
 mod grpc_route;
 mod http_route;
