@@ -5,5 +5,6 @@
 
 mod deploy;
 mod examples;
+mod features;
 mod generated;
 mod monitoring;

@@ -3,6 +3,7 @@
 use crate::shop::{HOST, Shop, backend_of, seen_field};
 use sluice_tests::objects::{http_route, join, service};
 use sluice_tests::wait;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn matches_are_tried_in_the_apis_order_of_precedence() {
@@ -146,6 +147,8 @@ async fn redirects_change_just_what_they_name() {
             rule("/port", "port: 8080"),
             rule("/full", "path: {type: ReplaceFullPath, replaceFullPath: /else}"),
             rule("/prefix", "path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}, statusCode: 308"),
+            rule("/see", "hostname: new.example, statusCode: 303"),
+            rule("/keep", "hostname: new.example, statusCode: 307"),
         ]
         .concat(),
     )
@@ -158,6 +161,8 @@ async fn redirects_change_just_what_they_name() {
         ("/full/x?q=1", 302, format!("http://{HOST}:{port}/else?q=1")),
         ("/prefix/x", 308, format!("http://{HOST}:{port}/new/x")),
         ("/prefix", 308, format!("http://{HOST}:{port}/new")),
+        ("/see", 303, format!("http://new.example:{port}/see")),
+        ("/keep", 307, format!("http://new.example:{port}/keep")),
     ] {
         let answer = shop.get(path).await;
         assert_eq!((answer.status, answer.header("location")), (status, Some(location)), "{path}");
@@ -310,6 +315,85 @@ async fn retries_go_by_the_rules_codes() {
     assert_eq!(tries.load(Ordering::Relaxed), 10);
     let line = shop.gateway.logged(|l| l["retries"] == 1).await;
     assert_eq!(line["status"], 200);
+}
+
+/// A backend that is slow (`after`), or says nothing at all, the first times it is asked.
+async fn recovering(
+    failures: usize,
+    after: Option<std::time::Duration>,
+) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = async move {
+        let mut asked = 0;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            asked += 1;
+            let _ = stream.read(&mut [0]).await;
+            match after {
+                // Closed while most of the request is unread: a reset.
+                None if asked <= failures => {}
+                Some(after) if asked <= failures => tokio::time::sleep(after).await,
+                _ => {
+                    let _ = stream.read(&mut [0; 4096]).await;
+                    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+            }
+        }
+    };
+    (address, tokio::spawn(serve))
+}
+
+/// Feature HTTPRouteRetryConnectionError, of which the Gateway API's suite has no test.
+#[tokio::test]
+async fn a_connection_that_is_reset_is_tried_again_as_often_as_the_rule_says() {
+    for (failures, status) in [(2, 200), (3, 502)] {
+        let (address, backend) = recovering(failures, None).await;
+        let rules = "  - retry: {attempts: 2, backoff: 10ms}\n    backendRefs: [{name: flaky, port: 80}]\n";
+        let shop = Shop::start(&[], &join([http_route("flaky", &[HOST], rules), service("flaky", &[address])])).await;
+        assert_eq!(shop.get("/").await.status, status, "{failures} resets");
+        backend.abort();
+    }
+}
+
+/// Feature HTTPRouteRetryBackendTimeout, of which the Gateway API's suite has no test.
+#[tokio::test]
+async fn a_try_that_takes_too_long_is_tried_again_while_the_request_has_time() {
+    let (address, backend) = recovering(1, Some(std::time::Duration::from_secs(60))).await;
+    let rules = "  - retry: {codes: [504], attempts: 2, backoff: 10ms}\n    timeouts: {request: 30s, backendRequest: 300ms}\n    backendRefs: [{name: slow, port: 80}]\n";
+    let (other, second) = recovering(0, None).await;
+    let documents = join([http_route("slow", &[HOST], rules), service("slow", &[address, other])]);
+    let shop = Shop::start(&[], &documents).await;
+    for n in 0..4 {
+        assert_eq!(shop.get("/").await.status, 200, "request {n}");
+    }
+    shop.gateway.logged(|line| line["retries"] == 1 && line["status"] == 200).await;
+    backend.abort();
+    second.abort();
+}
+
+/// By the parentRef's port, whatever it calls the listener.
+#[tokio::test]
+async fn a_route_attaches_to_the_listener_of_the_port_that_it_names() {
+    let ports = (sluice_tests::ports::free(), sluice_tests::ports::free());
+    let _shop = Shop::start(&["one"], &join([
+        format!("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: two, namespace: default}}\nspec:\n  gatewayClassName: sluice\n  listeners: [{{name: a, port: {}, protocol: HTTP}}, {{name: b, port: {}, protocol: HTTP}}]\n", ports.0, ports.1),
+        http_route("by-port", &[], "  - backendRefs: [{name: one, port: 80}]\n").replace("{name: edge}", &format!("{{name: two, port: {}}}", ports.1)),
+    ])).await;
+    assert_eq!(sluice_tests::raw::get(ports.0, HOST, "/").await.unwrap().status, 404);
+    assert_eq!(sluice_tests::raw::get(ports.1, HOST, "/").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_backend_of_another_namespace_serves_where_a_grant_permits_it() {
+    let rules = "  - backendRefs: [{name: far, namespace: other, port: 80}]\n";
+    let far = sluice_tests::Backend::echo("far").await;
+    let there = service("far", &[far.address]).replace("namespace: default", "namespace: other");
+    let shop = Shop::start(&[], &join([http_route("far", &[HOST], rules), there])).await;
+    assert_eq!(shop.get("/").await.status, 500);
+    let grant = "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: far, namespace: other}\nspec:\n  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: default}]\n  to: [{group: \"\", kind: Service, name: far}]\n";
+    shop.folder.write("grant.yaml", grant);
+    shop.until("the granted backend", "/", |answer| answer.status == 200).await;
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! Services: stable names in front of endpoints that come, go and fail.
 
 use crate::shop::{HOST, Shop, backend_of};
+use futures::{SinkExt, StreamExt};
 use sluice_tests::certificate::Authority;
 use sluice_tests::objects::{backend_policy, join, route_to, service, service_speaking, slice};
 use sluice_tests::{Backend, ports, raw, wait};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use tokio_tungstenite::tungstenite::Message;
 
 fn unused() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], ports::free()))
@@ -208,6 +210,17 @@ async fn app_protocols_choose_what_is_spoken_to_endpoints() {
     )
     .await;
     assert_eq!(shop.get("/").await.json()["version"], "HTTP/2.0");
+}
+
+#[tokio::test]
+async fn a_backend_of_web_sockets_is_spoken_to_by_upgrade() {
+    let backend = Backend::echo("chat").await;
+    let chat = service_speaking("chat", Some("kubernetes.io/ws"), &[backend.address]);
+    let shop = Shop::start(&[], &join([route_to("all", &[HOST], "chat"), chat])).await;
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", shop.http)).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(format!("ws://{HOST}/chat"), stream).await.unwrap();
+    socket.send(Message::text("hello")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("chat: hello"));
 }
 
 fn backend_tls(service: &str, hostname: &str, ca: &str, more: &str) -> String {

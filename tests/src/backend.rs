@@ -4,7 +4,7 @@
 //! with what arrived, as JSON; `application/grpc` is echoed message by message with trailers; a WebSocket upgrade is
 //! accepted and its messages come back behind the backend's name.
 
-use crate::certificate::Leaf;
+use crate::certificate::{Authority, Leaf};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{SinkExt, StreamExt};
@@ -57,6 +57,11 @@ impl Backend {
     /// The same behind TLS; ALPN offers `alpn`.
     pub async fn echo_tls(name: &'static str, leaf: &Leaf, alpn: &[&str]) -> Backend {
         Backend::serve(0, echo_as(name), Some(TlsAcceptor::from(leaf.server_config(alpn)))).await
+    }
+
+    /// As [`Backend::echo_tls`], for clients with a certificate of this authority alone.
+    pub async fn echo_mutual(name: &'static str, leaf: &Leaf, authority: &Authority) -> Backend {
+        Backend::serve(0, echo_as(name), Some(TlsAcceptor::from(leaf.mutual_server_config(authority)))).await
     }
 
     pub async fn with(handler: Handler) -> Backend {

@@ -3,6 +3,7 @@
 use crate::Address;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::ServerName;
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::sync::Arc;
@@ -101,13 +102,36 @@ impl Trust {
         config.resumption = rustls::client::Resumption::disabled();
         Arc::new(config)
     }
+
+    /// A client of HTTP/1.1 that shows a certificate.
+    pub fn client_as(&self, leaf: &Leaf) -> Arc<ClientConfig> {
+        let mut config = ClientConfig::builder()
+            .with_root_certificates(self.roots.clone())
+            .with_client_auth_cert(vec![leaf.der.clone()], leaf.key())
+            .unwrap();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        Arc::new(config)
+    }
 }
 
 impl Leaf {
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key_der.clone()))
+    }
+
+    /// A server of HTTP/1.1 that lets in whom the authority has signed.
+    pub fn mutual_server_config(&self, authority: &Authority) -> Arc<ServerConfig> {
+        let verifier = WebPkiClientVerifier::builder(authority.trust().roots).build().unwrap();
+        let builder = ServerConfig::builder().with_client_cert_verifier(verifier);
+        let mut config = builder.with_single_cert(vec![self.der.clone()], self.key()).unwrap();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+
     pub fn server_config(&self, alpn: &[&str]) -> Arc<ServerConfig> {
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key_der.clone()));
-        let mut config =
-            ServerConfig::builder().with_no_client_auth().with_single_cert(vec![self.der.clone()], key).unwrap();
+        let builder = ServerConfig::builder().with_no_client_auth();
+        let mut config = builder.with_single_cert(vec![self.der.clone()], self.key()).unwrap();
         config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
         Arc::new(config)
     }

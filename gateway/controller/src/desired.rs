@@ -50,6 +50,8 @@ pub const SUPPORTED_FEATURES: &[&str] = &[
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteRetry",
+    "HTTPRouteRetryBackendTimeout",
+    "HTTPRouteRetryConnectionError",
     "HTTPRouteSchemeRedirect",
     "ListenerSet",
     "ReferenceGrant",
@@ -61,7 +63,8 @@ pub const SUPPORTED_FEATURES: &[&str] = &[
 ];
 
 /// Features whose fields are there in the experimental channel's CRDs only: in the other an API server drops them.
-const EXPERIMENTAL_FEATURES: &[&str] = &["HTTPRouteRetry"];
+const EXPERIMENTAL_FEATURES: &[&str] =
+    &["HTTPRouteRetry", "HTTPRouteRetryBackendTimeout", "HTTPRouteRetryConnectionError"];
 
 /// The installed CRDs of the Gateway API, as their annotations have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
