@@ -3,7 +3,7 @@
 use super::{Around, Builder, Gateways, ListenerPlan, Namespaces, PortKey};
 use crate::report::Report;
 use crate::status::ListenerStatus;
-use sluice_model::config::{Carries, Certificate, Edge, ListenerTls, Protocol};
+use sluice_model::config::{Carries, Certificate, Edge, ListenerTls, Protocol, Transport};
 use sluice_model::{Code, HostPattern, Kind, ObjectRef, Problem};
 use sluice_resources::api::gateway::{
     GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From, GatewayListenersTlsMode,
@@ -192,20 +192,51 @@ pub(super) fn conflicts<'l>(
             }
         }
     }
-    let mut by_port: BTreeMap<i32, Vec<&GatewayListeners>> = BTreeMap::new();
+    let mut taken: BTreeMap<(i32, Transport), Taken> = BTreeMap::new();
     for listener in own {
-        by_port.entry(listener.port).or_default().push(listener);
+        if let Some((protocol, ..)) = served(&listener.protocol) {
+            taken.entry((listener.port, protocol.transport())).or_default().insert(protocol, listener);
+        }
     }
     for listener in added {
-        let others = by_port.entry(listener.port).or_default();
-        let reasons: BTreeSet<_> = others.iter().filter_map(|other| conflict_of(other, listener)).collect();
-        let reason = reasons.last().copied();
-        if reason.is_none() {
-            others.push(listener);
-        }
+        let reason = served(&listener.protocol).and_then(|(protocol, ..)| {
+            let others = taken.entry((listener.port, protocol.transport())).or_default();
+            let reason = others.conflict(protocol, listener);
+            if reason.is_none() {
+                others.insert(protocol, listener);
+            }
+            reason
+        });
         conflicts.push(reason);
     }
     conflicts
+}
+
+/// What listeners of one port have: there may be thousands of them, by ListenerSets.
+#[derive(Default)]
+struct Taken {
+    protocols: BTreeSet<Protocol>,
+    hosts: BTreeSet<String>,
+}
+
+impl Taken {
+    fn insert(&mut self, protocol: Protocol, listener: &GatewayListeners) {
+        self.protocols.insert(protocol);
+        self.hosts.insert(host(listener));
+    }
+
+    /// Why one more cannot serve beside them.
+    fn conflict(&self, protocol: Protocol, listener: &GatewayListeners) -> Option<&'static str> {
+        if self.protocols.iter().any(|other| *other != protocol) {
+            return Some(PROTOCOL);
+        }
+        let alone = matches!(protocol, Protocol::Tcp | Protocol::Udp) && !self.protocols.is_empty();
+        (alone || self.hosts.contains(&host(listener))).then_some(HOSTNAME)
+    }
+}
+
+fn host(listener: &GatewayListeners) -> String {
+    listener.hostname.as_deref().unwrap_or_default().to_ascii_lowercase()
 }
 
 const PROTOCOL: &str = "ProtocolConflict";
@@ -220,7 +251,6 @@ fn conflict_of(a: &GatewayListeners, b: &GatewayListeners) -> Option<&'static st
     if first != second {
         return Some(PROTOCOL);
     }
-    let host = |l: &GatewayListeners| l.hostname.clone().unwrap_or_default().to_ascii_lowercase();
     (matches!(first, Protocol::Tcp | Protocol::Udp) || host(a) == host(b)).then_some(HOSTNAME)
 }
 
@@ -233,9 +263,13 @@ pub(super) fn resolve_conflicts(gateways: &mut Gateways, problems: &mut Vec<Prob
         (a.rank.is_none(), &a.rank).cmp(&(b.rank.is_none(), &b.rank))
     });
     let mut kept: Vec<ListenerPlan> = Vec::with_capacity(plans.len());
+    let mut sockets: BTreeMap<(Option<u16>, Transport), Sharers> = BTreeMap::new();
     for plan in plans {
-        let rival = kept.iter().find_map(|other| Some((other, conflict(other, &plan)?)));
+        let sharers = sockets.entry((plan.bind, plan.protocol.transport())).or_default();
+        let rival = sharers.rival(&kept, &plan).and_then(|at| kept.get(at));
+        let rival = rival.and_then(|other| Some((other, conflict(other, &plan)?)));
         let Some((rival, reason)) = rival else {
+            sharers.insert(kept.len(), &plan);
             kept.push(plan);
             continue;
         };
@@ -279,6 +313,33 @@ pub(super) fn resolve_conflicts(gateways: &mut Gateways, problems: &mut Vec<Prob
         }
     }
     gateways.plans = kept;
+}
+
+/// Those who have one socket, by their place among those that are kept.
+#[derive(Default)]
+struct Sharers {
+    all: Vec<usize>,
+    by_host: BTreeMap<HostPattern, usize>,
+    /// One of them names addresses.
+    addressed: bool,
+}
+
+impl Sharers {
+    fn insert(&mut self, at: usize, plan: &ListenerPlan) {
+        self.all.push(at);
+        self.by_host.entry(plan.hostname.clone()).or_insert(at);
+        self.addressed |= !plan.addresses.is_empty();
+    }
+
+    /// The first that is in the way of one more, if any is. Without addresses all have one protocol, so that there is
+    /// no need to look at each.
+    fn rival(&self, kept: &[ListenerPlan], plan: &ListenerPlan) -> Option<usize> {
+        let is_rival = |at: &&usize| kept.get(**at).is_some_and(|other| conflict(other, plan).is_some());
+        if self.addressed || !plan.addresses.is_empty() {
+            return self.all.iter().find(is_rival).copied();
+        }
+        self.all.first().into_iter().chain(self.by_host.get(&plan.hostname)).find(is_rival).copied()
+    }
 }
 
 /// The API's reason for a listener whose port is in use.
