@@ -293,3 +293,25 @@ async fn an_api_server_that_does_not_answer_is_all_that_is_said() {
     findings.find("error", "api-server", "API server", "refused");
     assert_eq!(findings.all().count(), 1, "{:#}", findings.report);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listener_sets_are_looked_at_as_gateways_are() {
+    let cluster = fit().await;
+    let set = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "ListenerSet",
+        "metadata": {"name": "more", "namespace": "shop"},
+        "spec": {"parentRef": {"name": "edge"}, "listeners": [{"name": "more", "port": 8081, "protocol": "HTTP"}]}});
+    cluster.server.apply(set);
+    const SET: &str = "ListenerSet shop/more";
+    let findings = doctor(&cluster.server, &cluster.folder, &[]);
+    findings.find("error", "gateways", SET, "is not accepted (NotAllowed)");
+
+    let mut edge = cluster.server.get("gateways", "shop", "edge").unwrap();
+    edge["spec"]["allowedListeners"] = json!({"namespaces": {"from": "Same"}});
+    cluster.server.apply(edge);
+    cluster.server.set_status(Kind::Gateway, "shop", "edge", programmed("True"));
+    let findings = doctor(&cluster.server, &cluster.folder, &[]);
+    findings.find("warning", "gateways", SET, "has no status");
+    cluster.server.set_status(Kind::ListenerSet, "shop", "more", programmed("True"));
+    let findings = doctor(&cluster.server, &cluster.folder, &[]);
+    findings.find("ok", "gateways", SET, "is programmed, of Gateway shop/edge");
+}

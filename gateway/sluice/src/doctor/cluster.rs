@@ -290,33 +290,53 @@ impl Seen {
     }
 
     fn gateways(&self, report: &mut Report) {
-        for (gateway, translated) in self.translator.status().gateways {
-            let NamespacedName { namespace, name } = gateway.key();
-            let hint = format!("kubectl -n {namespace} describe gateway {name}");
-            if let Some((reason, message)) = &translated.rejected {
-                report.error(Check::Gateways, gateway, format!("is not accepted ({reason}): {message}"), hint);
-                continue;
-            }
-            let status = self.status(Kind::Gateway, &gateway.key());
+        let translated = self.translator.status();
+        for (gateway, of) in translated.gateways {
+            let Some(status) = self.programmed(report, &gateway, of.rejected.as_ref()) else { continue };
             let addresses = status.get("addresses").and_then(Value::as_array).into_iter().flatten();
             let addresses: Vec<&str> = addresses.filter_map(|address| address.get("value")?.as_str()).collect();
-            // Of a Gateway that nobody has looked at yet, the API's own default is `Unknown`.
-            match condition(&status, "Programmed").filter(|programmed| programmed.status != "Unknown") {
-                None => {
-                    let hint = "a `sluice run --kube --role controller` writes it: see whether one runs, and its log";
-                    report.warning(Check::Gateways, gateway, "has no status", hint);
-                }
-                Some(programmed) if programmed.status != "True" => {
-                    let message = format!("is not programmed ({}): {}", programmed.reason, programmed.message);
-                    report.error(Check::Gateways, gateway, message, hint);
-                }
-                Some(_) if addresses.is_empty() => {
-                    report.warning(Check::Gateways, gateway, "has no address", hint);
-                }
-                Some(_) => {
-                    report.ok(Check::Gateways, gateway, format!("is programmed, at {}", addresses.join(", ")));
-                }
+            if addresses.is_empty() {
+                let hint = describe(&gateway);
+                report.warning(Check::Gateways, gateway, "has no address", hint);
+            } else {
+                report.ok(Check::Gateways, gateway, format!("is programmed, at {}", addresses.join(", ")));
             }
+        }
+        for (set, of) in translated.listener_sets {
+            if self.programmed(report, &set, of.rejected.as_ref()).is_some() {
+                report.ok(Check::Gateways, set, format!("is programmed, of {}", of.gateway));
+            }
+        }
+    }
+
+    /// The status of a Gateway or ListenerSet that is accepted and programmed; of another one it says why it is not.
+    fn programmed(
+        &self,
+        report: &mut Report,
+        object: &ObjectRef,
+        rejected: Option<&(&'static str, String)>,
+    ) -> Option<Value> {
+        let object = object.clone();
+        if let Some((reason, message)) = rejected {
+            let hint = describe(&object);
+            report.error(Check::Gateways, object, format!("is not accepted ({reason}): {message}"), hint);
+            return None;
+        }
+        let status = self.status(object.kind, &object.key());
+        // Of one that nobody has looked at yet, the API's own default is `Unknown`.
+        match condition(&status, "Programmed").filter(|programmed| programmed.status != "Unknown") {
+            None => {
+                let hint = "a `sluice run --kube --role controller` writes it: see whether one runs, and its log";
+                report.warning(Check::Gateways, object, "has no status", hint);
+                None
+            }
+            Some(programmed) if programmed.status != "True" => {
+                let message = format!("is not programmed ({}): {}", programmed.reason, programmed.message);
+                let hint = describe(&object);
+                report.error(Check::Gateways, object, message, hint);
+                None
+            }
+            Some(_) => Some(status),
         }
     }
 
@@ -396,4 +416,10 @@ fn why(pod: &Value) -> String {
     let phase = pod.pointer("/status/phase").and_then(Value::as_str);
     let first = waits.or(ready.filter(|message| !message.is_empty())).or(phase);
     first.map(|reason| format!(": {reason}")).unwrap_or_default()
+}
+
+/// What shows more of an object.
+fn describe(object: &ObjectRef) -> String {
+    let kind = object.kind.name().to_lowercase();
+    format!("kubectl -n {} describe {kind} {}", object.namespace, object.name)
 }
