@@ -132,7 +132,7 @@ async fn traffic_goes_on_while_the_api_server_is_away_and_changes_arrive_when_it
     cluster.answered_by("one").await;
     assert!(gateway.metric("sluice_watch_stale_seconds", &["HTTPRoute"]).await > 0.0);
     let (_, page) = gateway.admin_get("/").await.unwrap();
-    assert!(page.contains("Watches (20)") && page.contains(">failing<"), "{page}");
+    assert!(page.contains("Watches (21)") && page.contains(">failing<"), "{page}");
     assert!(gateway.metric("sluice_config_problems", &["SLUICE-P603"]).await >= 1.0);
 
     cluster.server.apply(route("two"));

@@ -681,6 +681,9 @@ async fn policies_and_gateway_configs_say_where_they_hold_and_why_not() {
         "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "one"}],
                  "validation": {"hostname": "one.example",
                                 "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "missing"}]}}}));
+    cluster.server.apply(json!({"apiVersion": "gateway.networking.x-k8s.io/v1alpha1", "kind": "XBackendTrafficPolicy",
+        "metadata": {"name": "retries", "namespace": "shop"},
+        "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "one"}], "retryConstraint": {}}}));
     let others = json!({"ancestorRef": {"name": "x"}, "controllerName": "example.com/other", "conditions": []});
     cluster.server.set_status(Kind::BackendTLSPolicy, "shop", "tls", json!({"ancestors": [others]}));
     let gateway = cluster.options("all").start().await;
@@ -706,6 +709,17 @@ async fn policies_and_gateway_configs_say_where_they_hold_and_why_not() {
     assert_eq!((&tls[0], &tls[1]["ancestorRef"]["kind"]), (&others, &json!("Gateway")));
     let wanted = ["Accepted=False/NoValidCACertificate", "ResolvedRefs=False/InvalidCACertificateRef"];
     assert_eq!(brief(&tls[1]["conditions"]), wanted);
+    cluster
+        .until("the ancestor", |server| {
+            status(server, "xbackendtrafficpolicies", "retries")["ancestors"][0].is_object()
+        })
+        .await;
+    let retries = status(&cluster.server, "xbackendtrafficpolicies", "retries")["ancestors"].clone();
+    assert_eq!(
+        (&retries[0]["ancestorRef"]["kind"], &retries[0]["ancestorRef"]["name"]),
+        (&json!("Gateway"), &json!("edge"))
+    );
+    assert_eq!(brief(&retries[0]["conditions"]), ["Accepted=True/Accepted"]);
     cluster.until("the GatewayConfig's", |server| !status(server, "gatewayconfigs", "settings").is_null()).await;
     let settings = status(&cluster.server, "gatewayconfigs", "settings");
     assert_eq!((&settings["uses"], &settings["usedBy"][0]["name"]), (&json!(1), &json!("edge")));

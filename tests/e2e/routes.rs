@@ -397,6 +397,41 @@ async fn a_backend_of_another_namespace_serves_where_a_grant_permits_it() {
 }
 
 #[tokio::test]
+async fn a_backends_retry_constraint_bounds_the_retries_of_every_route() {
+    use sluice_tests::Backend;
+    use std::sync::Arc;
+    let failing = Backend::with(Arc::new(|_| {
+        Box::pin(async { sluice_tests::backend::text(503.try_into().unwrap(), "not now") })
+    }))
+    .await;
+    let policy = "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {name: few, namespace: default}\nspec:\n  targetRefs: [{group: \"\", kind: Service, name: failing}]\n  retryConstraint: {budget: {percent: 0}, minRetryRate: {count: 2, interval: 1h}}\n";
+    let retrying = |name: &str, path: &str| {
+        http_route(
+            name,
+            &[HOST],
+            &format!(
+                "  - matches: [{{path: {{value: {path}}}}}]\n    retry: {{codes: [503], attempts: 1, backoff: 1ms}}\n    backendRefs: [{{name: failing, port: 80}}]\n"
+            ),
+        )
+    };
+    let objects =
+        join([retrying("a", "/a"), retrying("b", "/b"), service("failing", &[failing.address]), policy.to_owned()]);
+    let shop = Shop::start(&[], &objects).await;
+    // Two retries in all, whichever route asks for them; then the gateway says that there are no more.
+    for (path, text) in [("/a", "not now"), ("/b", "not now")] {
+        assert_eq!(shop.get(path).await.text(), text);
+    }
+    assert_eq!(failing.count(), 4);
+    for path in ["/a", "/b"] {
+        let answer = shop.get(path).await;
+        assert_eq!((answer.status, answer.text() == "not now"), (503, false), "{}", answer.text());
+    }
+    assert_eq!(failing.count(), 6);
+    let line = shop.gateway.logged(|line| line["reason"] == "retry_budget_exceeded").await;
+    assert_eq!((&line["backend"], &line["retries"]), (&"default/failing:80".into(), &0.into()));
+}
+
+#[tokio::test]
 async fn a_listener_takes_only_routes_that_name_it_and_that_it_allows() {
     let shop = Shop::start(
         &["one"],

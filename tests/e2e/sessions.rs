@@ -273,6 +273,28 @@ async fn replicas_in_a_cluster_keep_each_others_sessions_by_what_they_read() {
 }
 
 #[tokio::test]
+async fn a_policy_of_a_service_keeps_sessions_at_it_for_every_route_of_its_own() {
+    let (one, two) = (Backend::echo("one").await, Backend::echo("two").await);
+    let policy = "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {name: sticky, namespace: default}\nspec:\n  targetRefs: [{group: \"\", kind: Service, name: web}]\n  sessionPersistence: {sessionName: s}\n";
+    let rule = |path: &str| {
+        format!("  - matches: [{{path: {{value: {path}}}}}]\n    backendRefs: [{{name: web, port: 80}}]\n")
+    };
+    let objects = join([
+        http_route("web", &[HOST], &[rule("/a"), rule("/b")].concat()),
+        service("web", &[one.address, two.address]),
+        policy.to_owned(),
+    ]);
+    let shop = Shop::start(&[], &objects).await;
+    let first = shop.get("/a").await;
+    let (cookie, _) = cookie_of(&first).expect("a cookie");
+    let with_cookie = format!("Cookie: {cookie}\r\n");
+    for _ in 0..MANY {
+        assert_eq!(backend_of(&shop.get_with("/a", &with_cookie).await), backend_of(&first));
+    }
+    assert!(cookie_of(&shop.get_with("/b", &with_cookie).await).is_some(), "another rule has sessions of its own");
+}
+
+#[tokio::test]
 async fn a_route_without_sessions_sets_no_cookie() {
     let shop = Shop::start(&["one"], &route_to("plain", &[HOST], "one")).await;
     assert_eq!(shop.get("/").await.header("set-cookie"), None);

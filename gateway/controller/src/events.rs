@@ -12,8 +12,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
-pub(crate) const KINDS: &[Kind] =
-    &[Kind::Ingress, Kind::BackendTLSPolicy, Kind::Plugin, Kind::TrafficPolicy, Kind::GatewayConfig];
+pub(crate) const KINDS: &[Kind] = &[
+    Kind::Ingress,
+    Kind::BackendTLSPolicy,
+    Kind::XBackendTrafficPolicy,
+    Kind::Plugin,
+    Kind::TrafficPolicy,
+    Kind::GatewayConfig,
+];
 
 /// A problem that is gone sooner is told nobody: objects that belong together come one after another.
 const SETTLED: Duration = Duration::from_secs(5);

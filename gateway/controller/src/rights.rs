@@ -39,7 +39,7 @@ const fn status(place: Place, group: &'static str, resource: &'static str) -> Us
 }
 
 /// All of them.
-pub const RIGHTS: [Use; 20] = [
+pub const RIGHTS: [Use; 21] = [
     status(Place::Cluster, GATEWAY_API, "gatewayclasses/status"),
     status(Place::Served, GATEWAY_API, "backendtlspolicies/status"),
     status(Place::Served, GATEWAY_API, "gateways/status"),
@@ -49,6 +49,7 @@ pub const RIGHTS: [Use; 20] = [
     status(Place::Served, GATEWAY_API, "tcproutes/status"),
     status(Place::Served, GATEWAY_API, "tlsroutes/status"),
     status(Place::Served, GATEWAY_API, "udproutes/status"),
+    status(Place::Served, Kind::XBackendTrafficPolicy.group(), "xbackendtrafficpolicies/status"),
     status(Place::Served, "networking.k8s.io", "ingresses/status"),
     status(Place::Served, Kind::Plugin.group(), "gatewayconfigs/status"),
     status(Place::Served, Kind::Plugin.group(), "plugins/status"),

@@ -78,7 +78,9 @@ impl Memory {
                 Ok(fields) => fields,
                 Err(later) => return Task::Later(later),
             },
-            Kind::TrafficPolicy | Kind::BackendTLSPolicy => policy(model, object, held, &status, time),
+            Kind::TrafficPolicy | Kind::BackendTLSPolicy | Kind::XBackendTrafficPolicy => {
+                policy(model, object, held, &status, time)
+            }
             Kind::GatewayConfig => config(model, object, held, &status, time),
             _ => None,
         };

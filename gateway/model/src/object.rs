@@ -17,6 +17,7 @@ pub enum Kind {
     UDPRoute,
     ReferenceGrant,
     BackendTLSPolicy,
+    XBackendTrafficPolicy,
     Ingress,
     IngressClass,
     Service,
@@ -30,7 +31,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 21] = [
         Kind::GatewayClass,
         Kind::Gateway,
         Kind::ListenerSet,
@@ -41,6 +42,7 @@ impl Kind {
         Kind::UDPRoute,
         Kind::ReferenceGrant,
         Kind::BackendTLSPolicy,
+        Kind::XBackendTrafficPolicy,
         Kind::Ingress,
         Kind::IngressClass,
         Kind::Service,
@@ -66,6 +68,7 @@ impl Kind {
             | Kind::UDPRoute
             | Kind::ReferenceGrant
             | Kind::BackendTLSPolicy => "gateway.networking.k8s.io",
+            Kind::XBackendTrafficPolicy => "gateway.networking.x-k8s.io",
             Kind::Ingress | Kind::IngressClass => "networking.k8s.io",
             Kind::EndpointSlice => "discovery.k8s.io",
             Kind::Service | Kind::Secret | Kind::ConfigMap | Kind::Namespace => "",
@@ -85,6 +88,7 @@ impl Kind {
             Kind::UDPRoute => "UDPRoute",
             Kind::ReferenceGrant => "ReferenceGrant",
             Kind::BackendTLSPolicy => "BackendTLSPolicy",
+            Kind::XBackendTrafficPolicy => "XBackendTrafficPolicy",
             Kind::Ingress => "Ingress",
             Kind::IngressClass => "IngressClass",
             Kind::Service => "Service",
@@ -111,6 +115,7 @@ impl Kind {
             Kind::UDPRoute => "udproutes",
             Kind::ReferenceGrant => "referencegrants",
             Kind::BackendTLSPolicy => "backendtlspolicies",
+            Kind::XBackendTrafficPolicy => "xbackendtrafficpolicies",
             Kind::Ingress => "ingresses",
             Kind::IngressClass => "ingressclasses",
             Kind::Service => "services",
@@ -126,7 +131,12 @@ impl Kind {
 
     /// Whether a CustomResourceDefinition has to be installed before the API server knows the kind.
     pub const fn is_custom(self) -> bool {
-        matches!(self.group().as_bytes(), b"gateway.networking.k8s.io" | b"sluice.dev")
+        matches!(self.group().as_bytes(), b"gateway.networking.k8s.io" | b"gateway.networking.x-k8s.io" | b"sluice.dev")
+    }
+
+    /// Whether only the experimental channel of the Gateway API has the kind: a cluster without it lacks nothing.
+    pub const fn is_experimental(self) -> bool {
+        matches!(self.group().as_bytes(), b"gateway.networking.x-k8s.io")
     }
 
     /// Routes of the Gateway API: what has parentRefs, and a status with an entry for each.

@@ -67,6 +67,7 @@ reasons! {
     UpstreamTimeout = "upstream_timeout", 504, "the backend did not answer in time";
     RequestTimeout = "request_timeout", 504, "the rule's request timeout passed";
     UpstreamOverflow = "upstream_overflow", 503, "the backend's circuit breaker is open";
+    RetryBudgetExceeded = "retry_budget_exceeded", 503, "a try failed, and the backend's retryConstraint allows no other";
     ResponseTruncated = "response_truncated", 0, "the backend ended its answer early; the client's stream was reset";
     // Plugins
     PluginReplied = "plugin_replied", 0, "a plugin answered";

@@ -88,6 +88,36 @@ async fn when_tries_are_spent_the_last_answer_stands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_the_backends_constraint_does_not_allow_is_a_503_gep3388() {
+    let constraint = RetryConstraint {
+        percent: 0,
+        least: 1,
+        least_interval: Duration::from_secs(3600),
+        ..RetryConstraint::default()
+    };
+    let constrain = |backend: &mut Backend| backend.policy.retry_constraint = Some(constraint.clone());
+    let web = recovering(99, 502).await;
+    let rule = to("web").with(|rule| rule.retry = retry(3, &[502]));
+    let gateway = Setup::new()
+        .backend_with("web", &[web.address], constrain)
+        .rule("/", rule)
+        .backend_with("gone", &[nobody()], constrain)
+        .rule("/gone", to("gone"))
+        .start()
+        .await;
+    let got = gateway.get("/").await;
+    assert_eq!((got.status, got.header("retry-after")), (503, Some("1")), "and not what the endpoint said");
+    assert_eq!(web.seen().len(), 2, "one further try was allowed");
+    let line = gateway.log_of(1).await.remove(0);
+    assert_eq!((line["reason"].as_str(), line["retries"].as_u64()), (Some("retry_budget_exceeded"), Some(1)));
+    // The same where no connection could be made.
+    let got = gateway.get("/gone").await;
+    assert_eq!(got.status, 503);
+    assert_eq!(gateway.log_of(2).await[1]["reason"], "retry_budget_exceeded");
+    assert!(gateway.metrics().contains("sluice_upstream_overflows_total{backend=\"shop/web:80\",limit=\"retries\"} 1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reset_is_tried_again_for_idempotent_methods_only_rfc9110_9_2_2() {
     let broken = breaking(|io| async move { drop(io) }).await;
     for (method, retries) in [("GET", 1), ("POST", 0)] {

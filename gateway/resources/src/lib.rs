@@ -55,6 +55,8 @@ pub mod api {
     pub use gateway_api::experimental::tcproutes::TcpRoute;
     pub use gateway_api::experimental::tlsroutes::TlsRoute;
     pub use gateway_api::experimental::udproutes::UdpRoute;
+    pub use gateway_api::experimental::xbackendtrafficpolicies as backend_traffic_policy;
+    pub use gateway_api::experimental::xbackendtrafficpolicies::XBackendTrafficPolicy;
     pub use k8s_openapi::ByteString;
     pub use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service, ServicePort, ServiceSpec};
     pub use k8s_openapi::api::discovery::v1::EndpointSlice;

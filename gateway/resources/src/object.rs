@@ -3,6 +3,7 @@
 use crate::api::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass,
     ListenerSet, Namespace, ObjectMeta, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
+    XBackendTrafficPolicy,
 };
 use crate::{GatewayConfig, Plugin, TrafficPolicy};
 use serde::{Serialize, Serializer};
@@ -45,6 +46,7 @@ objects! {
     UDPRoute(UdpRoute),
     ReferenceGrant(ReferenceGrant),
     BackendTLSPolicy(BackendTlsPolicy),
+    XBackendTrafficPolicy(XBackendTrafficPolicy),
     Ingress(Ingress),
     IngressClass(IngressClass),
     Service(Service),

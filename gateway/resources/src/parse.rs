@@ -95,7 +95,7 @@ pub fn versions(kind: Kind) -> &'static [&'static str] {
         Kind::BackendTLSPolicy => &["v1", "v1alpha3"],
         Kind::TLSRoute => &["v1", "v1alpha3", "v1alpha2"],
         Kind::TCPRoute | Kind::UDPRoute => &["v1", "v1alpha2"],
-        Kind::Plugin | Kind::TrafficPolicy | Kind::GatewayConfig => &["v1alpha1"],
+        Kind::XBackendTrafficPolicy | Kind::Plugin | Kind::TrafficPolicy | Kind::GatewayConfig => &["v1alpha1"],
         _ => &["v1"],
     }
 }
@@ -135,6 +135,7 @@ fn read(
         Kind::UDPRoute => read!(UDPRoute),
         Kind::ReferenceGrant => read!(ReferenceGrant),
         Kind::BackendTLSPolicy => read!(BackendTLSPolicy),
+        Kind::XBackendTrafficPolicy => read!(XBackendTrafficPolicy),
         Kind::Ingress => read!(Ingress),
         Kind::IngressClass => read!(IngressClass),
         Kind::Service => read!(Service),
@@ -220,6 +221,7 @@ fn complete(object: &mut Object, namespace: Option<String>) {
         UDPRoute,
         ReferenceGrant,
         BackendTLSPolicy,
+        XBackendTrafficPolicy,
         Ingress,
         IngressClass,
         Service,

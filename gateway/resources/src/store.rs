@@ -2,7 +2,7 @@
 
 use crate::api::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass,
-    ListenerSet, Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
+    ListenerSet, Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute, XBackendTrafficPolicy,
 };
 use crate::{GatewayConfig, Object, Plugin, TrafficPolicy};
 use sluice_model::object::NamespacedName;
@@ -65,6 +65,7 @@ store! {
     udp_routes: UDPRoute(UdpRoute),
     reference_grants: ReferenceGrant(ReferenceGrant),
     backend_tls_policies: BackendTLSPolicy(BackendTlsPolicy),
+    backend_traffic_policies: XBackendTrafficPolicy(XBackendTrafficPolicy),
     ingresses: Ingress(Ingress),
     ingress_classes: IngressClass(IngressClass),
     services: Service(Service),

@@ -38,6 +38,7 @@ fn task(kind: Kind) -> &'static str {
         Kind::UDPRoute => "watch UDPRoute",
         Kind::ReferenceGrant => "watch ReferenceGrant",
         Kind::BackendTLSPolicy => "watch BackendTLSPolicy",
+        Kind::XBackendTrafficPolicy => "watch XBackendTrafficPolicy",
         Kind::Ingress => "watch Ingress",
         Kind::IngressClass => "watch IngressClass",
         Kind::Service => "watch Service",

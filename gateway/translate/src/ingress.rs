@@ -13,7 +13,9 @@ use crate::report::Report;
 use crate::service::{PortRef, Spoken, resolve};
 use crate::world::{Compiled, RuleSet, World};
 use http::StatusCode;
-use sluice_model::config::{Action, BackendTarget, Filters, PathMatch, RouteMatch, Rule, RuleId, WeightedBackend};
+use sluice_model::config::{
+    Action, BackendTarget, Filters, PathMatch, RouteMatch, Rule, RuleId, SessionPersistence, WeightedBackend,
+};
 use sluice_model::object::NamespacedName;
 use sluice_model::plugin::PluginUse;
 use sluice_model::{Code, HostPattern, Kind, ObjectRef, Reason};
@@ -333,6 +335,23 @@ fn forward(
     }
 }
 
+/// The sessions that a policy for the backend's Service asks for.
+fn session(
+    world: &World<'_>,
+    id: &RuleId,
+    target: &BackendTarget,
+    compiled: &Compiled,
+) -> Option<Arc<SessionPersistence>> {
+    let BackendTarget::Backend(key) = target else { return None };
+    let traffic = world.backend_traffic.of(&key.service)?;
+    if compiled.backends.get(key)?.is_balanced_elsewhere() {
+        return None;
+    }
+    let ingress = world.store.ingresses.get(&id.route.key());
+    let uid = ingress.and_then(|ingress| ingress.metadata.uid.as_deref()).unwrap_or_default();
+    traffic.session(uid, &id.to_string(), &key.service).map(Arc::new)
+}
+
 fn rule(
     world: &World<'_>,
     object: &ObjectRef,
@@ -358,8 +377,12 @@ fn rule(
     if chain.unreadable() {
         action = Action::Reply { status: StatusCode::SERVICE_UNAVAILABLE, reason: Reason::PolicyUnreadable };
     }
+    let id = RuleId { route: object.clone(), rule: id.into() };
+    if let Action::Forward(backends) = &mut action {
+        backends.iter_mut().for_each(|backend| backend.session = session(world, &id, &backend.target, compiled));
+    }
     Rule {
-        id: RuleId { route: object.clone(), rule: id.into() },
+        id,
         filters: Filters::default(),
         action,
         request_timeout: plan.request_timeout,

@@ -7,7 +7,7 @@
 //! ```text
 //!            classes, Gateways ─► Attach ─┐
 //!            TrafficPolicies, Plugins ────┼─► route ─► rules by (listener, host) ─► VirtualHost
-//! changes ─► BackendTLSPolicies, Services ┘     └────► backends ─► endpoint sets ◄─ EndpointSlices
+//! changes ─► policies of backends, Services ┘     └────► backends ─► endpoint sets ◄─ EndpointSlices
 //!            Secrets ─► certificates ─► ports
 //! ```
 //!
@@ -15,6 +15,7 @@
 //! Gateways, classes, grants and namespaces are looked at as a whole; routes follow where what they see of them changed.
 
 mod backend_tls;
+mod backend_traffic;
 mod certificate;
 mod edge;
 mod endpoints;

@@ -98,7 +98,10 @@ pub(crate) fn resolve(
     };
     let port_name = service_port.and_then(|p| p.name.as_deref()).unwrap_or_default();
     let affine = spec.is_some_and(|spec| spec.session_affinity.as_deref() == Some("ClientIP"));
-    let plan = plan(world, &object, port_name, affine, chain);
+    let mut plan = plan(world, &object, port_name, affine, chain);
+    if matches!(spoken, Spoken::Http | Spoken::Grpc) {
+        plan.policy.retry_constraint = world.backend_traffic.of(name).and_then(|traffic| traffic.retry.clone());
+    }
     let host = if external { Some(external_name(service, place)?) } else { None };
     let (protocol, app_tls) = protocol_of(service_port.and_then(|p| p.app_protocol.as_deref()));
     let (protocol, app_tls) = match spoken {

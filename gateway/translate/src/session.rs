@@ -1,4 +1,4 @@
-//! `sessionPersistence` (GEP-1619) of a rule.
+//! `sessionPersistence` (GEP-1619), of a rule or of a backend.
 
 use crate::http_route::forbids;
 use crate::report::Report;
@@ -6,6 +6,11 @@ use crate::values::{duration, header_name};
 use sha2::{Digest, Sha256};
 use sluice_model::Code;
 use sluice_model::config::{MAX_SESSION_NAME, SessionCarrier, SessionPersistence};
+use sluice_resources::api::backend_traffic_policy::{
+    XBackendTrafficPolicySessionPersistence,
+    XBackendTrafficPolicySessionPersistenceCookieConfigLifetimeType as BackendLifetime,
+    XBackendTrafficPolicySessionPersistenceType as BackendType,
+};
 use sluice_resources::api::http_route::{
     HttpRouteRulesSessionPersistence, HttpRouteRulesSessionPersistenceCookieConfigLifetimeType as Lifetime,
     HttpRouteRulesSessionPersistenceType as Type,
@@ -22,21 +27,42 @@ pub(crate) struct Source<'s> {
     permanent: Option<bool>,
 }
 
-pub(crate) fn of_rule(source: &HttpRouteRulesSessionPersistence) -> Source<'_> {
-    Source {
-        name: source.session_name.as_deref(),
-        header: matches!(source.r#type, Some(Type::Header)),
-        absolute_timeout: source.absolute_timeout.as_deref(),
-        idle_timeout: source.idle_timeout.as_deref(),
-        permanent: source
-            .cookie_config
-            .as_ref()
-            .map(|cookie| matches!(cookie.lifetime_type, Some(Lifetime::Permanent))),
+macro_rules! view {
+    ($name:ident, $source:ty, $type:ident, $lifetime:ident) => {
+        pub(crate) fn $name(source: &$source) -> Source<'_> {
+            let cookie = source.cookie_config.as_ref();
+            Source {
+                name: source.session_name.as_deref().filter(|name| !name.is_empty()),
+                header: matches!(source.r#type, Some($type::Header)),
+                absolute_timeout: source.absolute_timeout.as_deref(),
+                idle_timeout: source.idle_timeout.as_deref(),
+                permanent: cookie.map(|cookie| matches!(cookie.lifetime_type, Some($lifetime::Permanent))),
+            }
+        }
+    };
+}
+
+view!(of_rule, HttpRouteRulesSessionPersistence, Type, Lifetime);
+view!(of_backend, XBackendTrafficPolicySessionPersistence, BackendType, BackendLifetime);
+
+impl Source<'_> {
+    pub(crate) fn is_named(&self) -> bool {
+        self.name.is_some()
+    }
+
+    /// A field of which nobody knows the name, and that is another one for each rule, is of no use to a client.
+    pub(crate) fn needs_name(&self) -> bool {
+        self.header && self.name.is_none()
     }
 }
 
-/// `None`: a part of it cannot be used, and no sessions are kept. `named_after` makes a name where none is given: the same
-/// for the same rule, and another for each.
+/// The name of sessions that have none: the same for the same rule, and another for each.
+pub(crate) fn name_of(rule: &str) -> String {
+    let digest = Sha256::digest(rule.as_bytes());
+    format!("sluice-session-{}", hex::encode(&digest[..4]))
+}
+
+/// `None`: a part of it cannot be used, and no sessions are kept. `named_after` makes a name where none is given.
 pub(crate) fn read(
     source: &Source<'_>,
     scope: &str,
@@ -74,11 +100,7 @@ fn timeout(text: Option<&str>, field: &str, report: &mut Report<'_>) -> Option<O
 }
 
 fn carrier(source: &Source<'_>, named_after: &str, field: &str, report: &mut Report<'_>) -> Option<SessionCarrier> {
-    let made = || {
-        let digest = Sha256::digest(named_after.as_bytes());
-        format!("sluice-session-{}", hex::encode(&digest[..4]))
-    };
-    let name = source.name.filter(|name| !name.is_empty()).map_or_else(made, str::to_owned);
+    let name = source.name.map_or_else(|| name_of(named_after), str::to_owned);
     let at = format!("{field}.sessionName");
     if name.len() > MAX_SESSION_NAME {
         report.error(Code::OutOfRange, at, format!("a session's name has at most {MAX_SESSION_NAME} bytes"));

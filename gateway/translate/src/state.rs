@@ -1,6 +1,7 @@
 //! What is derived from objects other than routes, and who looked at what.
 
 use crate::backend_tls::BackendTlsPolicies;
+use crate::backend_traffic::BackendTrafficPolicies;
 use crate::certificate::Certificates;
 use crate::gateway::Gateways;
 use crate::options::Options;
@@ -27,6 +28,7 @@ pub(crate) struct Inputs {
     pub(crate) policies: Policies,
     pub(crate) plugins: Plugins,
     pub(crate) backend_tls: BackendTlsPolicies,
+    pub(crate) backend_traffic: BackendTrafficPolicies,
     pub(crate) rivals: Rivals,
 }
 
@@ -59,6 +61,7 @@ impl Inputs {
             policies: &self.policies,
             plugins: &self.plugins,
             backend_tls: &self.backend_tls,
+            backend_traffic: &self.backend_traffic,
             rivals: &self.rivals,
         }
     }

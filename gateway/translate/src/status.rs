@@ -24,7 +24,7 @@ pub struct Status {
     /// Ingress objects of ours, with their generation.
     pub ingresses: BTreeMap<ObjectRef, i64>,
     pub plugins: BTreeMap<ObjectRef, PluginStatus>,
-    /// TrafficPolicies and BackendTLSPolicies.
+    /// TrafficPolicies, BackendTLSPolicies and XBackendTrafficPolicies.
     pub policies: BTreeMap<ObjectRef, PolicyStatus>,
     pub configs: BTreeMap<ObjectRef, ConfigStatus>,
 }
@@ -46,7 +46,7 @@ pub struct StatusChanges {
     pub ingresses: BTreeMap<ObjectRef, Option<i64>>,
     /// All of them.
     pub plugins: BTreeMap<ObjectRef, PluginStatus>,
-    /// All TrafficPolicies and BackendTLSPolicies.
+    /// All TrafficPolicies, BackendTLSPolicies and XBackendTrafficPolicies.
     pub policies: BTreeMap<ObjectRef, PolicyStatus>,
     /// All of them.
     pub configs: BTreeMap<ObjectRef, ConfigStatus>,
@@ -94,8 +94,8 @@ pub struct AncestorStatus {
     pub unresolved: Option<(&'static str, String)>,
 }
 
-/// Of a TrafficPolicy each target, by what the policy calls it, or each route that names it; of a BackendTLSPolicy each
-/// Gateway (or Ingress) whose backends it is for.
+/// Of a TrafficPolicy each target, by what the policy calls it, or each route that names it; of a BackendTLSPolicy or an
+/// XBackendTrafficPolicy each Gateway (or Ingress) whose backends it is for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ancestor {
     pub group: String,

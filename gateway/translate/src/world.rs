@@ -1,6 +1,7 @@
 //! What the translation of one route may look at, and what came of it.
 
 use crate::backend_tls::BackendTlsPolicies;
+use crate::backend_traffic::BackendTrafficPolicies;
 use crate::gateway::{Attach, IngressTlsUse};
 use crate::plugin::Plugins;
 use crate::policy::Policies;
@@ -22,6 +23,7 @@ pub(crate) struct World<'w> {
     pub(crate) policies: &'w Policies,
     pub(crate) plugins: &'w Plugins,
     pub(crate) backend_tls: &'w BackendTlsPolicies,
+    pub(crate) backend_traffic: &'w BackendTrafficPolicies,
     /// Which of the others serve in place of it; everything that there is of them.
     pub(crate) rivals: &'w Rivals,
 }

@@ -41,6 +41,13 @@ pub struct Backend {
     pub source: EndpointSource,
 }
 
+impl Backend {
+    /// Whether somebody else chooses its endpoint.
+    pub fn is_balanced_elsewhere(&self) -> bool {
+        matches!(self.source, EndpointSource::ClusterIp { .. })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum EndpointSource {
     /// The set under this key; a key without a set is a backend without endpoints.
@@ -127,6 +134,34 @@ pub struct BackendPolicy {
     pub connect_timeout: Option<Duration>,
     /// How long an unused connection is kept. Default 60 s.
     pub idle_timeout: Option<Duration>,
+    /// Instead of the budget that a rule gives to its retries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_constraint: Option<RetryConstraint>,
+}
+
+/// How much of what a Service gets may be retries, over all that leads there (GEP-3388). A retry is made while either allows it;
+/// one that is not made is answered 503 with `retry_budget_exceeded`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RetryConstraint {
+    /// Of the requests in the last `interval`, retries included. Default 20.
+    pub percent: u8,
+    /// Default 10 s.
+    pub interval: Duration,
+    /// As many in each `least_interval` in any case. Default 10.
+    pub least: u32,
+    /// Default 1 s.
+    pub least_interval: Duration,
+}
+
+impl Default for RetryConstraint {
+    fn default() -> Self {
+        RetryConstraint {
+            percent: 20,
+            interval: Duration::from_secs(10),
+            least: 10,
+            least_interval: Duration::from_secs(1),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -294,7 +294,12 @@ fn begin_retry(ctx: &mut RequestContext, pause: Duration) -> bool {
     let snapshot = ctx.snapshot.as_deref();
     let slot = ctx.backend_ref().and_then(|backend| backend.target.as_ref()).map(|(slot, _)| slot);
     let backend = snapshot.zip(slot).and_then(|(snapshot, slot)| snapshot.backend(slot));
-    let Some(permit) = backend.and_then(|backend| backend.retry_permit(rule.config.retry.budget_percent)) else {
+    let Some(backend) = backend else { return false };
+    let Some(permit) = backend.retry_permit(rule.config.retry.budget_percent) else {
+        if backend.constrains_retries() {
+            // GEP-3388: whatever the endpoint said, the client is told that no other was asked.
+            ctx.refused = Some(Reason::RetryBudgetExceeded.into());
+        }
         return false;
     };
     ctx.tries.permit = Some(permit);
@@ -335,13 +340,15 @@ pub(super) fn answered(session: &Session, ctx: &mut RequestContext, response: &R
     }
     let held = !session.as_downstream().retry_buffer_truncated();
     let pause = ctx.rule.as_ref().and_then(|rule| ctx.tries.after_status(&rule.config.retry, status, held));
-    if let Some(pause) = pause
-        && begin_retry(ctx, pause)
-    {
+    let Some(pause) = pause else { return Ok(()) };
+    if begin_retry(ctx, pause) {
         ctx.tries.on_status = true;
         let mut error = Error::explain(ErrorType::HTTPStatus(status), "the rule tries this status again");
         error.set_retry(true);
         return Err(error.into_up());
+    }
+    if ctx.refused.is_some() {
+        return Err(Error::explain(ErrorType::HTTPStatus(status), "no further try of this status is allowed").into_up());
     }
     Ok(())
 }

@@ -92,7 +92,7 @@ fn compose(session: &Session, ctx: &RequestContext, reply: &mut Reply) -> Result
     match reply.reason {
         Reason::MethodNotAllowed => response.insert_header(header::ALLOW, ALLOW)?,
         // There is nothing to know of when it will be better; but not at once, and not never.
-        Reason::Overloaded | Reason::UpstreamOverflow | Reason::PluginOverloaded
+        Reason::Overloaded | Reason::UpstreamOverflow | Reason::RetryBudgetExceeded | Reason::PluginOverloaded
             if !response.headers.contains_key(header::RETRY_AFTER) =>
         {
             response.insert_header(header::RETRY_AFTER, SOON)?;

@@ -1,8 +1,10 @@
 //! What a backend carries now, against its circuit breaker. The gauges that count are the ones that are scraped.
 
+use super::clock::Clock;
 use super::metrics::BackendMetrics;
+use super::window::Window;
 use prometheus_client::metrics::gauge::Gauge;
-use sluice_model::config::CircuitBreaker;
+use sluice_model::config::{CircuitBreaker, RetryConstraint};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -17,11 +19,27 @@ pub(super) struct Load {
     pending: Gauge,
     connections: Gauge,
     retries: AtomicU32,
+    rates: Rates,
+}
+
+/// What a [`RetryConstraint`] looks at.
+#[derive(Debug, Default)]
+struct Rates {
+    /// Tries, first ones and others. Counted only where there is a constraint.
+    tries: Window,
+    /// Retries within the budget's interval, and within that of the least rate.
+    retries: Window,
+    least: Window,
 }
 
 impl Load {
     pub(super) fn new(requests: Gauge, pending: Gauge, connections: Gauge) -> Self {
-        Load { requests, pending, connections, retries: AtomicU32::new(0) }
+        Load { requests, pending, connections, retries: AtomicU32::new(0), rates: Rates::default() }
+    }
+
+    /// A try of a request goes to the backend.
+    pub(super) fn tried(&self, constraint: &RetryConstraint, clock: &Clock) {
+        self.rates.tries.add(clock.now(), constraint.interval);
     }
 
     #[cfg(test)]
@@ -113,6 +131,27 @@ impl Drop for ConnectionGuard {
 pub struct RetryPermit(Arc<BackendMetrics>);
 
 impl RetryPermit {
+    /// A place by the backend's own constraint, whatever rule the request is of.
+    pub(super) fn within(metrics: &Arc<BackendMetrics>, constraint: &RetryConstraint, clock: &Clock) -> Option<Self> {
+        let (rates, now) = (&metrics.load.rates, clock.now());
+        let (interval, least_interval) = (constraint.interval, constraint.least_interval);
+        // Counted first, refused after: two retries cannot both take the last place.
+        rates.retries.add(now, interval);
+        rates.least.add(now, least_interval);
+        let share = rates.tries.sum(now, interval) * u64::from(constraint.percent) / 100;
+        let within = rates.retries.sum(now, interval) <= share
+            || rates.least.sum(now, least_interval) <= u64::from(constraint.least);
+        if !within {
+            rates.retries.take_back(now, interval);
+            rates.least.take_back(now, least_interval);
+            metrics.overflow_retries.inc();
+            return None;
+        }
+        metrics.load.retries.fetch_add(1, Relaxed);
+        metrics.retries.inc();
+        Some(RetryPermit(metrics.clone()))
+    }
+
     pub(super) fn acquire(metrics: &Arc<BackendMetrics>, budget_percent: u8) -> Option<Self> {
         let in_flight = u32::try_from(metrics.load.requests.get()).unwrap_or(0);
         let share = u64::from(in_flight) * u64::from(budget_percent) / 100;
@@ -137,6 +176,7 @@ impl Drop for RetryPermit {
 mod tests {
     use super::super::metrics::UpstreamMetrics;
     use super::*;
+    use std::time::Duration;
 
     fn metrics() -> Arc<BackendMetrics> {
         UpstreamMetrics::default().backend("shop/web:80".into())
@@ -196,5 +236,43 @@ mod tests {
         assert_eq!(permits.len() + more.len(), 20);
         drop((permits, more));
         assert_eq!(metrics.load.retries.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_constraint_allows_a_share_of_the_tries_in_its_interval_and_always_a_few() {
+        let (metrics, clock) = (metrics(), Clock::manual());
+        let constraint = RetryConstraint { percent: 20, least: 3, ..RetryConstraint::default() };
+        let retries = |most: usize| {
+            let permits = std::iter::from_fn(|| {
+                let permit = RetryPermit::within(&metrics, &constraint, &clock)?;
+                metrics.load.tried(&constraint, &clock);
+                Some(permit)
+            });
+            permits.take(most).count()
+        };
+        assert_eq!(retries(100), 3, "what is always allowed, in a second");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(retries(100), 3, "and in the next");
+        clock.advance(Duration::from_secs(20));
+        (0..80).for_each(|_| metrics.load.tried(&constraint, &clock));
+        // Of 80 + 20 tries in all 20 are retries; the last is within the share by the tries before it.
+        let allowed = retries(100);
+        assert!((19..=20).contains(&allowed), "{allowed}");
+        clock.advance(Duration::from_secs(5));
+        assert_eq!(retries(100), 3, "the same tries allow no more of them");
+        clock.advance(Duration::from_secs(60));
+        assert_eq!(retries(100), 3, "what is long ago counts no more");
+        assert_eq!(metrics.load.retries.load(Relaxed), 0, "permits are given back all the same");
+    }
+
+    #[test]
+    fn a_constraint_of_nothing_allows_what_is_always_allowed_and_no_more() {
+        let (metrics, clock) = (metrics(), Clock::manual());
+        let constraint = RetryConstraint { percent: 0, least: 1, ..RetryConstraint::default() };
+        (0..1000).for_each(|_| metrics.load.tried(&constraint, &clock));
+        assert!(RetryPermit::within(&metrics, &constraint, &clock).is_some());
+        assert!(RetryPermit::within(&metrics, &constraint, &clock).is_none());
+        clock.advance(constraint.least_interval);
+        assert!(RetryPermit::within(&metrics, &constraint, &clock).is_some());
     }
 }

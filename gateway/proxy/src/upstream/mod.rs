@@ -56,6 +56,7 @@ mod standing;
 mod stream;
 mod tls;
 mod transport;
+mod window;
 
 pub use balance::{PickError, PickRequest, Tried};
 pub use connector::UpstreamConnector;

@@ -86,6 +86,13 @@ impl BackendState {
         self.current.store(candidates);
     }
 
+    /// A try has its endpoint.
+    fn tried(&self) {
+        if let Some(constraint) = &self.backend.policy.retry_constraint {
+            self.metrics.load.tried(constraint, &self.clock);
+        }
+    }
+
     /// What is known of an address that the backend's name has just come to mean.
     pub(super) fn endpoint(&self, address: SocketAddr) -> EndpointState {
         let id = EndpointId { target: Arc::from(""), address: address.ip(), port: address.port() };
@@ -145,6 +152,7 @@ impl BackendRuntime {
             None => from(&state.current.load()),
         };
         let endpoint = InFlight::new(endpoint.ok_or(PickError::NoEndpoints)?);
+        state.tried();
         Ok(Pick { state: state.clone(), transport: transport.clone(), endpoint, place })
     }
 
@@ -162,6 +170,7 @@ impl BackendRuntime {
         let Ok(place) = RequestGuard::acquire(&state.metrics, &policy.circuit_breaker) else {
             return Some(Err(PickError::Overflow));
         };
+        state.tried();
         let (state, transport) = (state.clone(), transport.clone());
         Some(Ok(Pick { state, transport, endpoint: InFlight::new(endpoint), place }))
     }
@@ -183,10 +192,20 @@ impl BackendRuntime {
         let _ = tokio::time::timeout(limit, settled.wait_for(|settled| *settled)).await;
     }
 
-    /// A place in the budget for a further try: `budget_percent` of the backend's requests in flight, and always 10.
-    /// `None`: the budget is spent, and what happened so far is the answer.
+    /// A place in the budget for a further try: by the backend's own constraint, else `budget_percent` of its requests in
+    /// flight, and always 10. `None`: the budget is spent; what happened so far is the answer, but for a constraint, of which
+    /// the client is told ([`BackendRuntime::constrains_retries`]).
     pub fn retry_permit(&self, budget_percent: u8) -> Option<RetryPermit> {
-        RetryPermit::acquire(&self.state.metrics, budget_percent)
+        let state = &self.state;
+        match &state.backend.policy.retry_constraint {
+            Some(constraint) => RetryPermit::within(&state.metrics, constraint, &state.clock),
+            None => RetryPermit::acquire(&state.metrics, budget_percent),
+        }
+    }
+
+    /// Whether the backend has a constraint of its own (XBackendTrafficPolicy).
+    pub fn constrains_retries(&self) -> bool {
+        self.state.backend.policy.retry_constraint.is_some()
     }
 }
 

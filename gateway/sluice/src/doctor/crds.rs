@@ -42,14 +42,15 @@ pub(super) fn report(report: &mut Report, found: &Found, watches: &[WatchStatus]
         match answer {
             Ok(crd) => {
                 served(report, *kind, crd);
-                if kind.group() == GATEWAY_API {
+                if kind.group() == GATEWAY_API || kind.is_experimental() {
                     bundles.extend(Bundle::of(crd).map(|bundle| (bundle.version, bundle.channel)));
                 } else {
                     ours += usize::from(same_fields(report, *kind, crd));
                 }
             }
+            Err(Failure::NotFound) if kind.is_experimental() => {}
             Err(Failure::NotFound) => missing.push(*kind),
-            Err(_) if not_installed() => missing.push(*kind),
+            Err(_) if not_installed() => missing.extend(Some(*kind).filter(|kind| !kind.is_experimental())),
             Err(failure) => hidden = Some(failure),
         }
     }
@@ -76,8 +77,7 @@ pub(super) fn report(report: &mut Report, found: &Found, watches: &[WatchStatus]
         let hint = format!("install all of one version and channel: {}", install_hint());
         report.warning(Check::Crds, "Gateway API", "its CRDs are of several versions or channels", hint);
     }
-    if ours > 0 && ours == Kind::ALL.into_iter().filter(|kind| kind.is_custom() && kind.group() != GATEWAY_API).count()
-    {
+    if ours > 0 && ours == Kind::ALL.into_iter().filter(|kind| kind.group() == Kind::Plugin.group()).count() {
         report.ok(Check::Crds, Kind::Plugin.group(), "its CRDs are those of this version of Sluice");
     }
 }
@@ -96,7 +96,7 @@ fn served(report: &mut Report, kind: Kind, crd: &Value) {
     if !versions(kind).iter().any(|version| served.contains(version)) {
         let message =
             format!("served as {}; Sluice reads {}: no {kind} is read", served.join(", "), versions(kind).join(", "));
-        let hint = if kind.group() == GATEWAY_API { install_hint() } else { OWN_HINT };
+        let hint = if kind.group() == Kind::Plugin.group() { OWN_HINT } else { install_hint() };
         report.error(Check::Crds, kind, message, hint);
     }
 }

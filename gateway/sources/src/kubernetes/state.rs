@@ -206,6 +206,8 @@ pub(super) fn problems(watches: &BTreeMap<Target, Health>) -> Vec<Problem> {
             WatchState::Forbidden { message } => {
                 forbidden.insert(message.clone());
             }
+            // Nobody who does without the experimental channel needs to be told.
+            WatchState::NotInstalled if target.kind.is_experimental() => {}
             WatchState::NotInstalled => {
                 missing.insert(target.kind);
             }

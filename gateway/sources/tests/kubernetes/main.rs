@@ -377,6 +377,21 @@ async fn a_kind_that_may_not_be_read_is_said_with_what_it_needs_and_the_rest_goe
 }
 
 #[tokio::test]
+async fn a_kind_of_the_experimental_channel_is_missed_by_nobody_and_read_once_it_is_there() {
+    let server = ApiServer::start().await;
+    server.serve_versions(Kind::XBackendTrafficPolicy, &[]);
+    server.apply(json!({"apiVersion": "gateway.networking.x-k8s.io/v1alpha1", "kind": "XBackendTrafficPolicy",
+        "metadata": {"name": "retries", "namespace": "shop"},
+        "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "web"}], "retryConstraint": {}}}));
+    let mut cluster = Cluster::of(server).await;
+    cluster.synced().await;
+    assert_eq!(cluster.status(Kind::XBackendTrafficPolicy).state, WatchState::NotInstalled);
+    assert_eq!(cluster.codes(), []);
+    cluster.server.serve_versions(Kind::XBackendTrafficPolicy, &["v1alpha1"]);
+    cluster.until("the policy", |c| c.has("XBackendTrafficPolicy shop/retries")).await;
+}
+
+#[tokio::test]
 async fn a_kind_that_is_not_installed_is_a_warning_until_it_appears() {
     let server = ApiServer::start().await;
     for kind in [Kind::HTTPRoute, Kind::BackendTLSPolicy] {

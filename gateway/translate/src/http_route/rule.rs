@@ -12,12 +12,11 @@ use crate::values::{duration, number};
 use crate::world::{Compiled, RuleSet, World};
 use http::StatusCode;
 use sluice_model::config::{
-    Action, Backend, BackendTarget, ClientPolicy, EndpointSource, PathMatch, Retry, Rule, RuleId, SessionPersistence,
-    WeightedBackend,
+    Action, BackendTarget, ClientPolicy, PathMatch, Retry, Rule, RuleId, SessionPersistence, WeightedBackend,
 };
 use sluice_model::object::NamespacedName;
 use sluice_model::plugin::PluginUse;
-use sluice_model::{Code, ObjectRef, Reason};
+use sluice_model::{Code, Kind, ObjectRef, Reason};
 use sluice_resources::api::HttpRoute;
 use sluice_resources::api::http_route::HttpRouteRules;
 use std::sync::Arc;
@@ -100,7 +99,7 @@ impl RuleBuilder<'_> {
         let mut action = match (filtered.broken, filtered.redirect) {
             (true, _) => reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::UnsupportedFilter),
             (false, Some(redirect)) => Action::Redirect(redirect),
-            (false, None) => self.forward(prefixes, &chain, session.as_ref(), compiled),
+            (false, None) => self.forward(prefixes, &chain, &id, session.as_ref(), compiled),
         };
         let mut plugins: Vec<PluginUse> = Vec::new();
         for entry in chain.plugins() {
@@ -152,6 +151,7 @@ impl RuleBuilder<'_> {
         &self,
         prefixes: bool,
         chain: &Chain<'_>,
+        id: &RuleId,
         session: Option<&Arc<SessionPersistence>>,
         compiled: &mut Compiled,
     ) -> Action {
@@ -182,7 +182,7 @@ impl RuleBuilder<'_> {
                 // A share that can't be read is none.
                 (Some(_), None) => 0,
             };
-            let session = session.filter(|_| self.keeps_sessions(&target, compiled)).cloned();
+            let session = self.session_at(&target, id, session, compiled);
             // Sessions that have begun at a backend go on there when it takes no others (GEP-1619, traffic splitting).
             if weight > 0 || session.is_some() {
                 backends.push(WeightedBackend { weight, target, filters: filtered.filters, session });
@@ -194,20 +194,33 @@ impl RuleBuilder<'_> {
         Action::Forward(backends)
     }
 
-    /// Whether the gateway itself chooses an endpoint of this backend.
-    fn keeps_sessions(&self, target: &BackendTarget, compiled: &mut Compiled) -> bool {
-        let BackendTarget::Backend(key) = target else { return false };
-        let by_proxy = |backend: &Arc<Backend>| matches!(backend.source, EndpointSource::ClusterIp { .. });
-        if compiled.backends.get(key).is_some_and(by_proxy) {
-            let field = format!("{}.sessionPersistence", self.field);
-            let message = format!(
-                "no sessions are kept at Service {}: by a policy's backend.clusterIP kube-proxy chooses its endpoint",
-                key.service
-            );
-            Report::new(self.object, &mut compiled.problems).warn(Code::InvalidCombination, field, message);
-            return false;
+    /// The sessions that are kept at this backend: the rule's `own`, else those that a policy for its Service asks for.
+    fn session_at(
+        &self,
+        target: &BackendTarget,
+        id: &RuleId,
+        own: Option<&Arc<SessionPersistence>>,
+        compiled: &mut Compiled,
+    ) -> Option<Arc<SessionPersistence>> {
+        let BackendTarget::Backend(key) = target else { return None };
+        let by_proxy = compiled.backends.get(key).is_some_and(|backend| backend.is_balanced_elsewhere());
+        match own {
+            Some(_) if by_proxy => {
+                let field = format!("{}.sessionPersistence", self.field);
+                let message = format!(
+                    "no sessions are kept at Service {}: by a policy's backend.clusterIP kube-proxy chooses its endpoint",
+                    key.service
+                );
+                Report::new(self.object, &mut compiled.problems).warn(Code::InvalidCombination, field, message);
+                None
+            }
+            Some(own) => Some(own.clone()),
+            None if by_proxy || !matches!(self.object.kind, Kind::HTTPRoute | Kind::GRPCRoute) => None,
+            None => {
+                let traffic = self.world.backend_traffic.of(&key.service)?;
+                traffic.session(self.uid, &id.to_string(), &key.service).map(Arc::new)
+            }
         }
-        true
     }
 
     /// `timeouts.request` and `timeouts.backendRequest`; a policy's where the rule says nothing.

@@ -45,6 +45,7 @@ pub(crate) fn backend_plan(settings: &BackendSettings, field: &str, report: &mut
             ),
             connect_timeout: positive_duration(timeouts.connect.as_ref(), &format!("{field}.timeouts.connect"), report),
             idle_timeout: positive_duration(timeouts.idle.as_ref(), &format!("{field}.timeouts.idle"), report),
+            retry_constraint: None,
         },
         request_timeout: duration_of(timeouts.request.as_ref(), &format!("{field}.timeouts.request"), report)
             .filter(|duration| !duration.is_zero()),

@@ -1,6 +1,7 @@
 //! YAML in, configuration and problems out. Names cite the conformance test (gw: Gateway API, icc: Ingress) that a test
 //! follows.
 
+mod backend_traffic;
 mod bad_input;
 mod gateway;
 mod grpc_route;

@@ -1,7 +1,8 @@
-//! What is read again as a whole: Gateways, policies, plugins, backend TLS, and the ports that come of Gateways.
+//! What is read again as a whole: Gateways, policies, plugins, what holds for backends, and the ports that come of Gateways.
 
 use super::{Translator, Unit};
 use crate::backend_tls::BackendTlsPolicies;
+use crate::backend_traffic::BackendTrafficPolicies;
 use crate::gateway::{self, IngressTls};
 use crate::plugin::Plugins;
 use crate::policy::Policies;
@@ -142,6 +143,20 @@ impl Translator {
         let problems = std::mem::take(&mut policies.problems);
         self.inputs.backend_tls = policies;
         self.set_problems(Unit::BackendTls, problems);
+    }
+
+    pub(super) fn backend_traffic(&mut self, touched: &Touched, seen: &mut BTreeSet<ObjectRef>) {
+        if touched.any(&[Kind::XBackendTrafficPolicy]) {
+            let mut policies = BackendTrafficPolicies::read(&self.inputs.store);
+            seen.extend(policies.changes_since(&self.inputs.backend_traffic));
+            let problems = std::mem::take(&mut policies.problems);
+            self.inputs.backend_traffic = policies;
+            self.set_problems(Unit::BackendTraffic, problems);
+        }
+        if touched.any(&[Kind::XBackendTrafficPolicy, Kind::Service]) {
+            let problems = BackendTrafficPolicies::missing_targets(&self.inputs.store);
+            self.set_problems(Unit::BackendTrafficTargets, problems);
+        }
     }
 
     pub(super) fn ports(&mut self, changed: &mut Changed) {

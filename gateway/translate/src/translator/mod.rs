@@ -50,6 +50,8 @@ enum Unit {
     Plugins,
     ListenerPlugins,
     BackendTls,
+    BackendTraffic,
+    BackendTrafficTargets,
     Route(ObjectRef),
     Host(HostKey),
     Endpoints(EndpointsKey),
@@ -102,6 +104,7 @@ impl Translator {
         self.policies(&touched, &mut seen);
         self.plugins(&touched, all, &mut seen, &mut changed);
         self.backend_tls(&touched, &mut seen);
+        self.backend_traffic(&touched, &mut seen);
 
         let dirty = self.dirty_routes(all, &seen);
         let mut dirty_hosts = BTreeSet::new();

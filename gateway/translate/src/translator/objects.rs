@@ -123,7 +123,7 @@ impl Translator {
 
     pub(super) fn policy_status(&self) -> BTreeMap<ObjectRef, PolicyStatus> {
         let store = &self.inputs.store;
-        let errors = self.errors(&[Kind::TrafficPolicy, Kind::BackendTLSPolicy]);
+        let errors = self.errors(&[Kind::TrafficPolicy, Kind::BackendTLSPolicy, Kind::XBackendTrafficPolicy]);
         let traffic = store.traffic_policies.iter().map(|(name, policy)| {
             let object = reference(Kind::TrafficPolicy, name);
             let generation = policy.metadata.generation.unwrap_or_default();
@@ -136,7 +136,21 @@ impl Translator {
             let ancestors = self.ancestors_of_tls(&object, policy, &errors);
             (object, PolicyStatus { generation, ancestors })
         });
-        traffic.chain(tls).collect()
+        let of_backends = store.backend_traffic_policies.iter().map(|(name, policy)| {
+            let object = reference(Kind::XBackendTrafficPolicy, name);
+            let generation = policy.metadata.generation.unwrap_or_default();
+            let names = policy.spec.target_refs.iter().map(|target| target.name.as_str());
+            let of_all = errors.of_all(&object, &[TARGETS]).map(|(_, message)| ("Invalid", message));
+            let accepted = self.above_services(&object, names, of_all.as_ref(), &errors);
+            let ancestors = accepted.into_iter().map(|(ancestor, rejected)| AncestorStatus {
+                ancestor,
+                rejected,
+                has_references: false,
+                unresolved: None,
+            });
+            (object, PolicyStatus { generation, ancestors: ancestors.collect() })
+        });
+        traffic.chain(tls).chain(of_backends).collect()
     }
 
     fn ancestors_of_traffic(
@@ -197,29 +211,42 @@ impl Translator {
             .flatten();
         let of_all = errors.of_all(object, &[TARGETS, CERTIFICATES]).map(|(_, message)| ("Invalid", message));
         let of_all = of_all.or(no_certificate);
-        // Whose backends its targets are.
-        let mut targets: BTreeMap<Ancestor, BTreeSet<usize>> = BTreeMap::new();
-        for (i, target) in policy.spec.target_refs.iter().enumerate() {
-            let service = ObjectRef::new(Kind::Service, object.namespace.clone(), target.name.as_str());
+        let names = policy.spec.target_refs.iter().map(|target| target.name.as_str());
+        let accepted = self.above_services(object, names, of_all.as_ref(), errors);
+        let ancestors = accepted.into_iter().map(|(ancestor, rejected)| AncestorStatus {
+            ancestor,
+            rejected,
+            has_references: true,
+            unresolved: unresolved.clone(),
+        });
+        ancestors.collect()
+    }
+
+    /// Whose backends the targets of a policy are, each with the reason and message of `Accepted: False`.
+    fn above_services<'t>(
+        &self,
+        object: &ObjectRef,
+        targets: impl Iterator<Item = &'t str>,
+        of_all: Option<&(&'static str, String)>,
+        errors: &Errors<'_>,
+    ) -> Vec<(Ancestor, Option<(&'static str, String)>)> {
+        let mut above: BTreeMap<Ancestor, BTreeSet<usize>> = BTreeMap::new();
+        for (i, target) in targets.enumerate() {
+            let service = ObjectRef::new(Kind::Service, object.namespace.clone(), target);
             for route in self.dependents.of(&service) {
-                for above in self.above(route) {
-                    targets.entry(above).or_default().insert(i);
+                for ancestor in self.above(route) {
+                    above.entry(ancestor).or_default().insert(i);
                 }
             }
         }
-        let ancestors = targets.into_iter().map(|(ancestor, targets)| {
+        let accepted = above.into_iter().map(|(ancestor, targets)| {
             // What holds for one of its backends at least is accepted.
             let mut of_targets: Vec<_> = targets.iter().map(|i| errors.of_target(object, *i)).collect();
             let all_rejected = of_targets.iter().all(Option::is_some);
             let of_target = of_targets.pop().flatten().filter(|_| all_rejected);
-            AncestorStatus {
-                ancestor,
-                rejected: of_all.clone().or(of_target),
-                has_references: true,
-                unresolved: unresolved.clone(),
-            }
+            (ancestor, of_all.cloned().or(of_target))
         });
-        ancestors.collect()
+        accepted.collect()
     }
 
     /// The Gateways of ours that serve a route; an Ingress stands for its own.
