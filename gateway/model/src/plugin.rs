@@ -65,6 +65,8 @@ pub enum InstanceMode {
     Fresh,
     /// Instances are used again for later requests.
     Pooled,
+    /// One instance serves many requests at a time: what filters of the proxy-wasm ABI are, whatever their Plugin says.
+    Shared,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]

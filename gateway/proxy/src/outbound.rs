@@ -9,6 +9,7 @@
 
 mod pool;
 
+use crate::http::Shared;
 use crate::metrics::HeldBytes;
 use crate::snapshot::{PluginCalls, Snapshot};
 use crate::upstream::{BackendRuntime, Failure, Outcome, Pick, PickError, PickRequest, Tried};
@@ -21,9 +22,10 @@ use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 pub(crate) use pool::Connections;
-use sluice_wasm::{FetchError, FetchErrorKind, Outbound, OutboundRequest, OutboundResponse};
-use std::net::IpAddr;
-use std::sync::Arc;
+use sluice_model::plugin::PluginKey;
+use sluice_wasm::{Backends, FetchError, FetchErrorKind, Outbound, OutboundRequest, OutboundResponse};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::timeout_at;
 
@@ -46,6 +48,10 @@ impl Calls {
 }
 
 impl Outbound for Calls {
+    fn has(&self, backend: &str) -> bool {
+        self.calls.backends.contains_key(backend)
+    }
+
     fn fetch(
         &self,
         backend: &str,
@@ -62,6 +68,23 @@ impl Outbound for Calls {
         let (client, connections) = (self.client, self.calls.connections.clone());
         let held = HeldBytes::none(&self.calls.metrics);
         async move { call(&backend, request, client, &connections, held).await }.boxed()
+    }
+}
+
+/// What plugins call by themselves, for no exchange: by the snapshot that serves.
+pub(crate) struct OwnCalls(Weak<Shared>);
+
+impl OwnCalls {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        OwnCalls(Arc::downgrade(shared))
+    }
+}
+
+impl Backends for OwnCalls {
+    fn of(&self, plugin: &PluginKey) -> Option<Arc<dyn Outbound>> {
+        let snapshot = self.0.upgrade()?.snapshot.load_full();
+        let calls = snapshot.plugin_calls.get(plugin)?.clone();
+        Some(Arc::new(Calls::new(snapshot, calls, IpAddr::V4(Ipv4Addr::LOCALHOST))))
     }
 }
 

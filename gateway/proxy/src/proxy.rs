@@ -9,6 +9,7 @@ use crate::downstream::{
 use crate::http::{Gateway, Observer, Shared};
 use crate::metrics::RequestMetrics;
 use crate::mirror::Mirrors;
+use crate::outbound::OwnCalls;
 use crate::overload::Overload;
 use crate::session::SessionSecret;
 use crate::snapshot::Snapshot;
@@ -183,6 +184,7 @@ impl Proxy {
             move |worker| engines[worker % engines.len()].clone(),
         )?;
         let assembly = Assembly { assembler, tls: TlsCache::default(), tls_problems: Vec::new() };
+        plugins.set_backends(OwnCalls::new(&shared));
         Ok(Proxy { downstream, shared, assembly: Mutex::new(assembly), plugins, background: Some(background) })
     }
 

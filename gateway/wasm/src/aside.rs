@@ -1,7 +1,6 @@
 //! Threads of low priority, for plugins that would keep a serving thread too long ([`crate::standing`]).
 
 use crate::engine::{TICK, tick_faster};
-use crate::instance::State;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::cell::Cell;
 use std::pin::Pin;
@@ -75,6 +74,11 @@ impl Aside {
         runtime.spawn(call).await.map_err(|_| Panicked)
     }
 
+    /// Runs a task of the host's own on the thread of low priority that is for such; `false` where that is gone.
+    pub(crate) fn keep(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        self.runtime.as_ref().map(|runtime| runtime.spawn(task)).is_some()
+    }
+
     /// Runs `work` on the thread that the turn is for. An error means that it panicked.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
@@ -145,7 +149,7 @@ impl Bounds {
 
 /// Interrupts the guest after its run time by this thread's CPU time: on a thread that gives way to others, wall time
 /// says nothing about the guest. Looks at each tick, and at the clock too: nobody waits for longer than the deadline.
-pub(crate) fn limit_cpu_time(store: &mut Store<State>, bounds: Bounds) {
+pub(crate) fn limit_cpu_time<T: 'static>(store: &mut Store<T>, bounds: Bounds) {
     let ends = thread_time().saturating_add(bounds.run_time.max(TICK));
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |_| bounds.check(ends));
@@ -159,7 +163,7 @@ thread_local! {
 /// Interrupts the guest after about its run time of CPU time on a thread that serves requests. Looks for the first time at the
 /// first tick, which a call of ordinary length never meets: until then it costs nothing, and from then on the time
 /// counts. A guest whose thread was not running (the machine is busy) has done nothing wrong.
-pub(crate) fn limit_from_first_tick(store: &mut Store<State>, bounds: Bounds) {
+pub(crate) fn limit_from_first_tick<T: 'static>(store: &mut Store<T>, bounds: Bounds) {
     FIRST_TICK.set(None);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |_| {
@@ -176,7 +180,7 @@ thread_local! {
 
 /// Interrupts the guest of a call that may wait after its run time of CPU time, over all polls of [`Counted`]. At each tick it
 /// gives way to whatever else its thread serves.
-pub(crate) fn limit_over_polls(store: &mut Store<State>, bounds: Bounds) {
+pub(crate) fn limit_over_polls<T: 'static>(store: &mut Store<T>, bounds: Bounds) {
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |_| {
         bounds.check(POLLED_FROM.get().saturating_add(bounds.run_time.max(TICK)))?;

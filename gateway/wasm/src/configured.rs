@@ -5,10 +5,11 @@ use crate::breaker::Breaker;
 use crate::build::Image;
 use crate::engine::Engine;
 use crate::error::PluginError;
-use crate::instance::{Live, PluginLog, State};
+use crate::instance::{Live, PluginLog, State, broken};
 use crate::invocation::Invocation;
 use crate::limits::Limits;
 use crate::metrics::PluginMetrics;
+use crate::proxy_wasm::{Program, Shared, Stream};
 use crate::services::Services;
 use crate::shares::Share;
 use crate::standing::Standing;
@@ -68,6 +69,8 @@ impl Phase {
 pub struct Phases {
     pub(crate) configuration: Option<ComponentExportIndex>,
     exports: [Option<ComponentExportIndex>; Phase::ALL.len()],
+    /// Those of a filter of the proxy-wasm ABI, which has no such exports.
+    callbacks: [bool; Phase::ALL.len()],
 }
 
 impl Phases {
@@ -82,7 +85,12 @@ impl Phases {
                 let (interface, function) = phase.export();
                 export(interface, function)
             }),
+            callbacks: Default::default(),
         }
+    }
+
+    pub(crate) fn of_filter(phases: &[Phase]) -> Phases {
+        Phases { callbacks: Phase::ALL.map(|phase| phases.contains(&phase)), ..Phases::default() }
     }
 
     pub(crate) fn export(&self, phase: Phase) -> Option<&ComponentExportIndex> {
@@ -106,7 +114,7 @@ impl Phases {
     }
 
     pub(crate) fn has(&self, phase: Phase) -> bool {
-        self.export(phase).is_some()
+        self.export(phase).is_some() || self.callbacks.get(phase as usize).is_some_and(|has| *has)
     }
 
     /// As the label `phase` of the metrics says them.
@@ -133,6 +141,8 @@ pub(crate) struct PluginState {
     instances: Share,
     pub(crate) memory: Share,
     pub(crate) services: Services,
+    /// What a filter's VMs share.
+    pub(crate) shared: Shared,
     in_use: AtomicU32,
 }
 
@@ -146,6 +156,7 @@ impl PluginState {
     ) -> PluginState {
         PluginState {
             services,
+            shared: Shared::new(metrics.clone()),
             metrics,
             standing: Standing::new(Instant::now()),
             breaker: Breaker::new(Instant::now()),
@@ -163,29 +174,64 @@ impl PluginState {
             self.in_use.fetch_sub(1, Ordering::AcqRel);
             return Err(PluginError::Busy { plugin: plugin.clone(), limit });
         }
-        if !self.instances.take(1) {
+        let Some(held) = self.hold() else {
             self.in_use.fetch_sub(1, Ordering::AcqRel);
             return Err(PluginError::PoolFull { plugin: plugin.clone() });
+        };
+        Ok(Permit { plugin: self.clone(), _held: Some(held) })
+    }
+
+    /// As [`PluginState::admit`], for an exchange that has no instance of its own.
+    pub(crate) fn admit_stream(self: &Arc<Self>, plugin: &PluginKey, limit: u32) -> Result<Permit, PluginError> {
+        if self.in_use.fetch_add(1, Ordering::AcqRel) >= limit {
+            self.in_use.fetch_sub(1, Ordering::AcqRel);
+            return Err(PluginError::Busy { plugin: plugin.clone(), limit });
         }
-        Ok(Permit(self.clone()))
+        Ok(Permit { plugin: self.clone(), _held: None })
+    }
+
+    /// One of the instances that all plugins share, if there is one for this plugin.
+    pub(crate) fn hold(self: &Arc<Self>) -> Option<Held> {
+        self.instances.take(1).then(|| Held(self.clone()))
     }
 }
 
-/// One of the instances that `limits.concurrency` allows.
-pub(crate) struct Permit(Arc<PluginState>);
+/// One of the instances, or exchanges, that `limits.concurrency` allows.
+pub(crate) struct Permit {
+    plugin: Arc<PluginState>,
+    _held: Option<Held>,
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.instances.give(1);
-        self.0.in_use.fetch_sub(1, Ordering::AcqRel);
+        self.plugin.in_use.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// One of the instances that all plugins share.
+pub(crate) struct Held(Arc<PluginState>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.instances.give(1);
+    }
+}
+
+/// What runs.
+pub(crate) enum Code {
+    Component(Image),
+    /// Of the proxy-wasm ABI.
+    Filter {
+        program: Arc<Program>,
+        phases: Phases,
+    },
 }
 
 /// A plugin with one configuration, compiled and configured. Shared by every snapshot and route that uses it.
 pub struct Configured {
     key: UseKey,
     spec: Arc<PluginSpec>,
-    image: Image,
+    code: Code,
     mode: InstanceMode,
     recycle_after: u32,
     /// Keeps the clock running that interrupts its guests, and counts idle instances.
@@ -201,19 +247,23 @@ impl Configured {
     pub(crate) fn new(
         key: UseKey,
         spec: Arc<PluginSpec>,
-        image: Image,
+        code: Code,
         engine: Arc<Engine>,
         aside: Arc<Aside>,
         plugin: Arc<PluginState>,
         recycle_after: u32,
     ) -> Configured {
         // A configuration that must run in each instance is too dear for an instance a request.
-        let mode = if image.configure_with.is_some() { InstanceMode::Pooled } else { spec.instance };
+        let mode = match &code {
+            Code::Component(image) if image.configure_with.is_some() => InstanceMode::Pooled,
+            Code::Component(_) => spec.instance,
+            Code::Filter { .. } => InstanceMode::Shared,
+        };
         let idle = ArrayQueue::new(spec.limits.concurrency.clamp(1, MAX_IDLE) as usize);
         Configured {
             key,
             spec,
-            image,
+            code,
             mode,
             recycle_after,
             engine,
@@ -234,15 +284,34 @@ impl Configured {
     }
 
     pub fn phases(&self) -> &Phases {
-        &self.image.phases
+        match &self.code {
+            Code::Component(image) => &image.phases,
+            Code::Filter { phases, .. } => phases,
+        }
+    }
+
+    fn image(&self) -> Option<&Image> {
+        match &self.code {
+            Code::Component(image) => Some(image),
+            Code::Filter { .. } => None,
+        }
+    }
+
+    /// A filter's part in one exchange; none of a component.
+    pub(crate) fn stream(&self) -> Option<Stream> {
+        match &self.code {
+            Code::Component(_) => None,
+            Code::Filter { program, .. } => Some(Stream::new(program.clone())),
+        }
     }
 
     /// Request headers that only this plugin writes: a client's are taken out before any plugin of the route runs.
     pub fn owned_headers(&self) -> &[http::HeaderName] {
-        &self.image.owned_headers
+        self.image().map(|image| &*image.owned_headers).unwrap_or_default()
     }
 
-    /// How instances are used: as the Plugin says, or `Pooled` where its memory can't be made an image.
+    /// How instances are used: as the Plugin says, `Pooled` where its memory can't be made an image, or `Shared` where it is a
+    /// filter of the proxy-wasm ABI.
     pub fn mode(&self) -> InstanceMode {
         self.mode
     }
@@ -269,22 +338,31 @@ impl Configured {
 
     /// Whether each new instance runs configure, which is too slow for a thread that serves requests.
     pub(crate) fn configures_each(&self) -> bool {
-        self.image.configure_with.is_some()
+        self.image().is_some_and(|image| image.configure_with.is_some())
     }
 
-    /// Whether its calls may wait: it calls backends.
-    pub fn waits(&self) -> bool {
-        self.image.waits
+    /// Whether its calls may wait.
+    pub(crate) fn waits(&self) -> bool {
+        self.image().is_some_and(|image| image.waits)
+    }
+
+    /// Whether its code calls backends.
+    pub fn calls_backends(&self) -> bool {
+        match &self.code {
+            Code::Component(image) => image.waits,
+            Code::Filter { program, .. } => program.code().calls_backends(),
+        }
     }
 
     /// A new instance. `arm` sets the deadline of its store before any guest code runs.
     pub(crate) fn instance(&self, arm: impl FnOnce(&mut Store<State>)) -> wasmtime::Result<Live> {
+        let image = self.image().ok_or_else(|| broken("it is no component"))?;
         let limits = Limits::counted(self.spec.limits.memory, self.plugin.clone());
         let state = State::new(limits, self.spec.limits.body_buffer, self.plugin.log.clone());
         let mut store = Store::new(&self.engine.engine, state);
         store.limiter(|state| &mut state.limits);
         arm(&mut store);
-        Live::new(&self.image, store)
+        Live::new(image, store)
     }
 
     /// Takes an instance back after a call that did not trap, and recycles it where it served enough.
@@ -303,6 +381,9 @@ impl Configured {
     /// A newer version took over. Requests, and tunnels of hours, may hold this one on; its idle instances go.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::SeqCst);
+        if let Code::Filter { program, .. } = &self.code {
+            program.retire();
+        }
         self.drain();
     }
 
@@ -323,7 +404,7 @@ impl fmt::Debug for Configured {
             .field("key", &self.key)
             .field("module", &self.spec.source)
             .field("mode", &self.mode)
-            .field("phases", &self.image.phases)
+            .field("phases", self.phases())
             .finish_non_exhaustive()
     }
 }

@@ -32,6 +32,9 @@ pub enum PluginError {
     CircuitOpen { plugin: PluginKey },
     #[error("plugin {plugin}: {kind} in {phase}: {message}")]
     Trap { plugin: PluginKey, phase: &'static str, kind: TrapKind, message: String },
+    /// Another exchange, most likely, ended the VM that this one was in.
+    #[error("plugin {plugin}: its VM ended while the exchange was under way, before {phase}")]
+    Ended { plugin: PluginKey, phase: &'static str },
     /// A bug of the host: the call panicked, and the exchange it held is gone with it.
     #[error("plugin {plugin}: the host failed while it ran {phase}; the exchange is lost")]
     Lost { plugin: PluginKey, phase: &'static str },
@@ -44,9 +47,10 @@ impl PluginError {
             PluginError::Busy { .. } | PluginError::PoolFull { .. } | PluginError::Deadline { .. } => {
                 Reason::PluginOverloaded
             }
-            PluginError::CircuitOpen { .. } | PluginError::Trap { .. } | PluginError::Lost { .. } => {
-                Reason::PluginFailed
-            }
+            PluginError::CircuitOpen { .. }
+            | PluginError::Trap { .. }
+            | PluginError::Ended { .. }
+            | PluginError::Lost { .. } => Reason::PluginFailed,
         }
     }
 
@@ -61,7 +65,7 @@ impl PluginError {
             PluginError::Busy { .. } | PluginError::PoolFull { .. } => Outcome::Busy,
             PluginError::Deadline { .. } => Outcome::Deadline,
             PluginError::CircuitOpen { .. } => Outcome::CircuitOpen,
-            PluginError::Trap { .. } | PluginError::Lost { .. } => Outcome::Failed,
+            PluginError::Trap { .. } | PluginError::Ended { .. } | PluginError::Lost { .. } => Outcome::Failed,
         }
     }
 }

@@ -30,6 +30,10 @@ pub trait RequestView: Any + Send {
     /// stays as it was.
     fn set_path(&mut self, path: &str) -> Result<(), Refused>;
     fn set_query(&mut self, query: Option<&str>) -> Result<(), Refused>;
+    /// The method that the request goes on with.
+    fn set_method(&mut self, method: &str) -> Result<(), Refused>;
+    /// The host that the request goes on with. Its rule stays the one that was found.
+    fn set_authority(&mut self, authority: &str) -> Result<(), Refused>;
     /// Replaces every value of `name`.
     fn set_header(&mut self, name: HeaderName, value: HeaderValue);
     fn append_header(&mut self, name: HeaderName, value: HeaderValue);
@@ -61,6 +65,9 @@ pub trait ResponseView: Any + Send {
 pub struct Exchange {
     pub(crate) request: Option<Box<dyn RequestView>>,
     pub(crate) response: Option<Box<dyn ResponseView>>,
+    /// The request has no body, and the response has none.
+    pub request_ends: bool,
+    pub response_ends: bool,
     /// What calls backends for the plugin that is called next; none where it is given no backend.
     pub outbound: Option<Arc<dyn Outbound>>,
     /// When the exchange must be over: a call that would last longer ends then, by [`Deadline`](crate::PluginError::Deadline).

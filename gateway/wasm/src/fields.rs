@@ -1,6 +1,6 @@
 //! Which header fields, paths and statuses a plugin may set: checked here once, so that no view has to.
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 /// Bytes of a header value that a plugin may set.
 const MAX_VALUE: usize = 16 << 10;
@@ -29,6 +29,12 @@ pub enum Refused {
     NotNormal(String),
     #[error("a query is percent-encoded (RFC 3986, section 3.4)")]
     Query,
+    #[error(
+        "a request keeps its method, where that or the other one is HEAD or CONNECT, and a method is a token (RFC 9110, section 9.1)"
+    )]
+    Method,
+    #[error("an authority is a host with an optional port (RFC 9110, section 7.2)")]
+    Authority,
     #[error("{0} is not a status of a response: 200 to 599")]
     Status(u16),
     #[error("the request can be changed in the request phases only")]
@@ -77,6 +83,14 @@ pub(crate) fn status(code: u16) -> Result<StatusCode, Refused> {
         Ok(status) if (200..600).contains(&code) => Ok(status),
         _ => Err(Refused::Status(code)),
     }
+}
+
+/// Whether a request may go on with another method. What a response to HEAD, and what comes after CONNECT, is framed by the
+/// method that the client sent.
+pub fn method(now: &Method, other: &str) -> Result<Method, Refused> {
+    let is_plain = |method: &Method| !matches!(*method, Method::HEAD | Method::CONNECT);
+    let other = Method::from_bytes(other.as_bytes()).map_err(|_| Refused::Method)?;
+    if *now == other || (is_plain(now) && is_plain(&other)) { Ok(other) } else { Err(Refused::Method) }
 }
 
 /// RFC 3986 `path-absolute`, more liberal by the characters that browsers send raw.

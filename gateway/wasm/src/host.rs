@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::error::HostError;
 use crate::metrics::Metrics;
 use crate::options::HostOptions;
+use crate::outgoing::Backends;
 use crate::schema::ConfigSchema;
 use crate::services::Providers;
 use arc_swap::ArcSwap;
@@ -158,6 +159,11 @@ impl PluginHost {
         }
         let number = self.wishes.fetch_add(1, Ordering::AcqRel) + 1;
         self.builder.desire(number, desired);
+    }
+
+    /// Says once what plugins may call outside of an exchange. Until then they call nothing there.
+    pub fn set_backends(&self, backends: impl Backends + 'static) {
+        self.builder.set_backends(Box::new(backends));
     }
 
     /// The newest version of a use that is ready. To be asked when a snapshot is assembled, not for each request.

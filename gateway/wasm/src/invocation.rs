@@ -11,6 +11,7 @@ use crate::error::PluginError;
 use crate::exchange::{Exchange, Summary};
 use crate::instance::{Call, Failed, Finished, Live, State};
 use crate::metrics::Outcome;
+use crate::proxy_wasm::Stream;
 use bytes::Bytes;
 use sluice_model::plugin::InstanceMode;
 use std::sync::Arc;
@@ -27,11 +28,14 @@ use wasmtime::Store;
 pub struct Invocation {
     configured: Arc<Configured>,
     held: Option<(Live, Permit)>,
+    /// The part of a filter of the proxy-wasm ABI, which has no instance for itself.
+    stream: Option<Stream>,
 }
 
 impl Invocation {
     pub(crate) fn new(configured: Arc<Configured>) -> Invocation {
-        Invocation { configured, held: None }
+        let stream = configured.stream();
+        Invocation { configured, held: None, stream }
     }
 
     pub fn configured(&self) -> &Arc<Configured> {
@@ -62,6 +66,9 @@ impl Invocation {
     /// Frees the instance: no further header or body phase will come (a 101, a tunnel).
     pub fn release(&mut self) {
         self.held = None;
+        if let Some(stream) = &mut self.stream {
+            stream.release();
+        }
     }
 
     async fn call(&mut self, exchange: &mut Exchange, call: Call) -> Result<Finished, PluginError> {
@@ -96,8 +103,13 @@ impl Invocation {
         let result = self.admitted(exchange, call, started).await;
         match &result {
             Ok(_) => plugin.breaker.succeeded(),
-            // How busy it is says nothing about how it works.
-            Err(PluginError::Busy { .. } | PluginError::PoolFull { .. } | PluginError::CircuitOpen { .. }) => {}
+            // How busy it is, and what others have done to it, says nothing about how it works.
+            Err(
+                PluginError::Busy { .. }
+                | PluginError::PoolFull { .. }
+                | PluginError::Ended { .. }
+                | PluginError::CircuitOpen { .. },
+            ) => {}
             Err(error) => {
                 if plugin.breaker.failed(limits, Instant::now()) {
                     let (plugin, window_s) = (&self.configured.key().plugin, limits.window.as_secs_f64());
@@ -122,6 +134,10 @@ impl Invocation {
         let late = || PluginError::Deadline { plugin: configured.key().plugin.clone(), waited: started.elapsed() };
         if until.is_some_and(|until| until <= started) {
             return Err(late());
+        }
+        if let Some(stream) = &mut self.stream {
+            let until = until.unwrap_or_else(|| started + configured.limits().deadline);
+            return stream.call(exchange, call, started, until).await;
         }
         let (live, permit) = match self.held.take() {
             Some((live, permit)) => (Some(live), permit),

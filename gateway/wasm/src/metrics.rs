@@ -96,6 +96,8 @@ pub(crate) struct Metrics {
     log_dropped: Family<PluginLabels, Counter>,
     fetches: Family<FetchLabels, Counter>,
     fetch_durations: Family<PluginLabels, Durations>,
+    shared_bytes: Family<PluginLabels, Gauge>,
+    shared_refused: Family<PluginLabels, Counter>,
     pub(crate) builds: Counter,
     pub(crate) build_seconds: Counter<f64, std::sync::atomic::AtomicU64>,
     pub(crate) builder_restarts: Counter,
@@ -138,6 +140,16 @@ impl Metrics {
             metrics.fetch_durations.clone(),
         );
         registry.register(
+            "plugin_shared_bytes",
+            "What filters of the proxy-wasm ABI share between their VMs: keys, values, and what waits in queues",
+            metrics.shared_bytes.clone(),
+        );
+        registry.register(
+            "plugin_shared_refused",
+            "What was above a limit of what filters of the proxy-wasm ABI may share",
+            metrics.shared_refused.clone(),
+        );
+        registry.register(
             "plugin_builds",
             "Tries to compile and configure a plugin version, failed ones too",
             metrics.builds.clone(),
@@ -178,6 +190,7 @@ impl Metrics {
             aside: self.aside.get_or_create_owned(&own),
             log_dropped: self.log_dropped.get_or_create_owned(&own),
             fetches: OnceLock::new(),
+            shared: OnceLock::new(),
             families: self.clone(),
             own,
         }
@@ -204,6 +217,8 @@ impl Metrics {
             self.fetches.remove(&FetchLabels { plugin: plugin.clone(), outcome: fetch_outcome(outcome) });
         }
         self.fetch_durations.remove(&own);
+        self.shared_bytes.remove(&own);
+        self.shared_refused.remove(&own);
     }
 }
 
@@ -219,8 +234,17 @@ pub(crate) struct PluginMetrics {
     pub(crate) log_dropped: Counter,
     /// Of a plugin that calls backends: at its first call.
     fetches: OnceLock<Fetches>,
+    /// Of a filter that shares something: at its first.
+    shared: OnceLock<SharedMeters>,
     families: Metrics,
     own: PluginLabels,
+}
+
+/// Of what a filter's VMs share.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedMeters {
+    pub(crate) bytes: Gauge,
+    pub(crate) refused: Counter,
 }
 
 #[derive(Clone, Debug)]
@@ -261,6 +285,13 @@ impl PluginMetrics {
             counter.inc();
         }
         fetches.durations.observe(took);
+    }
+
+    pub(crate) fn shared(&self) -> &SharedMeters {
+        self.shared.get_or_init(|| SharedMeters {
+            bytes: self.families.shared_bytes.get_or_create_owned(&self.own),
+            refused: self.families.shared_refused.get_or_create_owned(&self.own),
+        })
     }
 
     pub(crate) fn trapped(&self, kind: TrapKind) {

@@ -25,6 +25,9 @@ pub struct HostOptions {
     /// From whom plugins that are not on this host are fetched; none fetches nothing, and leaves such plugins as they are.
     /// Default none. Modules are kept in the folder `modules` of `cache_dir`. Metric: `sluice_plugin_fetches_total`.
     pub fetch: Option<Policy>,
+    /// VMs of one configuration of a filter of the proxy-wasm ABI, at most: one for each thread that serves is enough. Default as
+    /// many as there are cores, up to 16. Metric: `sluice_plugin_instances`.
+    pub filter_vms: usize,
     /// Threads of low priority for plugins whose calls are slow. Default 2.
     pub slow_threads: usize,
 }
@@ -39,6 +42,7 @@ impl Default for HostOptions {
             max_module: 32 << 20,
             recycle_after: 10_000,
             fetch: None,
+            filter_vms: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(16)),
             slow_threads: 2,
         }
     }

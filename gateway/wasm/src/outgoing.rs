@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Method, StatusCode};
 use std::any::Any;
+use sluice_model::plugin::PluginKey;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,12 +26,21 @@ pub(crate) const MAX_BODY: u64 = 1 << 20;
 ///
 /// The proxy lends one to an exchange ([`Exchange::outbound`](crate::Exchange::outbound)) for a plugin that has backends.
 pub trait Outbound: Send + Sync {
+    /// Whether the plugin is given a backend of this name.
+    fn has(&self, backend: &str) -> bool;
+
     /// Sends `request` to the backend of this name, and waits for the whole answer, at most until `request.until`.
     fn fetch(
         &self,
         backend: &str,
         request: OutboundRequest,
     ) -> BoxFuture<'static, std::result::Result<OutboundResponse, FetchError>>;
+}
+
+/// What plugins may call outside of an exchange: filters that do it now and then, by themselves.
+pub trait Backends: Send + Sync {
+    /// By the configuration that serves now; none where the plugin is given no backend.
+    fn of(&self, plugin: &PluginKey) -> Option<Arc<dyn Outbound>>;
 }
 
 /// A request as a plugin put it together, checked.

@@ -1,8 +1,9 @@
 //! Requests and responses over the `http` crate's types: for tests, benches, and whoever has no proxy engine at hand.
 
 use crate::exchange::{RequestView, ResponseView};
-use crate::fields::Refused;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use crate::fields::{self, Refused};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use std::borrow::Cow;
 
 /// A request that owns its parts.
@@ -85,6 +86,18 @@ impl RequestView for PlainRequest {
 
     fn set_query(&mut self, query: Option<&str>) -> Result<(), Refused> {
         self.query = query.map(str::to_owned);
+        Ok(())
+    }
+
+    fn set_method(&mut self, method: &str) -> Result<(), Refused> {
+        let now = Method::from_bytes(self.method.as_bytes()).map_err(|_| Refused::Method)?;
+        self.method = fields::method(&now, method)?.as_str().to_owned();
+        Ok(())
+    }
+
+    fn set_authority(&mut self, authority: &str) -> Result<(), Refused> {
+        let authority: Authority = authority.parse().map_err(|_| Refused::Authority)?;
+        self.authority = authority.as_str().to_owned();
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use crate::metrics::RequestMetrics;
 use crate::outbound::Calls;
 use crate::snapshot::{RuleRuntime, Snapshot};
 use crate::trace::Called;
+use ::http::{Method, header};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use sluice_model::Reason;
@@ -265,6 +266,7 @@ async fn response_phases(
         }
         let began = Instant::now();
         lend_request(session, ctx, &mut run.exchange);
+        run.exchange.response_ends = has_no_body(session, response);
         run.exchange.put_response(Box::new(GatewayResponse::new(parts::take_response(response))));
         run.exchange.outbound = outbound(ctx, step.invocation.configured());
         let decision = step.invocation.on_response(&mut run.exchange).await;
@@ -314,6 +316,12 @@ pub(super) async fn on_log(session: &mut Session, ctx: &mut RequestContext, summ
     ctx.plugins = Some(plugins);
 }
 
+/// Whether a response is one by its head alone (RFC 9112, section 6.3).
+fn has_no_body(session: &Session, response: &ResponseHeader) -> bool {
+    let empty = response.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
+    empty || session.req_header().method == Method::HEAD || super::reply::has_no_content(response.status)
+}
+
 /// Whether the use's condition holds for this request, as it is before this plugin.
 fn takes_part(use_: &PluginUse, session: &Session, ctx: &RequestContext) -> bool {
     match &use_.when {
@@ -324,7 +332,7 @@ fn takes_part(use_: &PluginUse, session: &Session, ctx: &RequestContext) -> bool
 
 /// What calls backends for a plugin that does, and is given some.
 fn outbound(ctx: &RequestContext, configured: &Configured) -> Option<Arc<dyn Outbound>> {
-    if !configured.waits() {
+    if !configured.calls_backends() {
         return None;
     }
     let snapshot = ctx.snapshot.as_ref()?;
@@ -348,6 +356,7 @@ fn note(
 
 fn lend_request(session: &mut Session, ctx: &RequestContext, exchange: &mut Exchange) {
     let facts = RequestFacts::new(session, ctx);
+    exchange.request_ends = session.as_downstream_mut().is_body_empty();
     let head = parts::take_request(session.req_header_mut());
     exchange.put_request(Box::new(GatewayRequest::new(head, facts)));
 }

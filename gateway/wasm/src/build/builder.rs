@@ -4,15 +4,17 @@
 //! waits for them. A compile can't be interrupted, so what is small goes first, and one of the threads takes nothing that
 //! is large: a module of many megabytes holds up only others of its size.
 
-use super::module::Module;
+use super::module::{Form, Module};
 use super::{Failure, FunctionCache, Image, source};
 use crate::aside::{Aside, NICE, lower_priority};
-use crate::configured::{Configured, PluginState};
+use crate::configured::{Code as Runs, Configured, Phases, PluginState};
 use crate::engine::Engine;
 use crate::host::{Desired, DesiredUse, FetchProgress, FetchStatus, PluginStatus};
 use crate::instance::PluginLog;
 use crate::metrics::Metrics;
 use crate::options::HostOptions;
+use crate::outgoing::Backends;
+use crate::proxy_wasm::{self, Program};
 use crate::services::{Granted, Providers};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use sluice_fetch::{FetchState, Fetcher, States};
@@ -113,6 +115,8 @@ pub(crate) struct Builder {
     bell: Condvar,
     /// Fetches code that is not on this host. It holds a way back to this builder, and so comes after it.
     fetcher: OnceLock<Fetcher>,
+    /// What plugins call outside of an exchange.
+    backends: Arc<OnceLock<Box<dyn Backends>>>,
 }
 
 #[derive(Default)]
@@ -188,12 +192,18 @@ impl Builder {
             work: Mutex::default(),
             bell: Condvar::new(),
             fetcher: OnceLock::new(),
+            backends: Arc::default(),
         }
     }
 
     /// Once, before anything is wished for.
     pub(crate) fn set_fetcher(&self, fetcher: Fetcher) {
         drop(self.fetcher.set(fetcher));
+    }
+
+    /// Once.
+    pub(crate) fn set_backends(&self, backends: Box<dyn Backends>) {
+        drop(self.backends.set(backends));
     }
 
     /// Never held while something is compiled. A panic while it was held left whole entries.
@@ -369,12 +379,25 @@ impl Builder {
         self.engine.wind();
         let module = self.module(source)?;
         let Some((plugin_use, plugin)) = plugin_use else { return Ok(None) };
-        self.functions.begin(&module.cache_name);
-        let image = Image::build(&self.engine, &module, spec, &plugin_use.config, &plugin.log)?;
-        self.functions.finish();
+        let code = match &module.form {
+            Form::Component(component) => {
+                self.functions.begin(&module.cache_name);
+                let schema = module.schema.as_deref();
+                let image = Image::build(&self.engine, component, schema, spec, &plugin_use.config, &plugin.log)?;
+                self.functions.finish();
+                Runs::Component(image)
+            }
+            Form::Filter(code) => {
+                let (engine, aside) = (self.engine.clone(), self.aside.clone());
+                let host =
+                    proxy_wasm::Host { engine, aside, backends: self.backends.clone(), vms: self.options.filter_vms };
+                let program = Program::build(host, code, spec, &plugin_use.config, plugin)?;
+                Runs::Filter { program, phases: Phases::of_filter(code.phases()) }
+            }
+        };
         let (engine, aside) = (self.engine.clone(), self.aside.clone());
         let recycle_after = self.options.recycle_after;
-        Ok(Some(Configured::new(key.clone(), spec.clone(), image, engine, aside, plugin.clone(), recycle_after)))
+        Ok(Some(Configured::new(key.clone(), spec.clone(), code, engine, aside, plugin.clone(), recycle_after)))
     }
 
     /// Compiled once, whatever came of it. No other thread is at the same module.

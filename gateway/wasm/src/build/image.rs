@@ -1,13 +1,13 @@
 //! A configured image: configure runs once, and its memory and globals become the data that every instance starts from.
 
 use super::Failure;
-use super::module::{Module, prepare};
+use super::module::{ComponentForm, prepare};
 use crate::aside::{Bounds, limit_cpu_time};
 use crate::configured::Phases;
 use crate::engine::Engine;
 use crate::instance::{Failed, Live, PluginLog, State, at_once};
 use crate::limits::Limits;
-use crate::schema::ConfigError;
+use crate::schema::{ConfigError, ConfigSchema};
 use futures::FutureExt;
 use http::HeaderName;
 use sluice_model::plugin::PluginSpec;
@@ -41,13 +41,14 @@ impl Image {
     /// Configures `module`. Everything that may go wrong is the plugin's or the configuration's doing.
     pub(super) fn build(
         engine: &Engine,
-        module: &Module,
+        module: &ComponentForm,
+        schema: Option<&ConfigSchema>,
         spec: &PluginSpec,
         config: &Arc<str>,
         log: &Arc<PluginLog>,
     ) -> Result<Image, Failure> {
         let config = normal(config);
-        let owned_headers = check(module, config)?;
+        let owned_headers = check(schema, config)?;
         let pre = match &module.instrumented {
             Ok(instrumented) => {
                 let phases = phases(instrumented)?;
@@ -111,10 +112,10 @@ fn takes_none(config: &str) -> Result<(), Failure> {
 }
 
 /// Holds the configuration against the module's schema, before any of its code runs. The headers that it says are its own.
-fn check(module: &Module, config: &str) -> Result<Box<[HeaderName]>, Failure> {
+fn check(schema: Option<&ConfigSchema>, config: &str) -> Result<Box<[HeaderName]>, Failure> {
     let value = serde_json::from_str(config)
         .map_err(|error| Failure::new(Code::PluginConfig, "config", format!("it is not JSON: {error}")))?;
-    let Some(schema) = &module.schema else { return Ok(Box::default()) };
+    let Some(schema) = schema else { return Ok(Box::default()) };
     let errors = schema.validate(&value);
     let Some(first) = errors.first() else {
         let refused = |error: ConfigError| Failure::new(Code::PluginConfig, &error.field, error.message);
@@ -173,7 +174,7 @@ fn configure(
 /// Configures once and takes the image.
 fn snapshot(
     engine: &Engine,
-    module: &Module,
+    module: &ComponentForm,
     instrumented: &InstancePre<State>,
     phases: &Phases,
     spec: &PluginSpec,

@@ -32,7 +32,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    fn new(code: Code, field: &str, message: impl Into<String>) -> Failure {
+    pub(crate) fn new(code: Code, field: &str, message: impl Into<String>) -> Failure {
         Failure { code, field: field.to_owned(), message: message.into(), retry: false }
     }
 
@@ -40,7 +40,7 @@ impl Failure {
         Failure { retry: true, ..Failure::new(Code::PluginSource, "spec.source", message) }
     }
 
-    fn invalid(message: impl Into<String>) -> Failure {
+    pub(crate) fn invalid(message: impl Into<String>) -> Failure {
         Failure::new(Code::PluginInvalid, "spec.source", message)
     }
 }

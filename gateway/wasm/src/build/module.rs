@@ -2,8 +2,10 @@
 
 use super::Failure;
 use super::image::phases;
+use crate::configured::Phases;
 use crate::engine::Engine;
 use crate::instance::State;
+use crate::proxy_wasm;
 use crate::schema::ConfigSchema;
 use std::sync::Arc;
 use wasmparser::{Encoding, Parser, Payload, TypeRef};
@@ -21,12 +23,23 @@ pub(super) struct Module {
     /// What its functions are cached under: the module's digest and the engine's compatibility hash.
     pub(super) cache_name: String,
     pub(super) size: usize,
-    pub(super) component: Vec<u8>,
     pub(super) schema: Option<Arc<ConfigSchema>>,
-    /// It imports functions that may wait.
-    pub(super) waits: bool,
     /// Its phases, as the metrics name them.
     pub(super) phases: Vec<&'static str>,
+    pub(super) form: Form,
+}
+
+/// By which ABI it runs.
+pub(super) enum Form {
+    Component(ComponentForm),
+    /// A filter of the proxy-wasm ABI.
+    Filter(Arc<proxy_wasm::Code>),
+}
+
+pub(super) struct ComponentForm {
+    pub(super) component: Vec<u8>,
+    /// It imports functions that may wait.
+    pub(super) waits: bool,
     /// The component with exports for its memories and globals, ready to be configured; the error says why no image
     /// can be made of it.
     pub(super) instrumented: Result<InstancePre<State>, String>,
@@ -35,6 +48,13 @@ pub(super) struct Module {
 impl Module {
     /// Checks `bytes` and compiles what does not depend on a configuration.
     pub(super) fn load(engine: &Engine, cache_name: String, bytes: &[u8]) -> Result<Module, Failure> {
+        let size = bytes.len();
+        if let Some(version) = proxy_wasm::version(bytes) {
+            let code = version.and_then(|version| proxy_wasm::Code::compile(engine, bytes, version));
+            let code = Arc::new(code.map_err(Failure::invalid)?);
+            let phases = Phases::of_filter(code.phases()).names();
+            return Ok(Module { cache_name, size, schema: None, phases, form: Form::Filter(code) });
+        }
         let component = componentize(bytes).map_err(Failure::invalid)?;
         let schema = ConfigSchema::from_module(&component).map_err(|error| Failure::invalid(error.to_string()))?;
         let (waits, phases, instrumented) = match instrument(&component) {
@@ -47,8 +67,9 @@ impl Module {
                 (waits(engine, &component), phases(&pre)?, Err(reason))
             }
         };
-        let (size, schema, phases) = (bytes.len(), schema.map(Arc::new), phases.names());
-        Ok(Module { cache_name, size, component, schema, waits, phases, instrumented })
+        let (schema, phases) = (schema.map(Arc::new), phases.names());
+        let form = Form::Component(ComponentForm { component, waits, instrumented });
+        Ok(Module { cache_name, size, schema, phases, form })
     }
 }
 

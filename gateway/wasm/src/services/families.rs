@@ -49,7 +49,7 @@ pub(super) struct Families {
 type Names = BTreeMap<Box<str>, (Kind, usize)>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Counter,
     Gauge,
     Histogram,
@@ -110,7 +110,7 @@ impl Families {
 
 /// One plugin's. Its names are free again when nobody holds it any more.
 #[derive(Debug)]
-pub(super) struct PluginFamilies {
+pub(crate) struct PluginFamilies {
     families: ArcSwap<HashMap<Box<str>, Arc<Family>>>,
     series: AtomicUsize,
     adding: Mutex<()>,
@@ -144,6 +144,72 @@ struct Histogram {
     sum: AtomicU64,
 }
 
+/// One series, found once.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    family: Arc<Family>,
+    series: Arc<Series>,
+}
+
+impl Handle {
+    pub(crate) fn kind(&self) -> Kind {
+        self.family.kind
+    }
+
+    pub(crate) fn is(&self, other: &Handle) -> bool {
+        Arc::ptr_eq(&self.series, &other.series)
+    }
+
+    /// To a counter.
+    pub(crate) fn add(&self, by: u64) {
+        if let Series::Counter(counter) = &*self.series {
+            counter.fetch_add(by, Relaxed);
+        }
+    }
+
+    /// A gauge, up or down.
+    pub(crate) fn shift(&self, by: i64) {
+        if let Series::Gauge(gauge) = &*self.series {
+            // Never fails: the closure always gives a value.
+            let _ = gauge.fetch_update(Relaxed, Relaxed, |now| Some((f64::from_bits(now) + by as f64).to_bits()));
+        }
+    }
+
+    /// A gauge.
+    pub(crate) fn set(&self, value: u64) {
+        if let Series::Gauge(gauge) = &*self.series {
+            gauge.store((value as f64).to_bits(), Relaxed);
+        }
+    }
+
+    /// In a histogram.
+    pub(crate) fn observe(&self, value: u64) {
+        if let Series::Histogram(histogram) = &*self.series {
+            histogram.observe(&self.family.bounds, value as f64);
+        }
+    }
+
+    /// Of a counter or a gauge.
+    pub(crate) fn value(&self) -> Option<u64> {
+        match &*self.series {
+            Series::Counter(counter) => Some(counter.load(Relaxed)),
+            Series::Gauge(gauge) => Some(f64::from_bits(gauge.load(Relaxed)) as u64),
+            Series::Histogram(_) => None,
+        }
+    }
+}
+
+impl Histogram {
+    fn observe(&self, bounds: &[f64], value: f64) {
+        let bucket = bounds.partition_point(|bound| *bound < value);
+        if let Some(bucket) = self.buckets.get(bucket) {
+            bucket.fetch_add(1, Relaxed);
+        }
+        // Never fails: the closure always gives a value.
+        let _ = self.sum.fetch_update(Relaxed, Relaxed, |sum| Some((f64::from_bits(sum) + value).to_bits()));
+    }
+}
+
 impl PluginFamilies {
     pub(super) fn add(&self, name: &str, labels: Labels, by: u64) -> Answer {
         self.told(name, Kind::Counter, labels, &[], |series, _| {
@@ -170,14 +236,17 @@ impl PluginFamilies {
         }
         self.told(name, Kind::Histogram, labels, bounds, |series, bounds| {
             if let Series::Histogram(histogram) = series {
-                let bucket = bounds.partition_point(|bound| *bound < value);
-                if let Some(bucket) = histogram.buckets.get(bucket) {
-                    bucket.fetch_add(1, Relaxed);
-                }
-                // Never fails: the closure always gives a value.
-                let _ =
-                    histogram.sum.fetch_update(Relaxed, Relaxed, |sum| Some((f64::from_bits(sum) + value).to_bits()));
+                histogram.observe(bounds, value);
             }
+        })
+    }
+
+    /// A metric without labels, for whoever tells it again and again.
+    pub(crate) fn handle(&self, name: &str, kind: Kind) -> Result<Handle, String> {
+        let found = self.family(name, kind, Labels::new(), &[]);
+        let found = found.and_then(|(family, values)| Ok(Handle { series: self.series(&family, values)?, family }));
+        found.inspect_err(|_| {
+            self.refused.inc();
         })
     }
 

@@ -12,6 +12,7 @@ use crate::guest::generated::sluice::plugin::{clock, metrics, random, secrets, s
 use crate::instance::{State, broken};
 use arc_swap::ArcSwapOption;
 use families::{Families, PluginFamilies};
+pub(crate) use families::{Handle, Kind};
 use prometheus_client::registry::Registry;
 use sluice_model::plugin::{Grants, PluginKey, SecretValue};
 use std::collections::{BTreeMap, HashMap};
@@ -84,10 +85,14 @@ impl Services {
     pub(crate) fn set(&self, granted: Option<Arc<Granted>>) {
         self.granted.store(granted);
     }
+
+    pub(crate) fn metrics(&self) -> &PluginFamilies {
+        &self.metrics
+    }
 }
 
 /// Nanoseconds since this process first asked.
-fn monotonic() -> u64 {
+pub(crate) fn monotonic() -> u64 {
     static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
     u64::try_from(ORIGIN.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
@@ -126,7 +131,7 @@ impl clock::Host for State {
 }
 
 /// Fills `bytes` by the operating system, which never blocks for that once it is up.
-fn fill(bytes: &mut [u8]) -> Result<()> {
+pub(crate) fn fill(bytes: &mut [u8]) -> Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
         match rustix::rand::getrandom(&mut *rest, rustix::rand::GetRandomFlags::empty()) {

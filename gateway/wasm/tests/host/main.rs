@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on fails")]
 
 mod cache;
+mod filters;
+mod hostile_filters;
 mod isolation;
 mod limits;
 mod loading;

@@ -98,7 +98,7 @@ pub(crate) fn short_probe() -> PluginSpec {
 /// With the compiled functions of all hosts of these tests.
 pub(crate) fn options() -> HostOptions {
     let functions = Path::new(env!("CARGO_TARGET_TMPDIR")).join("functions");
-    HostOptions { cache_dir: Some(functions), ..HostOptions::default() }
+    HostOptions { cache_dir: Some(functions), filter_vms: 1, ..HostOptions::default() }
 }
 
 /// A host whose pool is small.

@@ -11,10 +11,11 @@ use pingora_proxy::Session;
 use sluice_model::condition::Facts;
 use sluice_model::config::{EscapedSlashes, PathPolicy};
 use sluice_model::path::{check_query, normalize};
-use sluice_wasm::{Refused, RequestView, ResponseView};
+use sluice_wasm::{Refused, RequestView, ResponseView, method_may_become};
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// What is known besides the head section.
 pub(super) struct RequestFacts {
@@ -24,11 +25,20 @@ pub(super) struct RequestFacts {
     rule: Option<Arc<RuleRuntime>>,
     sni: Option<Box<str>>,
     tls_version: Option<&'static str>,
+    /// The client proved who it is, by a certificate.
+    mtls: bool,
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    /// The endpoint, once one was chosen.
+    upstream: Option<SocketAddr>,
+    backend: Option<usize>,
+    started: Instant,
 }
 
 impl RequestFacts {
     pub(super) fn new(session: &Session, ctx: &RequestContext) -> Self {
-        let info = session.digest().and_then(ConnectionInfo::of).and_then(|info| info.tls.as_ref());
+        let connection = session.digest().and_then(ConnectionInfo::of);
+        let info = connection.and_then(|info| info.tls.as_ref());
         RequestFacts {
             client: ctx.client,
             tls: ctx.tls,
@@ -36,7 +46,19 @@ impl RequestFacts {
             rule: ctx.rule.clone(),
             sni: info.and_then(|tls| tls.sni.clone()),
             tls_version: info.map(|tls| tls.version),
+            mtls: info.is_some_and(|tls| tls.client_certificate.is_some()),
+            peer: connection.map(|info| info.peer),
+            local: connection.map(|info| info.local),
+            upstream: ctx.upstream.address,
+            backend: ctx.backend,
+            started: ctx.started,
         }
+    }
+
+    /// The client, as trusted proxies tell it. Of a port that they don't tell there is none.
+    fn source(&self) -> Option<SocketAddr> {
+        let peer = self.peer?;
+        Some(if peer.ip() == self.client { peer } else { SocketAddr::new(self.client, 0) })
     }
 
     fn path_policy(&self) -> PathPolicy {
@@ -109,6 +131,18 @@ impl RequestView for GatewayRequest {
             "request.id" => self.head.headers.get(names::X_REQUEST_ID)?.to_str().ok().map(Cow::Borrowed),
             "request.protocol" => Some(Cow::Borrowed(protocol(self.head.version))),
             "client.address" => Some(Cow::Owned(facts.client.to_string())),
+            "request.time" => {
+                let started = SystemTime::now().checked_sub(facts.started.elapsed())?;
+                Some(Cow::Owned(started.duration_since(UNIX_EPOCH).ok()?.as_nanos().to_string()))
+            }
+            "source.address" => Some(Cow::Owned(facts.source()?.to_string())),
+            "destination.address" => Some(Cow::Owned(facts.local?.to_string())),
+            "upstream.address" => Some(Cow::Owned(facts.upstream?.to_string())),
+            "upstream.backend" => {
+                let (_, metrics) = facts.rule.as_ref()?.backends.get(facts.backend?)?.target.as_ref()?;
+                Some(Cow::Owned(metrics.label.to_string()))
+            }
+            "connection.mtls" => Some(Cow::Borrowed(if facts.mtls { "true" } else { "false" })),
             "connection.tls_version" => facts.tls_version.map(Cow::Borrowed),
             "connection.sni" => facts.sni.as_deref().map(Cow::Borrowed),
             "listener.name" => facts.listener.as_ref().map(|listener| Cow::Borrowed(&*listener.label)),
@@ -137,6 +171,19 @@ impl RequestView for GatewayRequest {
         }
         let path = self.head.uri.path().to_owned();
         self.set_target(&path, query)
+    }
+
+    fn set_method(&mut self, method: &str) -> Result<(), Refused> {
+        self.head.method = method_may_become(&self.head.method, method)?;
+        Ok(())
+    }
+
+    /// As HTTP/1 has it: HTTP/2's `:authority` is made of it when the request goes out.
+    fn set_authority(&mut self, authority: &str) -> Result<(), Refused> {
+        canonical(authority.as_bytes()).ok_or(Refused::Authority)?;
+        let value = HeaderValue::from_str(authority).map_err(|_| Refused::Authority)?;
+        self.head.headers.insert(header::HOST, value);
+        Ok(())
     }
 
     fn set_header(&mut self, name: HeaderName, value: HeaderValue) {
