@@ -47,8 +47,8 @@ impl RequestFacts {
             sni: info.and_then(|tls| tls.sni.clone()),
             tls_version: info.map(|tls| tls.version),
             mtls: info.is_some_and(|tls| tls.client_certificate.is_some()),
-            peer: connection.map(|info| info.peer),
-            local: connection.map(|info| info.local),
+            peer: connection.map(|info| plain(info.peer)),
+            local: connection.map(|info| plain(info.local)),
             upstream: ctx.upstream.address,
             backend: ctx.backend,
             started: ctx.started,
@@ -69,6 +69,11 @@ impl RequestFacts {
             None => policy,
         }
     }
+}
+
+/// IPv4 as itself, also on a socket of both families.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 pub(super) struct GatewayRequest {
