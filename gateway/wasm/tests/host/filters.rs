@@ -315,7 +315,12 @@ impl Outbound for Auth {
                 return Err(FetchError::new(FetchErrorKind::Timeout, "late"));
             }
             let headers = HeaderMap::from_iter([(http::header::SERVER, HeaderValue::from_static("auth"))]);
-            Ok(OutboundResponse { status: StatusCode::IM_A_TEAPOT, headers, body: Bytes::from_static(body) })
+            Ok(OutboundResponse {
+                status: StatusCode::IM_A_TEAPOT,
+                headers,
+                body: Bytes::from_static(body),
+                held: None,
+            })
         }
         .boxed()
     }
