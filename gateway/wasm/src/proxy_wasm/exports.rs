@@ -26,6 +26,9 @@ impl OnHeaders {
     }
 }
 
+/// Root context, number of the call, and sizes of fields, body and trailers.
+pub(super) type OnCallResponse = TypedFunc<(u32, u32, u32, u32, u32), ()>;
+
 #[derive(Clone)]
 pub(super) struct Exports {
     pub(super) memory: Memory,
@@ -38,7 +41,7 @@ pub(super) struct Exports {
     pub(super) on_configure: Option<TypedFunc<(u32, u32), u32>>,
     pub(super) on_request_headers: Option<OnHeaders>,
     pub(super) on_response_headers: Option<OnHeaders>,
-    pub(super) on_http_call_response: Option<TypedFunc<(u32, u32, u32, u32, u32), ()>>,
+    pub(super) on_http_call_response: Option<OnCallResponse>,
     pub(super) on_tick: Option<TypedFunc<u32, ()>>,
     pub(super) on_queue_ready: Option<TypedFunc<(u32, u32), ()>>,
     pub(super) on_done: Option<TypedFunc<u32, u32>>,

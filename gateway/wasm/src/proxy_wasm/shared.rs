@@ -59,6 +59,8 @@ struct Entry {
     cas: u32,
 }
 
+type Shard = HashMap<Box<[u8]>, Entry, RandomState>;
+
 #[derive(Debug)]
 struct Queue {
     name: Box<[u8]>,
@@ -68,7 +70,7 @@ struct Queue {
 
 #[derive(Debug)]
 pub(crate) struct Shared {
-    shards: [Mutex<HashMap<Box<[u8]>, Entry, RandomState>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
     last_cas: AtomicU32,
     /// Numbered from 1.
@@ -89,7 +91,7 @@ impl Shared {
         }
     }
 
-    fn shard(&self, key: &[u8]) -> MutexGuard<'_, HashMap<Box<[u8]>, Entry, RandomState>> {
+    fn shard(&self, key: &[u8]) -> MutexGuard<'_, Shard> {
         let index = self.hasher.hash_one(key) as usize % SHARDS;
         // There are as many; a panic while one was held left whole entries.
         let shard = self.shards.get(index).unwrap_or(&self.shards[0]);

@@ -38,7 +38,7 @@ fn content(state: &VmState, kind: u32) -> Answer<Bytes> {
         // A Plugin has none.
         buffer::VM_CONFIGURATION => Some(Bytes::new()),
         buffer::CALL_RESPONSE_BODY => state.callouts.answer().map(|answer| answer.body.clone()),
-        0..=buffer::LAST => None,
+        _ if kind <= buffer::LAST => None,
         _ => return Err(Status::BadArgument.into()),
     };
     Ok(content.ok_or(Status::NotFound)?)
@@ -62,7 +62,7 @@ fn set(kind: u32) -> Answer {
         buffer::PLUGIN_CONFIGURATION | buffer::VM_CONFIGURATION | buffer::CALL_RESPONSE_BODY => {
             Err(Status::BadArgument.into())
         }
-        0..=buffer::LAST => Err(Status::NotFound.into()),
+        _ if kind <= buffer::LAST => Err(Status::NotFound.into()),
         _ => Err(Status::BadArgument.into()),
     }
 }

@@ -70,6 +70,9 @@ impl How {
     }
 }
 
+/// Name and value.
+type Pair<'s> = (Cow<'s, [u8]>, Cow<'s, [u8]>);
+
 /// What can be read of a map.
 enum Fields<'s> {
     Request(&'s dyn RequestView),
@@ -85,7 +88,7 @@ impl<'s> Fields<'s> {
             map::REQUEST_HEADERS => state.exchange().and_then(|exchange| exchange.request()).map(Fields::Request),
             map::RESPONSE_HEADERS => state.exchange().and_then(|exchange| exchange.response()).map(Fields::Response),
             map::CALL_RESPONSE_HEADERS => state.callouts.answer().map(Fields::Answer),
-            0..=map::LAST => None,
+            _ if map <= map::LAST => None,
             _ => return Err(Status::BadArgument.into()),
         };
         Ok(fields.unwrap_or(Fields::None))
@@ -117,7 +120,7 @@ impl<'s> Fields<'s> {
     }
 
     /// Every pair, pseudo-fields first.
-    fn pairs(&self) -> Vec<(Cow<'s, [u8]>, Cow<'s, [u8]>)> {
+    fn pairs(&self) -> Vec<Pair<'s>> {
         match self {
             Fields::Request(view) => pairs_of_request(*view),
             Fields::Response(_) | Fields::Answer(_) => {
@@ -130,7 +133,7 @@ impl<'s> Fields<'s> {
     }
 }
 
-fn plain(headers: &HeaderMap) -> impl Iterator<Item = (Cow<'_, [u8]>, Cow<'_, [u8]>)> {
+fn plain(headers: &HeaderMap) -> impl Iterator<Item = Pair<'_>> {
     headers.iter().map(|(name, value)| (Cow::Borrowed(name.as_str().as_bytes()), Cow::Borrowed(value.as_bytes())))
 }
 
@@ -154,14 +157,14 @@ pub(super) fn target(view: &dyn RequestView) -> Cow<'_, str> {
 }
 
 /// In the order that filters see under Envoy.
-pub(super) fn pairs_of_request(view: &dyn RequestView) -> Vec<(Cow<'_, [u8]>, Cow<'_, [u8]>)> {
+pub(super) fn pairs_of_request(view: &dyn RequestView) -> Vec<Pair<'_>> {
     let text = |text: Cow<'_, str>| -> Cow<'_, [u8]> {
         match text {
             Cow::Borrowed(text) => Cow::Owned(text.as_bytes().to_vec()),
             Cow::Owned(text) => Cow::Owned(text.into_bytes()),
         }
     };
-    let mut pairs: Vec<(Cow<'_, [u8]>, Cow<'_, [u8]>)> = Vec::with_capacity(view.headers().len() + 4);
+    let mut pairs: Vec<Pair<'_>> = Vec::with_capacity(view.headers().len() + 4);
     for name in [":authority", ":path", ":method", ":scheme"] {
         if let Some(value) = of_request(view, name) {
             pairs.push((Cow::Borrowed(name.as_bytes()), text(value).into_owned().into()));
