@@ -64,6 +64,9 @@ fn each_yaml_in_the_documents_reads_without_a_problem_of_its_own() {
                     folder.write(name, std::fs::read(guests::module("caller")).unwrap());
                 }
             }
+            if block.contains("filter-config.wasm") {
+                folder.write("filter-config.wasm", std::fs::read(guests::module("filter-config")).unwrap());
+            }
             let output =
                 Command::new(binary::sluice()).args(["check", "-o", "json"]).arg(folder.path()).output().unwrap();
             let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {

@@ -78,7 +78,7 @@ async fn what_a_filter_changes_and_finds_out_of_a_request_is_the_requests_own() 
     assert_eq!(property("request/path").await, "/a?b=c");
     assert!(property("source/address").await.starts_with("127.0.0.1:"));
     assert_eq!(property("destination/address").await, format!("127.0.0.1:{}", shop.http));
-    assert_eq!(property("route_name").await, format!("{NAMESPACE}/shop"));
+    assert_eq!(property("route_name").await, format!("HTTPRoute {NAMESPACE}/shop"));
     assert_eq!(property("request/protocol").await, "HTTP/1.1");
     assert_eq!(property("connection/mtls").await, "00");
     let answer = shop.get_with("/a", "x-do: edit\r\nx-gone: 1\r\n").await;
