@@ -60,8 +60,9 @@ judge: build ## Reloads and misbehaving plugins under load, by their figures; ne
 	SLUICE_JUDGED=1 SLUICE_BIN=$(SLUICE) $(CARGO) test --locked -p sluice-tests --test e2e -- reload_under_load --nocapture --test-threads 1
 	SLUICE_JUDGED=1 SLUICE_BIN=$(SLUICE) $(CARGO) test --locked -p sluice-tests --test chaos -- --nocapture --test-threads 1
 
-generate: ## Writes the files that are generated: CRDs, docs/problems.md, docs/reasons.md, deploy/manifests
+generate: ## Writes the files that are generated: CRDs, docs/problems.md, docs/reasons.md, deploy/manifests, plugins' schemas and tables
 	UPDATE=1 $(CARGO) test --locked -p sluice-resources crds
+	SLUICE_UPDATE_SCHEMA=1 $(CARGO) test --locked --manifest-path plugins/Cargo.toml schema_json
 	UPDATE=1 $(CARGO) test --locked -p sluice-tests --test docs
 	tests/cluster/cluster build helm
 	PATH="$${XDG_CACHE_HOME:-$$HOME/.cache}/sluice/cluster/bin:$$PATH" UPDATE=1 $(CARGO) test --locked -p sluice-tests --test cluster -- --ignored the_plain_manifests

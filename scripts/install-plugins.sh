@@ -15,5 +15,8 @@ place() {
     mv "$to.new" "$to"
 }
 
-place key_auth.wasm key-auth.wasm
-place transform.wasm transform.wasm
+# A policy is a folder with the schema of its configuration.
+for schema in "$root"/plugins/*/schema.json; do
+    policy=$(basename "$(dirname "$schema")")
+    place "$(printf %s "$policy" | tr - _).wasm" "$policy.wasm"
+done

@@ -4,6 +4,7 @@
 
 mod inspect;
 mod languages;
+mod policies;
 mod project;
 mod rust;
 mod trial;

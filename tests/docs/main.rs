@@ -8,3 +8,4 @@ mod examples;
 mod features;
 mod generated;
 mod monitoring;
+mod policies;

@@ -21,6 +21,7 @@ mod plugin_fetch;
 mod plugin_phases;
 mod plugin_state;
 mod plugins;
+mod policies;
 mod quickstart;
 mod reload;
 mod reload_under_load;

@@ -3,7 +3,7 @@
 //! Only ports differ: those that the README names (8080, 8443, the admin ports, the backends') are replaced by free
 //! ones, in the files and in the commands alike. An `…` in a shown output stands for anything.
 
-use sluice_tests::{Folder, Gateway, binary, gateway::Options, guests, ports, wait};
+use sluice_tests::{Folder, Gateway, binary, console, gateway::Options, guests, ports, wait};
 use std::process::{Child, Command, Stdio};
 
 /// The ports of the quickstart, and what they become here.
@@ -29,48 +29,11 @@ impl Drop for Echo {
     }
 }
 
-/// The commands of the README's `console` blocks, with what they print.
+/// The README's `curl` lines, with what they print.
 fn commands(readme: &str) -> Vec<(String, String)> {
-    let mut commands: Vec<(String, String)> = Vec::new();
-    let mut inside = false;
-    for line in readme.lines() {
-        if line.starts_with("```") {
-            inside = line.trim_end() == "```console";
-        } else if inside {
-            match (line.strip_prefix("$ "), commands.last_mut()) {
-                (Some(command), _) => commands.push((command.to_owned(), String::new())),
-                (None, Some((command, output))) => {
-                    if command.ends_with('\\') && output.is_empty() {
-                        command.pop();
-                        command.push_str(line.trim_start());
-                    } else {
-                        output.push_str(line);
-                        output.push('\n');
-                    }
-                }
-                (None, None) => {}
-            }
-        }
-    }
+    let mut commands = console::commands(readme);
     commands.retain(|(command, _)| command.starts_with("curl "));
     commands
-}
-
-/// Whether `actual` is `shown`, where each `…` stands for anything.
-fn fits(shown: &str, actual: &str) -> bool {
-    let mut rest = actual.trim_end();
-    let mut parts = shown.trim_end().split('…').peekable();
-    let mut first = true;
-    while let Some(part) = parts.next() {
-        let last = parts.peek().is_none();
-        let at = if last && !first { rest.rfind(part) } else { rest.find(part) };
-        match at {
-            Some(at) if !first || at == 0 => rest = &rest[at + part.len()..],
-            _ => return false,
-        }
-        first = false;
-    }
-    rest.is_empty() || shown.trim_end().ends_with('…')
 }
 
 async fn quickstart() -> (Gateway, Vec<Echo>, Folder, Ports) {
@@ -147,24 +110,9 @@ async fn the_readmes_curl_lines_print_what_it_shows() {
         let output = tokio::process::Command::new("bash").args(["-c", &command]).output().await.unwrap();
         let actual = String::from_utf8_lossy(&output.stdout).replace('\r', "");
         assert!(
-            fits(&ports.replace(&shown), &actual),
+            console::fits(&ports.replace(&shown), &actual),
             "$ {command}\nshown:\n{shown}\nprinted:\n{actual}\n{}",
             String::from_utf8_lossy(&output.stderr)
         );
-    }
-}
-
-#[test]
-fn an_ellipsis_stands_for_anything_and_nothing_else_does() {
-    for (shown, actual, good) in [
-        ("a", "a\n", true),
-        ("a", "b", false),
-        ("a…c", "abbc", true),
-        ("a…c", "abb", false),
-        ("a…", "abb", true),
-        ("…c", "abc", true),
-        ("a", "ab", false),
-    ] {
-        assert_eq!(fits(shown, actual), good, "{shown} {actual}");
     }
 }

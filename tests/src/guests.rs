@@ -17,6 +17,17 @@ pub fn shipped(name: &str) -> PathBuf {
     file(FOLDER.get_or_init(|| build("plugins")), name)
 }
 
+/// The names of the policies that ship: the folders of `plugins` with a schema.
+pub fn policies() -> Vec<String> {
+    let entries = std::fs::read_dir(binary::root().join("plugins")).expect("the folder of plugins");
+    let folders =
+        entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.join("schema.json").is_file());
+    let mut names: Vec<String> =
+        folders.map(|path| path.file_name().expect("a name").to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
 fn file(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{}.wasm", name.replace('-', "_")))
 }

@@ -16,6 +16,7 @@ pub mod backend;
 pub mod binary;
 pub mod certificate;
 pub mod collector;
+pub mod console;
 pub mod folder;
 pub mod frames;
 pub mod gateway;

@@ -2,13 +2,12 @@
 //!
 //! Keys are kept and compared as SHA-256 digests, so how long a comparison takes says nothing about a key.
 
+use kit::query;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use sluice_plugin::{Decision, OnRequest, Plugin, Reply, Request, attributes, log};
 use std::collections::HashMap;
-
-mod query;
 
 /// The attribute that holds the consumer's name, for later plugins and the access log.
 pub const CONSUMER: &str = "key-auth.consumer";

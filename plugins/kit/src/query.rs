@@ -1,7 +1,7 @@
 //! Parameters of a query string (`application/x-www-form-urlencoded`).
 
 /// The decoded values of every parameter called `name`.
-pub(crate) fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = Vec<u8>> + 'a {
+pub fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = Vec<u8>> + 'a {
     query.split('&').filter_map(move |pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decode(key) == name.as_bytes()).then(|| decode(value))
@@ -9,14 +9,14 @@ pub(crate) fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = 
 }
 
 /// The query without those; none where it had none.
-pub(crate) fn without(query: &str, name: &str) -> Option<String> {
+pub fn without(query: &str, name: &str) -> Option<String> {
     let is_other = |pair: &&str| decode(pair.split('=').next().unwrap_or_default()) != name.as_bytes();
     let rest: Vec<_> = query.split('&').filter(is_other).collect();
     (rest.len() < query.split('&').count()).then(|| rest.join("&"))
 }
 
 /// Percent-decoding, with a plus for a space. What is not an escape stays as it is.
-fn decode(text: &str) -> Vec<u8> {
+pub fn decode(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
