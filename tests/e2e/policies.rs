@@ -1,14 +1,19 @@
 //! Each policy that ships, by its own page: the objects that its README shows are served, and its command lines print what
 //! it shows.
 //!
-//! The route `shop` of the host shop.example goes to an echo of requests. Names are looked up and certificates trusted as a
+//! The route `shop` of the host shop.example goes to an echo of requests; there are a service `auth` that knows one token, and
+//! an issuer of tokens, `idp`. Names are looked up and certificates trusted as a
 //! reader's would be, and addresses of clients are believed (`X-Forwarded-For`), so that commands are those of the page. An
 //! `…` stands for anything.
 
+use http::{HeaderValue, StatusCode};
+use serde_json::Value;
+use sluice_tests::backend::{Answer, Handler, text};
 use sluice_tests::certificate::Authority;
 use sluice_tests::objects::{class, configured_gateway, join, route_to, secret, service};
 use sluice_tests::{Backend, Folder, Gateway, binary, console, guests, ports, wait};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 const HOST: &str = "shop.example";
 
@@ -17,7 +22,7 @@ struct Stage {
     /// Where commands run.
     place: tempfile::TempDir,
     prelude: String,
-    _backend: Backend,
+    _backends: [Backend; 3],
     _folder: Folder,
 }
 
@@ -35,9 +40,49 @@ fn example(page: &str, policy: &str) -> String {
     format!("{}\n", example.replace("namespace: shop", "namespace: default"))
 }
 
+/// A service of authorization: who brings its token is ann.
+fn authorization() -> Handler {
+    Arc::new(|request| {
+        let known = request.headers().get("authorization").is_some_and(|value| value == "Bearer let-me-in");
+        let mut answer =
+            if known { text(StatusCode::OK, "") } else { text(StatusCode::UNAUTHORIZED, "who are you?\n") };
+        let asked = request.uri().path_and_query().map_or("", |target| target.as_str());
+        answer.headers_mut().insert("x-asked", HeaderValue::from_str(asked).unwrap());
+        if known {
+            answer.headers_mut().insert("x-user", HeaderValue::from_static("ann"));
+            answer.headers_mut().insert("set-cookie", HeaderValue::from_static("session=1"));
+        }
+        Box::pin(async move { answer })
+    })
+}
+
+/// Keys and tokens that jwt's own tests go by.
+fn tokens() -> Value {
+    let path = binary::root().join("plugins/jwt/tests/tokens.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn token(name: &str) -> String {
+    tokens()["tokens"][name].as_str().unwrap().to_owned()
+}
+
+fn issuer() -> Handler {
+    Arc::new(|request| {
+        let answer: Answer = match request.uri().path() {
+            "/.well-known/jwks.json" => {
+                text(StatusCode::OK, &serde_json::json!({ "keys": tokens()["keys"] }).to_string())
+            }
+            _ => text(StatusCode::NOT_FOUND, ""),
+        };
+        Box::pin(async move { answer })
+    })
+}
+
 impl Stage {
     async fn set(policy: &str, example: &str) -> Stage {
-        let (folder, authority, backend) = (Folder::new(), Authority::default(), Backend::echo("web").await);
+        let (folder, authority) = (Folder::new(), Authority::default());
+        let [web, auth, idp] =
+            [Backend::echo("web").await, Backend::with(authorization()).await, Backend::with(issuer()).await];
         let (http, https) = (ports::free(), ports::free());
         folder.write(
             "stage.yaml",
@@ -45,7 +90,9 @@ impl Stage {
                 class(),
                 configured_gateway(http, Some((https, "shop")), "trustedProxies: [127.0.0.0/8]"),
                 secret("shop", &authority.leaf(&[HOST])),
-                service("web", &[backend.address]),
+                service("web", &[web.address]),
+                service("auth", &[auth.address]),
+                service("idp", &[idp.address]),
                 route_to("shop", &[HOST], "web"),
             ]),
         );
@@ -59,9 +106,11 @@ impl Stage {
         std::os::unix::fs::symlink(gateway.access_log_file(), place.path().join("access.log")).unwrap();
         let prelude = format!(
             "curl() {{ command curl -sS --noproxy '*' --cacert ca.pem --connect-to {HOST}:80:127.0.0.1:{http} \
-             --connect-to {HOST}:443:127.0.0.1:{https} \"$@\"; }}\n"
+             --connect-to {HOST}:443:127.0.0.1:{https} \"$@\"; }}\nTOKEN={} EXPIRED={}\n",
+            token("es256"),
+            token("expired")
         );
-        Stage { _gateway: gateway, place, prelude, _backend: backend, _folder: folder }
+        Stage { _gateway: gateway, place, prelude, _backends: [web, auth, idp], _folder: folder }
     }
 
     async fn run(&self, command: &str) -> (String, String) {
@@ -89,7 +138,7 @@ impl Stage {
 #[tokio::test]
 async fn the_example_of_each_policys_page_does_what_the_page_says() {
     let policies = guests::policies();
-    assert!(policies.len() >= 11, "{policies:?}");
+    assert!(policies.len() >= 14, "{policies:?}");
     let mut differences = Vec::new();
     for policy in policies {
         let page = readme(&policy);
