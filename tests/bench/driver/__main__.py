@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import clients, measure, proxies, report
+from . import clients, measure, proxies, report, streams
 
 
 def main():
@@ -26,7 +26,7 @@ def arguments():
     parser = argparse.ArgumentParser(prog="tests/bench/run", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=3, help="of load a proxy, scenario and round")
-    parser.add_argument("--only", help="parts of scenario names, by commas; also `plugin` and `idle`")
+    parser.add_argument("--only", help="parts of scenario names, by commas; also `plugin`, `idle`, `tcp` and `udp`")
     parser.add_argument("--without", default="", help="proxies to leave out, by commas")
     parser.add_argument("--idle", type=int, default=2000, help="idle connections")
     parser.add_argument("--document", help="a file for the whole page, as docs/benchmarks.md")
@@ -66,20 +66,24 @@ def run(options, workdir):
         if wanted(options, "idle"):
             for number, proxy in enumerate(field):
                 result["idle"][proxy.name] = idle(lambda: main_field()[number], options.idle, workdir)
-        for proxy in field + plugged:
+        scenarios = {n: s for n, s in clients.SCENARIOS.items() if wanted(options, n)}
+        for proxy in (field if scenarios or plugged else []) + plugged:
             proxy.start(workdir)
             started.append(proxy)
-        scenarios = {n: s for n, s in clients.SCENARIOS.items() if wanted(options, n)}
         result["samples"] = measure.interleaved(
             field, scenarios, options.rounds, options.seconds, workdir, progress)
         if with_sluice:
             result["ratios"] = {name: ratios(by_proxy) for name, by_proxy in result["samples"].items()}
         if plugged:
             result["plugin"], result["plugin_samples"] = plugin([field[-1], *plugged], options, workdir)
-        return result
     finally:
         for proxy in reversed(started):
             proxy.stop()
+    # Others serve then, and nobody beside them.
+    result["streams"] = streams.run(options, workdir, wanted, progress)
+    for of in result["streams"].values():
+        of["seconds"] = options.seconds
+    return result
 
 
 def empty(options):
@@ -91,7 +95,7 @@ def empty(options):
             report.version([os.environ["ENVOY_BIN"], "--version"]),
         ],
         "date": time.strftime("%Y-%m-%d"), "rounds": options.rounds, "seconds": options.seconds,
-        "idle_count": options.idle, "samples": {}, "ratios": {}, "plugin": {}, "idle": {},
+        "idle_count": options.idle, "samples": {}, "ratios": {}, "plugin": {}, "idle": {}, "streams": {},
     }
 
 

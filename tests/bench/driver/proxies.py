@@ -24,10 +24,10 @@ class Proxy:
     command: list
     process: subprocess.Popen = field(default=None, repr=False)
 
-    def start(self, workdir, core=PROXY_CORE):
+    def start(self, workdir, core=PROXY_CORE, cwd=None):
         log = open(workdir / f"{self.name}.out", "wb")
         self.process = subprocess.Popen(
-            ["taskset", "-c", core, *self.command], cwd=workdir, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            ["taskset", "-c", core, *self.command], cwd=cwd or workdir, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
         for port in filter(None, (self.plain, self.tls)):
             wait_for(port, self)

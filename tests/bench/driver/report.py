@@ -5,6 +5,8 @@ import statistics
 import subprocess
 from pathlib import Path
 
+from . import streams
+
 
 def median(samples, key="us"):
     return statistics.median(s[key] for s in samples)
@@ -43,6 +45,7 @@ def table(result):
         lines += [f"| {name} | {m['start'] / 2**20:.1f} | {m['plain'] / 1024:.1f} | {m['tls'] / 1024:.1f} |"
                   for name, m in result["idle"].items()]
         lines.append("")
+    lines.append(streams.table(result["streams"]))
     return "\n".join(lines)
 
 
@@ -58,6 +61,13 @@ def goals(result):
             row(f"{scenario}, of bare Pingora", 1.15, ratios["bare-pingora"]["upper"], "x")
         if "envoy" in ratios:
             row(f"{scenario}, of Envoy", 0.95 if scenario.startswith("new TLS") else 0.7, ratios["envoy"]["upper"], "x")
+    for scenario, peer in (("tcp bulk", "haproxy"), ("tcp round trips", "haproxy"), ("udp datagrams", "nginx")):
+        ratio = result["streams"].get(scenario, {}).get("ratios", {}).get(peer)
+        if ratio:
+            row(f"{scenario}, of {peer}", 1.2, ratio["upper"], "x")
+    lost = result["streams"].get("udp 10,000 sessions", {}).get("lost", {})
+    if "sluice" in lost and "nginx" in lost:
+        row("udp 10,000 sessions, datagrams lost: no more than nginx", lost["nginx"] * 100, lost["sluice"] * 100, " %")
     for name, most in (("fresh", 9), ("pooled", 1.5)):
         if name in result["plugin"]:
             row(f"a header plugin, {name}, added to a request", most, result["plugin"][name]["upper"], " us")
@@ -79,7 +89,9 @@ How: every proxy is resident, pinned to one core with one worker; clients (wrk, 
 other core. Rounds are interleaved and the order rotates. CPU is user and system time of the proxy's process from /proc, by request. A ratio
 is the median of the rounds' paired ratios; its upper bound is one-sided, 95 %, by bootstrap. Session resumption is off everywhere.
 Sluice has 1,000 HTTPRoutes on 100 hosts, with the load spread over all of them, metrics and access log on (a file in memory); the peers
-have one route and no log. Their configurations: `tests/bench/peers/`. The matcher has a page of its own: [benchmarks-matcher.md](benchmarks-matcher.md).
+have one route and no log. Their configurations: `tests/bench/peers/`. TCP and UDP are measured
+afterwards, beside HAProxy and nginx, with a client and a backend in Python that carry bytes and say nothing of HTTP; what is lost of
+datagrams is what was not answered within a second. The matcher has a page of its own: [benchmarks-matcher.md](benchmarks-matcher.md).
 
 {table(result)}
 {goals(result)}"""
