@@ -11,6 +11,7 @@ mod controller;
 mod datagrams;
 mod delivery;
 mod doctor;
+mod external_auth;
 mod filters;
 mod gateways;
 mod grpc_routes;

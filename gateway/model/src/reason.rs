@@ -69,6 +69,9 @@ reasons! {
     UpstreamOverflow = "upstream_overflow", 503, "the backend's circuit breaker is open";
     RetryBudgetExceeded = "retry_budget_exceeded", 503, "a try failed, and the backend's retryConstraint allows no other";
     ResponseTruncated = "response_truncated", 0, "the backend ended its answer early; the client's stream was reset";
+    // External authorization
+    ExternalAuthDenied = "external_auth_denied", 0, "the external authorization service refused the request";
+    ExternalAuthFailed = "external_auth_failed", 503, "the external authorization service did not answer, or not as it should";
     // Plugins
     PluginReplied = "plugin_replied", 0, "a plugin answered";
     PluginDenied = "plugin_denied", 0, "a plugin refused the request with a 4xx";

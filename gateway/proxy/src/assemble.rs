@@ -11,8 +11,8 @@ use crate::metrics::RequestMetrics;
 use crate::outbound::Connections;
 use crate::session::{SessionRuntime, SessionSecret};
 use crate::snapshot::{
-    BackendRef, FastMap, HostRuntime, ListenerPlugins, ListenerRuntime, PluginCalls, PluginRef, PortRuntime,
-    RuleRuntime, ServerField, Slot, Slots, Snapshot,
+    AuthRuntime, BackendRef, FastMap, HostRuntime, ListenerPlugins, ListenerRuntime, PluginCalls, PluginRef,
+    PortRuntime, RuleRuntime, ServerField, Slot, Slots, Snapshot,
 };
 use crate::trace::Exporters;
 use crate::upstream::{BackendRuntime, Registry};
@@ -321,6 +321,11 @@ impl Assembler {
             backends,
             plugins,
             mirrors: self.mirrors(&rule.filters),
+            auth: rule.filters.external_auth.as_ref().map(|config| AuthRuntime {
+                config: config.clone(),
+                backend: self.backend_slots.slot(&config.backend),
+                connections: self.connections.clone(),
+            }),
             metrics: self.metrics.route(&label),
         }
     }

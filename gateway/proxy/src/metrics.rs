@@ -271,6 +271,17 @@ pub enum SpanResult {
 
 const SPAN_RESULTS: [&str; 4] = ["sent", "dropped", "failed", "rejected"];
 
+/// What external authorization came to: the label `result` of `sluice_external_auth_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AuthResult {
+    Allowed,
+    Denied,
+    /// There was no verdict: the request did not go on.
+    Failed,
+}
+
+const AUTH_RESULTS: [&str; 3] = ["allowed", "denied", "failed"];
+
 /// All handles that are in use, by label. The lock is taken when a snapshot is assembled and when metrics are scraped.
 #[derive(Debug, Default)]
 pub struct RequestMetrics {
@@ -279,6 +290,8 @@ pub struct RequestMetrics {
     backends: Mutex<BTreeMap<Arc<str>, Weak<BackendMetrics>>>,
     mirrors: [AtomicU64; 3],
     sessions: [AtomicU64; SessionResult::ALL.len()],
+    auths: [AtomicU64; AUTH_RESULTS.len()],
+    auth_duration: AtomicHistogram,
     spans: [AtomicU64; SPAN_RESULTS.len()],
     log_lines: AtomicU64,
     log_dropped: AtomicU64,
@@ -351,6 +364,15 @@ impl RequestMetrics {
         lock(&self.listeners).retain(|_, handle| handle.strong_count() > 0);
         lock(&self.routes).retain(|_, handle| handle.strong_count() > 0);
         lock(&self.backends).retain(|_, handle| handle.strong_count() > 0);
+    }
+
+    pub(crate) fn external_auth(&self, result: AuthResult) {
+        self.auths[result as usize].fetch_add(1, Relaxed);
+    }
+
+    /// From the question to the verdict, or to the failure.
+    pub(crate) fn external_auth_took(&self, duration: Duration) {
+        self.auth_duration.observe(duration);
     }
 
     /// A request of a rule, or to a backend, that keeps sessions.
@@ -543,6 +565,17 @@ impl Collector for RequestMetrics {
             let count = count.load(Relaxed);
             family.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
         }
+
+        let help = "Requests that a service was asked about (ExternalAuth), by result: allowed, denied, failed";
+        let mut family = encoder.encode_descriptor("sluice_external_auth", help, None, counter)?;
+        for (result, count) in AUTH_RESULTS.into_iter().zip(&self.auths) {
+            let count = count.load(Relaxed);
+            family.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+        }
+
+        let help = "From the question to an authorization service to its verdict, or to the failure";
+        let name = "sluice_external_auth_duration_seconds";
+        self.auth_duration.encode(&mut encoder.encode_descriptor(name, help, None, MetricType::Histogram)?)?;
 
         let help = "Requests where sessions are kept (sessionPersistence), by what became of the client's session: kept, begun (it \
                     had none), moved (its endpoint takes no requests), expired, refused (no token of this rule)";

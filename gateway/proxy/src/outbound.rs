@@ -1,4 +1,4 @@
-//! Calls of plugins to backends: endpoint, connection, request, whole answer.
+//! Calls of plugins and of external authorization to backends: endpoint, connection, request, whole answer.
 //!
 //! ```text
 //! plugin's fetch ─► backend by the plugin's own name ─► endpoint ─► connection, idle or new ─► request ─► answer ─► body
@@ -15,7 +15,7 @@ use crate::snapshot::{PluginCalls, Snapshot};
 use crate::upstream::{BackendRuntime, Failure, Outcome, Pick, PickError, PickRequest, Tried};
 use ::http::header::HeaderValue;
 use ::http::uri::{Authority, Scheme};
-use ::http::{Request, Response, Uri, Version, header};
+use ::http::{HeaderMap, Request, Response, StatusCode, Uri, Version, header};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -67,7 +67,12 @@ impl Outbound for Calls {
         };
         let (client, connections) = (self.client, self.calls.connections.clone());
         let held = HeldBytes::none(&self.calls.metrics);
-        async move { call(&backend, request, client, &connections, held).await }.boxed()
+        async move {
+            let Answer { status, headers, body, held, .. } =
+                call(&backend, request, client, &connections, held).await?;
+            Ok(OutboundResponse { status, headers, body, held: held.map(|held| held as _) })
+        }
+        .boxed()
     }
 }
 
@@ -88,13 +93,32 @@ impl Backends for OwnCalls {
     }
 }
 
-async fn call(
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: HeaderMap,
+    /// Accounts for the body's bytes.
+    pub(crate) held: Option<Arc<HeldBytes>>,
+}
+
+impl Answer {
+    #[cfg(test)]
+    pub(crate) fn of(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
+        Answer { status, headers, body, trailers: HeaderMap::new(), held: None }
+    }
+}
+
+/// Asks the backend, and waits for the whole answer, at most until the request says.
+pub(crate) async fn call(
     backend: &Arc<BackendRuntime>,
     request: OutboundRequest,
     client: IpAddr,
     connections: &Connections,
     mut held: HeldBytes,
-) -> Result<OutboundResponse, FetchError> {
+) -> Result<Answer, FetchError> {
     let (until, max_body) = (request.until.into(), request.max_body);
     let late = |_| FetchError::new(FetchErrorKind::Timeout, "the answer was not there in time");
     let mut pick = timeout_at(until, pick(backend, &request, client)).await.map_err(late)??;
@@ -113,9 +137,9 @@ async fn call(
     };
     let (head, body) = response.into_parts();
     pick.report(Outcome::Response(head.status.as_u16()));
-    let body = timeout_at(until, read(body, max_body, &mut held)).await.map_err(late)??;
+    let (body, trailers) = timeout_at(until, read(body, max_body, &mut held)).await.map_err(late)??;
     lease.give_back();
-    Ok(OutboundResponse { status: head.status, headers: head.headers, body, held: Some(Arc::new(held)) })
+    Ok(Answer { status: head.status, headers: head.headers, body, trailers, held: Some(Arc::new(held)) })
 }
 
 async fn pick(backend: &BackendRuntime, request: &OutboundRequest, client: IpAddr) -> Result<Pick, FetchError> {
@@ -208,14 +232,20 @@ fn authority(backend: &BackendRuntime) -> Result<Authority, ::http::Error> {
     Ok(text.parse::<Authority>()?)
 }
 
-/// The whole body. What it holds is counted with the bodies of requests.
-async fn read(mut body: Incoming, max: u64, held: &mut HeldBytes) -> Result<Bytes, FetchError> {
+/// The whole body, and what follows it. What it holds is counted with the bodies of requests.
+async fn read(mut body: Incoming, max: u64, held: &mut HeldBytes) -> Result<(Bytes, HeaderMap), FetchError> {
     let too_large =
         || FetchError::new(FetchErrorKind::TooLarge, format!("the answer's body has more than {max} bytes"));
-    let mut whole = BytesMut::new();
+    let (mut whole, mut trailers) = (BytesMut::new(), HeaderMap::new());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| FetchError::new(FetchErrorKind::Protocol, error.to_string()))?;
-        let Ok(piece) = frame.into_data() else { continue };
+        let piece = match frame.into_data() {
+            Ok(piece) => piece,
+            Err(other) => {
+                trailers.extend(other.into_trailers().unwrap_or_default());
+                continue;
+            }
+        };
         if (whole.len() + piece.len()) as u64 > max {
             return Err(too_large());
         }
@@ -227,5 +257,5 @@ async fn read(mut body: Incoming, max: u64, held: &mut HeldBytes) -> Result<Byte
         }
         whole.extend_from_slice(&piece);
     }
-    Ok(whole.freeze())
+    Ok((whole.freeze(), trailers))
 }

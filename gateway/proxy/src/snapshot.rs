@@ -13,7 +13,7 @@ use crate::session::SessionRuntime;
 use crate::trace::Tracer;
 use crate::upstream::BackendRuntime;
 use http::HeaderValue;
-use sluice_model::config::{BackendKey, Config, Edge, Listener, Port, Rule, VirtualHost};
+use sluice_model::config::{BackendKey, Config, Edge, ExternalAuth, Listener, Port, Rule, VirtualHost};
 use sluice_model::hostname::HostTable;
 use sluice_model::matcher::HostMatcher;
 use sluice_model::plugin::{PluginKey, PluginUse, UseKey};
@@ -253,7 +253,17 @@ pub struct RuleRuntime {
     pub plugins: Vec<PluginRef>,
     /// One for each of the mirrors in the rule's own filters.
     pub mirrors: Vec<Slot<BackendKey>>,
+    /// `None`: nobody is asked.
+    pub auth: Option<AuthRuntime>,
     pub metrics: Arc<RouteMetrics>,
+}
+
+/// Who is asked whether requests may go on.
+#[derive(Debug)]
+pub struct AuthRuntime {
+    pub config: Arc<ExternalAuth>,
+    pub backend: Slot<BackendKey>,
+    pub(crate) connections: Connections,
 }
 
 /// One use of a plugin.

@@ -80,6 +80,7 @@ impl Compiled {
         let mut used = BTreeSet::new();
         for rule in self.placements.values().flat_map(|set| &set.rules) {
             used.extend(rule.filters.mirrors.iter().map(|mirror| &mirror.backend));
+            used.extend(rule.filters.external_auth.iter().map(|auth| &auth.backend));
             let Action::Forward(backends) = &rule.action else { continue };
             for backend in backends {
                 used.extend(backend.filters.mirrors.iter().map(|mirror| &mirror.backend));

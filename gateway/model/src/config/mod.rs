@@ -7,6 +7,7 @@
 mod access_log;
 mod backend;
 mod edge;
+mod external_auth;
 mod listener;
 mod route;
 mod session;
@@ -15,6 +16,7 @@ mod tracing;
 pub use access_log::*;
 pub use backend::*;
 pub use edge::*;
+pub use external_auth::*;
 pub use listener::*;
 pub use route::*;
 pub use session::*;

@@ -1,6 +1,6 @@
 //! Virtual hosts, their rules, and what a rule does. HTTPRoute and Ingress both become this.
 
-use super::{BackendKey, EscapedSlashes, SessionPersistence};
+use super::{BackendKey, EscapedSlashes, ExternalAuth, SessionPersistence};
 use crate::hostname::{HostPattern, Hostname};
 use crate::object::ObjectRef;
 use crate::plugin::PluginUse;
@@ -202,7 +202,7 @@ pub enum BackendTarget {
     },
 }
 
-/// What is native (decision 9). Order on a request: header modifiers, rewrite, then plugins saw the original.
+/// What is native (decision 9). Order on a request: external authorization, plugins, header modifiers, rewrite.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Filters {
     pub request_headers: HeaderOps,
@@ -210,6 +210,9 @@ pub struct Filters {
     pub rewrite: Option<Rewrite>,
     pub mirrors: Vec<Mirror>,
     pub cors: Option<Arc<Cors>>,
+    /// Of a rule only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_auth: Option<Arc<ExternalAuth>>,
 }
 
 /// `set`, `add` and `remove` of a header modifier; each name in one of them. Values may be secrets, and are not printed.

@@ -35,6 +35,9 @@ pub(super) fn filters(filters: &Filters) -> Vec<String> {
     if let Some(cors) = &filters.cors {
         words.push(format!("answers CORS preflights for {} origin patterns", cors.allow_origins.len()));
     }
+    if let Some(auth) = &filters.external_auth {
+        words.push(format!("asks {} whether the request may go on ({})", auth.backend, auth.protocol.name()));
+    }
     words.extend(header_ops("request", &filters.request_headers));
     if let Some(rewrite) = &filters.rewrite {
         let host = rewrite.hostname.iter().map(|h| format!("host to {h}"));

@@ -1,4 +1,4 @@
-//! The request's body: its size, and reading it for plugins that asked. Its pace is watched where it arrives, in
+//! The request's body: its size, and reading it for plugins and for external authorization, where they ask. Its pace is watched where it arrives, in
 //! `downstream`.
 //!
 //! A body that a plugin asks for is read once and held: the next plugin sees what is held, or what the one before put in

@@ -54,7 +54,9 @@ pub(crate) struct RequestContext {
     pub(super) plugins: Option<Box<PluginRun>>,
     /// Copies that go to mirrors once the request goes out.
     pub(super) mirrors: Option<Box<crate::mirror::Copies>>,
-    /// What plugins asked for of the body.
+    /// What external authorization adds to the answer.
+    pub(super) answer_changes: Option<Box<[super::external_auth::Change]>>,
+    /// What plugins and external authorization asked for of the body.
     pub(super) held: Option<Box<super::body::Held>>,
     /// A plugin gave the backend's answer a status that has no body.
     pub(super) bodiless: bool,
@@ -164,6 +166,7 @@ impl RequestContext {
             tries: Tries::default(),
             plugins: None,
             mirrors: None,
+            answer_changes: None,
             held: None,
             bodiless: false,
             cors: super::cors::Verdict::default(),

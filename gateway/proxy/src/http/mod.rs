@@ -15,6 +15,7 @@ mod authority;
 mod body;
 mod context;
 mod cors;
+mod external_auth;
 mod failure;
 mod forward;
 mod forwarding;

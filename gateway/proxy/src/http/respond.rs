@@ -22,6 +22,7 @@ pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, respon
     }
     reply::decorate(session, ctx, response);
     super::session::write(session, ctx, response);
+    super::external_auth::decorate(ctx, response);
     if ctx.plugins.is_some() {
         let status = response.status;
         if let Err(other) = plugins::on_response(session, ctx, response).await {

@@ -1,9 +1,9 @@
-//! What a rule asks of a request before a backend is involved: who may call, CORS, plugins, redirects, and the draw of
+//! What a rule asks of a request before a backend is involved: who may call, CORS, external authorization, plugins, redirects, and the draw of
 //! the backend.
 
 use super::context::{Reply, RequestContext};
 use super::target::{Requested, location};
-use super::{admission, authority, cors, intake, plugins, session};
+use super::{admission, authority, body, cors, external_auth, intake, plugins, session};
 use crate::mirror::Copies;
 use crate::snapshot::{RuleRuntime, Slot, Snapshot};
 use crate::upstream::{PickError, PickRequest};
@@ -27,8 +27,13 @@ pub(super) async fn apply(
     };
     admit(session, ctx, &rule, shared)?;
     preflight(session, ctx, &rule)?;
+    if let Some(auth) = &rule.auth {
+        external_auth::check(session, ctx, auth, &snapshot, &shared.metrics, &shared.counts).await?;
+    }
     if !rule.plugins.is_empty() {
         plugins::on_request(session, ctx, &snapshot, &rule, &shared.metrics).await?;
+    } else if rule.auth.is_some() {
+        body::settle(session, ctx);
     }
     match &rule.config.action {
         Action::Forward(_) => forward(session, ctx, &rule, &snapshot, shared).await,

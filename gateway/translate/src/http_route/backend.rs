@@ -22,7 +22,22 @@ pub(super) fn backend(
     chain: &Chain<'_>,
     compiled: &mut Compiled,
 ) -> Result<BackendKey, &'static str> {
-    let outcome = look_up(world, object, place, reference, field, chain, compiled);
+    backend_speaking(world, object, place, reference, field, chain, Spoken::by(object.kind), compiled)
+}
+
+/// As [`backend`], of what is spoken to otherwise than the route's own.
+#[allow(clippy::too_many_arguments)] // the parts of one reference
+pub(super) fn backend_speaking(
+    world: &World<'_>,
+    object: &ObjectRef,
+    place: Option<&Place>,
+    reference: &BackendRef<'_>,
+    field: &str,
+    chain: &Chain<'_>,
+    spoken: Spoken,
+    compiled: &mut Compiled,
+) -> Result<BackendKey, &'static str> {
+    let outcome = look_up(world, object, place, reference, field, chain, spoken, compiled);
     if let Err(reason) = outcome {
         for parent in &mut compiled.status.parents {
             parent.unresolved.get_or_insert((reason, format!("{field} cannot be used")));
@@ -31,6 +46,7 @@ pub(super) fn backend(
     outcome
 }
 
+#[allow(clippy::too_many_arguments)] // the parts of one reference
 fn look_up(
     world: &World<'_>,
     object: &ObjectRef,
@@ -38,6 +54,7 @@ fn look_up(
     reference: &BackendRef<'_>,
     field: &str,
     chain: &Chain<'_>,
+    spoken: Spoken,
     compiled: &mut Compiled,
 ) -> Result<BackendKey, &'static str> {
     let mut report = Report::new(object, &mut compiled.problems);
@@ -79,7 +96,6 @@ fn look_up(
             &nowhere
         }
     };
-    let spoken = Spoken::by(object.kind);
     match resolve(world, place, &service, PortRef::Number(port), spoken, chain, &mut compiled.deps) {
         Ok(backend) => {
             let key = backend.key.clone();

@@ -2,6 +2,7 @@
 //! through [`Filter`].
 
 use super::cors;
+use super::external_auth::AuthSettings;
 use crate::report::Report;
 use crate::values::{header_name, header_value};
 use http::{HeaderName, StatusCode};
@@ -23,8 +24,7 @@ pub(super) enum Filter<'f> {
         kind: &'f str,
         name: &'f str,
     },
-    /// A type that is not done here.
-    Unsupported(&'static str),
+    ExternalAuth(AuthSettings<'f>),
     /// The field that the type names is missing.
     Incomplete(&'static str),
 }
@@ -82,7 +82,7 @@ pub(super) struct CorsRules<'f> {
 }
 
 macro_rules! view {
-    ($name:ident, $filter:ty, $kind:ident, $redirect_path:ident, $rewrite_path:ident, $scheme:ident) => {
+    ($name:ident, $filter:ty, $kind:ident, $redirect_path:ident, $rewrite_path:ident, $scheme:ident, $auth:ident) => {
         pub(super) fn $name(filter: &$filter) -> Filter<'_> {
             macro_rules! edit {
                 ($edit:expr) => {
@@ -156,7 +156,34 @@ macro_rules! view {
                     Some(to) => Filter::Extension { group: &to.group, kind: &to.kind, name: &to.name },
                     None => Filter::Incomplete("extensionRef"),
                 },
-                api::$kind::ExternalAuth => Filter::Unsupported("ExternalAuth"),
+                api::$kind::ExternalAuth => match &filter.external_auth {
+                    Some(auth) => {
+                        let grpc = matches!(auth.protocol, api::$auth::Grpc);
+                        let (http, of_grpc) = (auth.http.as_ref(), auth.grpc.as_ref());
+                        let allowed = match grpc {
+                            true => of_grpc.and_then(|grpc| grpc.allowed_headers.as_deref()),
+                            false => http.and_then(|http| http.allowed_headers.as_deref()),
+                        };
+                        Filter::ExternalAuth(AuthSettings {
+                            target: BackendRef {
+                                group: auth.backend_ref.group.as_deref(),
+                                kind: auth.backend_ref.kind.as_deref(),
+                                name: &auth.backend_ref.name,
+                                namespace: auth.backend_ref.namespace.as_deref(),
+                                port: auth.backend_ref.port,
+                            },
+                            grpc,
+                            max_body: auth.forward_body.as_ref().and_then(|body| body.max_size),
+                            path: http.and_then(|http| http.path.as_deref()),
+                            request_headers: allowed.unwrap_or_default(),
+                            response_headers: http
+                                .and_then(|http| http.allowed_response_headers.as_deref())
+                                .unwrap_or_default(),
+                            other: if grpc { http.is_some() } else { of_grpc.is_some() },
+                        })
+                    }
+                    None => Filter::Incomplete("externalAuth"),
+                },
             }
         }
     };
@@ -168,7 +195,8 @@ view!(
     HttpRouteRulesFiltersType,
     HttpRouteRulesFiltersRequestRedirectPathType,
     HttpRouteRulesFiltersUrlRewritePathType,
-    HttpRouteRulesFiltersRequestRedirectScheme
+    HttpRouteRulesFiltersRequestRedirectScheme,
+    HttpRouteRulesFiltersExternalAuthProtocol
 );
 view!(
     of_backend,
@@ -176,7 +204,8 @@ view!(
     HttpRouteRulesBackendRefsFiltersType,
     HttpRouteRulesBackendRefsFiltersRequestRedirectPathType,
     HttpRouteRulesBackendRefsFiltersUrlRewritePathType,
-    HttpRouteRulesBackendRefsFiltersRequestRedirectScheme
+    HttpRouteRulesBackendRefsFiltersRequestRedirectScheme,
+    HttpRouteRulesBackendRefsFiltersExternalAuthProtocol
 );
 
 /// Headers that frame a message or belong to one connection: to edit them breaks HTTP.

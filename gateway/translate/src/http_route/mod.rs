@@ -2,6 +2,7 @@
 
 mod backend;
 mod cors;
+mod external_auth;
 mod filter;
 mod matches;
 mod parent;

@@ -92,11 +92,11 @@ impl RuleBuilder<'_> {
                     );
                     None
                 }
-                Filter::Unsupported(kind) => {
-                    report.error(Code::FilterNotSupported, field, format!("a filter of type {kind} is not supported"));
-                    None
+                Filter::ExternalAuth(settings) if of_rule => {
+                    let found = self.external_auth(settings, &format!("{field}.externalAuth"), chain, compiled);
+                    found.map(|auth| out.filters.external_auth = Some(Arc::new(auth)))
                 }
-                Filter::Redirect(_) | Filter::Cors(_) | Filter::Extension { .. } => {
+                Filter::Redirect(_) | Filter::Cors(_) | Filter::Extension { .. } | Filter::ExternalAuth(_) => {
                     let message =
                         format!("a filter of type {kind} is not supported on a backendRef; move it to the rule");
                     report.error(Code::FilterNotSupported, field, message);
@@ -210,6 +210,7 @@ fn kind_of(view: &Filter<'_>) -> &'static str {
         Filter::Rewrite(_) => "URLRewrite",
         Filter::Cors(_) => "CORS",
         Filter::Extension { .. } => "ExtensionRef",
-        Filter::Unsupported(kind) | Filter::Incomplete(kind) => kind,
+        Filter::ExternalAuth(_) => "ExternalAuth",
+        Filter::Incomplete(kind) => kind,
     }
 }

@@ -1,6 +1,6 @@
 use super::support::{Harness, gateway, route, services};
 use sluice_model::config::{
-    Action, OriginPattern, PathRewrite, RedirectScheme, Retry, SessionCarrier, SessionPersistence,
+    Action, AuthProtocol, OriginPattern, PathRewrite, RedirectScheme, Retry, SessionCarrier, SessionPersistence,
 };
 use sluice_model::{Kind, ObjectRef};
 use std::time::Duration;
@@ -468,13 +468,87 @@ fn paths_are_matched_in_their_normal_form() {
     assert_eq!(h.routes(PLACE), ["=/x%2Fy -> infra/a:8080", "/caf%C3%A9/* -> infra/a:8080"]);
 }
 
+/// A rule with this filter, on a route to `a`.
+fn guarded(external_auth: &str) -> Harness {
+    one(&format!(
+        "  rules: [{{filters: [{{type: ExternalAuth, externalAuth: {external_auth}}}], backendRefs: [{{name: a, port: 8080}}]}}]"
+    ))
+}
+
+#[test]
+fn gep_1494_a_service_that_is_asked_is_read_whole_with_its_backend() {
+    let h = guarded(
+        "{protocol: HTTP, backendRef: {name: b, port: 8080}, forwardBody: {maxSize: 100},
+          http: {path: /check/, allowedHeaders: [X-A, x-a, Cookie], allowedResponseHeaders: [X-User]}}",
+    );
+    let auth = h.rule(PLACE).filters.external_auth.clone().unwrap();
+    let names =
+        |names: &[&'static str]| names.iter().map(|name| http::HeaderName::from_static(name)).collect::<Vec<_>>();
+    let (request_headers, response_headers) = (names(&["x-a", "cookie"]), names(&["x-user"]));
+    assert_eq!(auth.protocol, AuthProtocol::Http { path: "/check".into(), request_headers, response_headers });
+    assert_eq!((auth.backend.to_string().as_str(), auth.max_body), ("infra/b:8080", 100));
+    assert!(h.config().backends.contains_key(&auth.backend), "it has endpoints as any other backend");
+    assert_eq!((h.problems(), h.status("HTTPRoute infra/r")), (vec![], vec!["infra/gw: ok ok".to_owned()]));
+
+    let h = guarded("{protocol: GRPC, backendRef: {name: b, port: 8080}, grpc: {allowedHeaders: [x-a]}}");
+    let auth = h.rule(PLACE).filters.external_auth.clone().unwrap();
+    assert_eq!(auth.protocol, AuthProtocol::Grpc { request_headers: names(&["x-a"]) });
+    assert_eq!(h.config().backends[&auth.backend].protocol, sluice_model::config::BackendProtocol::Http2);
+    assert_eq!((auth.max_body, h.problems()), (0, vec![]));
+}
+
+#[test]
+fn gep_1494_a_service_that_cannot_be_asked_lets_nothing_through() {
+    let service = "backendRef: {name: b, port: 8080}";
+    let base = "spec.rules[0].filters[0].externalAuth";
+    for (auth, problem, status) in [
+        (
+            "protocol: HTTP, backendRef: {name: none, port: 8080}",
+            format!("P201 HTTPRoute infra/r {base}.backendRef"),
+            "ok BackendNotFound",
+        ),
+        (
+            "protocol: HTTP, backendRef: {name: b, namespace: other, port: 8080}",
+            format!("P203 HTTPRoute infra/r {base}.backendRef"),
+            "ok RefNotPermitted",
+        ),
+        (
+            "protocol: GRPC, backendRef: {name: b}",
+            format!("P202 HTTPRoute infra/r {base}.backendRef.port"),
+            "ok BackendNotFound",
+        ),
+        (
+            &format!("protocol: HTTP, {service}, http: {{allowedHeaders: ['a b']}}"),
+            format!("P104 HTTPRoute infra/r {base}.http.allowedHeaders[0]"),
+            "UnsupportedValue ok",
+        ),
+        (
+            &format!("protocol: HTTP, {service}, http: {{allowedResponseHeaders: [Content-Length]}}"),
+            format!("P104 HTTPRoute infra/r {base}.http.allowedResponseHeaders[0]"),
+            "UnsupportedValue ok",
+        ),
+        (
+            &format!("protocol: HTTP, {service}, http: {{path: check}}"),
+            format!("P102 HTTPRoute infra/r {base}.http.path"),
+            "UnsupportedValue ok",
+        ),
+        (
+            &format!("protocol: GRPC, {service}, forwardBody: {{maxSize: 65536}}"),
+            format!("P109 HTTPRoute infra/r {base}.forwardBody.maxSize"),
+            "UnsupportedValue ok",
+        ),
+    ] {
+        let h = guarded(&format!("{{{auth}}}"));
+        assert_eq!(h.problems(), [problem], "{auth}");
+        assert_eq!(h.routes(PLACE), ["/* -> 500 unsupported_filter"], "{auth}");
+        assert_eq!(h.status("HTTPRoute infra/r"), [format!("infra/gw: {status}")], "{auth}");
+    }
+}
+
 #[test]
 fn filters_that_cannot_be_used_answer_500_and_say_why() {
     for (filters, problem) in [
-        (
-            "[{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: a, port: 8080}}}]",
-            "P503 HTTPRoute infra/r spec.rules[0].filters[0]",
-        ),
+        ("[{type: ExternalAuth}]", "P110 HTTPRoute infra/r spec.rules[0].filters[0].externalAuth"),
         ("[{type: URLRewrite}]", "P110 HTTPRoute infra/r spec.rules[0].filters[0].urlRewrite"),
         (
             "[{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Content-Length, value: '0'}]}}]",
