@@ -6,7 +6,7 @@ use futures::FutureExt;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use sluice_tests::objects::{NAMESPACE, join, plugin, plugin_on_route, route_to, service};
-use sluice_tests::{Backend, guests};
+use sluice_tests::{Backend, guests, http2, raw};
 use std::sync::Arc;
 
 /// A route to the backend `one`, with one filter before it.
@@ -100,4 +100,79 @@ async fn a_filter_that_fails_is_its_own_routes_trouble() {
         assert_eq!(shop.get_with("/", &format!("x-do: {what}\r\n")).await.status, 503, "{what}");
         assert_eq!(backend_of(&shop.get("/").await), "one", "after {what}");
     }
+}
+
+/// Answers with the body that it gets.
+async fn parrot() -> Backend {
+    Backend::with(Arc::new(|request| {
+        async move {
+            let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            let body = Full::new(body).map_err(|never| match never {}).boxed();
+            Response::builder().header("x-upstream", "parrot").body(body).unwrap()
+        }
+        .boxed()
+    }))
+    .await
+}
+
+/// A POST of a body, by its length or in chunks.
+fn post(what: &str, body: &str, chunked: bool) -> String {
+    let head = format!("POST /in HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nx-body: {what}\r\n");
+    if !chunked {
+        return format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    }
+    let pieces: String = body
+        .as_bytes()
+        .chunks(7)
+        .map(|piece| format!("{:x}\r\n{}\r\n", piece.len(), String::from_utf8_lossy(piece)))
+        .collect();
+    format!("{head}Transfer-Encoding: chunked\r\n\r\n{pieces}0\r\n\r\n")
+}
+
+#[tokio::test]
+async fn bodies_pass_through_a_filter_in_both_directions() {
+    let (parrot, auth) = (parrot().await, parrot().await);
+    let shop = Shop::start(&[], "").await;
+    shop.folder.write("filter-body.wasm", std::fs::read(guests::module("filter-body")).unwrap());
+    let spec = "  limits: {runTime: 20ms, deadline: 10s, bodyBuffer: 64Ki}\n  capabilities: {backends: [{name: auth, ref: {name: auth, port: 80}}]}\n";
+    shop.folder.write(
+        "more.yaml",
+        join([
+            route_to("shop", &[HOST], "parrot"),
+            service("parrot", &[parrot.address]),
+            service("auth", &[auth.address]),
+            plugin("filter-body", "filter-body.wasm", spec),
+            plugin_on_route("filters", "shop", "filter-body", "{}"),
+        ]),
+    );
+    shop.until("the filter", "/", |answer| answer.header("x-pieces").is_some()).await;
+    for chunked in [false, true] {
+        for (what, sent, expected) in [
+            // The filter replaces what goes to the backend, and then what comes back.
+            ("", "this is a secret", "a body of 16 bytes\n"),
+            ("", "nothing to hide", "nothing to hide"),
+            ("upper", "small letters", "SMALL LETTERS"),
+            ("pass", "as it is", "as it is"),
+            ("frame", "framed", "<framed>"),
+            ("keep-length", "of one length", "of one length"),
+            ("ask", "asked about", "asked about"),
+        ] {
+            let answer = raw::exchange(shop.http, post(what, sent, chunked)).await.unwrap();
+            assert_eq!((answer.status, answer.text().as_str()), (200, expected), "{what}, chunked: {chunked}");
+            assert_eq!(answer.header("x-upstream").as_deref(), Some("parrot"));
+        }
+        let answer = raw::exchange(shop.http, post("refuse", "too much", chunked)).await.unwrap();
+        assert_eq!((answer.status, answer.header("x-by").as_deref()), (413, Some("filter")));
+    }
+    let large = "abcdefg".repeat(20_000);
+    let answer = raw::exchange(shop.http, post("upper", &large, false)).await.unwrap();
+    assert!(answer.text() == large.to_uppercase(), "140,000 bytes pass, piece by piece");
+    assert_eq!(raw::exchange(shop.http, post("", &large, false)).await.unwrap().status, 413, "and are not held back");
+    // A request without a body has none to see.
+    let answer = shop.get("/").await;
+    assert_eq!((answer.status, answer.header("x-pieces").as_deref()), (200, Some("0")));
+    let connection = http2::Connection::clear(shop.http).await.unwrap();
+    let request = connection.request("POST", HOST, "/in").header("x-body", "upper").body(()).unwrap();
+    let answer = connection.exchange(request, Bytes::from_static(b"by http/2")).await.unwrap();
+    assert_eq!((answer.status, &*answer.body), (200, &b"BY HTTP/2"[..]));
 }

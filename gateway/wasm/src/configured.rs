@@ -38,29 +38,34 @@ pub(crate) enum Phase {
     RequestHeaders,
     RequestBody,
     ResponseHeaders,
+    /// Of filters of the proxy-wasm ABI alone.
+    ResponseBody,
     Log,
 }
 
 impl Phase {
-    pub(crate) const ALL: [Phase; 4] = [Phase::RequestHeaders, Phase::RequestBody, Phase::ResponseHeaders, Phase::Log];
+    pub(crate) const ALL: [Phase; 5] =
+        [Phase::RequestHeaders, Phase::RequestBody, Phase::ResponseHeaders, Phase::ResponseBody, Phase::Log];
 
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Phase::RequestHeaders => "request_headers",
             Phase::RequestBody => "request_body",
             Phase::ResponseHeaders => "response_headers",
+            Phase::ResponseBody => "response_body",
             Phase::Log => "log",
         }
     }
 
-    /// The interface and function of the contract.
-    const fn export(self) -> (&'static str, &'static str) {
-        match self {
+    /// The interface and function of the contract, where it has them.
+    const fn export(self) -> Option<(&'static str, &'static str)> {
+        Some(match self {
             Phase::RequestHeaders => ("request-headers", "on-request"),
             Phase::RequestBody => ("request-body", "on-request-body"),
             Phase::ResponseHeaders => ("response-headers", "on-response"),
+            Phase::ResponseBody => return None,
             Phase::Log => ("log", "on-log"),
-        }
+        })
     }
 }
 
@@ -82,7 +87,7 @@ impl Phases {
         Phases {
             configuration: export("configuration", "configure"),
             exports: Phase::ALL.map(|phase| {
-                let (interface, function) = phase.export();
+                let (interface, function) = phase.export()?;
                 export(interface, function)
             }),
             callbacks: Default::default(),
@@ -109,12 +114,26 @@ impl Phases {
         self.has(Phase::ResponseHeaders)
     }
 
+    /// Whether it sees the request's body piece by piece, on its way to the backend.
+    pub fn request_pieces(&self) -> bool {
+        self.callback(Phase::RequestBody)
+    }
+
+    /// Whether it sees the response's body, piece by piece.
+    pub fn response_pieces(&self) -> bool {
+        self.callback(Phase::ResponseBody)
+    }
+
+    fn callback(&self, phase: Phase) -> bool {
+        self.callbacks.get(phase as usize).is_some_and(|has| *has)
+    }
+
     pub fn log(&self) -> bool {
         self.has(Phase::Log)
     }
 
     pub(crate) fn has(&self, phase: Phase) -> bool {
-        self.export(phase).is_some() || self.callbacks.get(phase as usize).is_some_and(|has| *has)
+        self.export(phase).is_some() || self.callback(phase)
     }
 
     /// As the label `phase` of the metrics says them.

@@ -35,6 +35,9 @@ pub enum PluginError {
     /// Another exchange, most likely, ended the VM that this one was in.
     #[error("plugin {plugin}: its VM ended while the exchange was under way, before {phase}")]
     Ended { plugin: PluginKey, phase: &'static str },
+    /// What a filter holds back of a body is more than it may.
+    #[error("plugin {plugin}: it holds back more than {limit} bytes of a body (limits.bodyBuffer)")]
+    TooMuchHeld { plugin: PluginKey, limit: u64 },
     /// A bug of the host: the call panicked, and the exchange it held is gone with it.
     #[error("plugin {plugin}: the host failed while it ran {phase}; the exchange is lost")]
     Lost { plugin: PluginKey, phase: &'static str },
@@ -47,6 +50,7 @@ impl PluginError {
             PluginError::Busy { .. } | PluginError::PoolFull { .. } | PluginError::Deadline { .. } => {
                 Reason::PluginOverloaded
             }
+            PluginError::TooMuchHeld { .. } => Reason::BodyTooLarge,
             PluginError::CircuitOpen { .. }
             | PluginError::Trap { .. }
             | PluginError::Ended { .. }
@@ -65,7 +69,10 @@ impl PluginError {
             PluginError::Busy { .. } | PluginError::PoolFull { .. } => Outcome::Busy,
             PluginError::Deadline { .. } => Outcome::Deadline,
             PluginError::CircuitOpen { .. } => Outcome::CircuitOpen,
-            PluginError::Trap { .. } | PluginError::Ended { .. } | PluginError::Lost { .. } => Outcome::Failed,
+            PluginError::Trap { .. }
+            | PluginError::Ended { .. }
+            | PluginError::TooMuchHeld { .. }
+            | PluginError::Lost { .. } => Outcome::Failed,
         }
     }
 }

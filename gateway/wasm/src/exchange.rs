@@ -4,6 +4,7 @@
 //! two boxes and the attributes, no header is copied.
 
 use crate::{Attributes, Outbound, Refused};
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::any::Any;
 use std::borrow::Cow;
@@ -52,6 +53,15 @@ pub trait ResponseView: Any + Send {
     fn remove_header(&mut self, name: &HeaderName);
 }
 
+/// A body on its way through a filter of the proxy-wasm ABI.
+#[derive(Debug, Default)]
+pub(crate) struct Passing {
+    /// What the filter has let go since.
+    pub(crate) released: BytesMut,
+    /// What it sees, and may change.
+    pub(crate) held: BytesMut,
+}
+
 /// What is lent to a call, and comes back from it.
 ///
 /// ```
@@ -68,6 +78,7 @@ pub struct Exchange {
     /// The request has no body, and the response has none.
     pub request_ends: bool,
     pub response_ends: bool,
+    pub(crate) body: Passing,
     /// What calls backends for the plugin that is called next; none where it is given no backend.
     pub outbound: Option<Arc<dyn Outbound>>,
     /// When the exchange must be over: a call that would last longer ends then, by [`Deadline`](crate::PluginError::Deadline).

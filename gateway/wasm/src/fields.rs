@@ -1,5 +1,6 @@
 //! Which header fields, paths and statuses a plugin may set: checked here once, so that no view has to.
 
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 /// Bytes of a header value that a plugin may set.
@@ -41,6 +42,14 @@ pub enum Refused {
     RequestSent,
     #[error("the response can be changed in the response phase only")]
     ResponseSent,
+}
+
+/// A header name that a filter of the proxy-wasm ABI may remove: the length too, of a body that it will change.
+pub(crate) fn removable(text: &str) -> Result<HeaderName, Refused> {
+    match name(text) {
+        Err(Refused::Framing(name)) if name == CONTENT_LENGTH => Ok(name),
+        other => other,
+    }
 }
 
 /// A header name that a plugin may set or remove.

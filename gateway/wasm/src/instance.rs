@@ -35,6 +35,9 @@ pub(crate) enum Call {
     RequestHeaders,
     RequestBody(Bytes),
     ResponseHeaders,
+    /// Of filters of the proxy-wasm ABI: bytes of a message's body, and whether it ends with them.
+    RequestPiece(Bytes, bool),
+    ResponsePiece(Bytes, bool),
     Log(Summary),
 }
 
@@ -42,7 +45,8 @@ impl Call {
     pub(crate) fn phase(&self) -> Phase {
         match self {
             Call::RequestHeaders => Phase::RequestHeaders,
-            Call::RequestBody(_) => Phase::RequestBody,
+            Call::RequestBody(_) | Call::RequestPiece(..) => Phase::RequestBody,
+            Call::ResponsePiece(..) => Phase::ResponseBody,
             Call::ResponseHeaders => Phase::ResponseHeaders,
             Call::Log(_) => Phase::Log,
         }
@@ -314,7 +318,7 @@ impl Live {
         match call {
             Call::RequestBody(body) => state.body = body,
             Call::Log(summary) => state.summary = summary,
-            Call::RequestHeaders | Call::ResponseHeaders => {}
+            Call::RequestHeaders | Call::ResponseHeaders | Call::RequestPiece(..) | Call::ResponsePiece(..) => {}
         }
         state.exchange.response.is_some()
     }

@@ -57,6 +57,59 @@ impl Invocation {
         Ok(self.call(exchange, Call::ResponseHeaders).await?.decision)
     }
 
+    /// A piece of the request's body on its way, of a filter of the proxy-wasm ABI. `piece` becomes what goes on.
+    pub async fn on_request_piece(
+        &mut self,
+        exchange: &mut Exchange,
+        piece: &mut Bytes,
+        end: bool,
+    ) -> Result<Decision, PluginError> {
+        let result = self.call(exchange, Call::RequestPiece(piece.clone(), end)).await;
+        self.went_on(piece, result)
+    }
+
+    /// A piece of the response's body, at once.
+    pub fn on_response_piece(
+        &mut self,
+        exchange: &mut Exchange,
+        piece: &mut Bytes,
+        end: bool,
+    ) -> Result<Decision, PluginError> {
+        let started = Instant::now();
+        let Some(stream) = &mut self.stream else { return Ok(Decision::Continue) };
+        let call = Call::ResponsePiece(piece.clone(), end);
+        let result = stream.call_at_once(exchange, call, started);
+        let outcome = match &result {
+            Ok(finished) => Outcome::of(&finished.decision),
+            Err(error) => error.kind(),
+        };
+        self.configured.plugin.metrics.called(Phase::ResponseBody, outcome, started.elapsed());
+        self.went_on(piece, result)
+    }
+
+    /// Whether it holds back some of a body.
+    pub fn holds_body(&self) -> bool {
+        self.stream.as_ref().is_some_and(Stream::holds)
+    }
+
+    fn went_on(&mut self, piece: &mut Bytes, result: Result<Finished, PluginError>) -> Result<Decision, PluginError> {
+        match result {
+            Ok(finished) => {
+                *piece = finished.replacement.unwrap_or_default();
+                Ok(finished.decision)
+            }
+            Err(error) => {
+                if let Some(mut held) = self.stream.as_mut().and_then(Stream::take_held) {
+                    if !held.has_last {
+                        held.bytes.extend_from_slice(piece);
+                    }
+                    *piece = held.bytes.freeze();
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// The end. What a plugin fails at here concerns its metrics and its log alone.
     pub async fn on_log(&mut self, exchange: &mut Exchange, summary: Summary) -> Result<(), PluginError> {
         self.held = None;
@@ -108,6 +161,7 @@ impl Invocation {
                 PluginError::Busy { .. }
                 | PluginError::PoolFull { .. }
                 | PluginError::Ended { .. }
+                | PluginError::TooMuchHeld { .. }
                 | PluginError::CircuitOpen { .. },
             ) => {}
             Err(error) => {
@@ -188,7 +242,7 @@ impl Invocation {
                             && matches!(result, Ok(Finished { decision: Decision::ReadBody(_), .. })))
                 }
                 Phase::RequestBody => phases.response_headers(),
-                Phase::ResponseHeaders | Phase::Log => false,
+                Phase::ResponseHeaders | Phase::ResponseBody | Phase::Log => false,
             }
     }
 }

@@ -58,6 +58,10 @@ pub(crate) struct RequestContext {
     pub(super) answer_changes: Option<Box<[super::external_auth::Change]>>,
     /// What plugins and external authorization asked for of the body.
     pub(super) held: Option<Box<super::body::Held>>,
+    /// What is left of the response's declared length, where plugins see its body.
+    pub(super) unsent: Option<u64>,
+    /// Plugins have seen some of the request's body: it can't be sent a second time.
+    pub(super) body_passed: bool,
     /// A plugin gave the backend's answer a status that has no body.
     pub(super) bodiless: bool,
     /// Whether the response is one that the browser's page may read (CORS).
@@ -168,6 +172,8 @@ impl RequestContext {
             mirrors: None,
             answer_changes: None,
             held: None,
+            unsent: None,
+            body_passed: false,
             bodiless: false,
             cors: super::cors::Verdict::default(),
             answered_at: None,

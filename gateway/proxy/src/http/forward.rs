@@ -2,7 +2,7 @@
 
 use super::context::{RequestContext, Upstream};
 use super::retry::{Failed, Next};
-use super::{headers, names, target};
+use super::{headers, names, plugins, target};
 use crate::mirror::Mirrors;
 use crate::upstream::{Deadline, Failure, Outcome, PeerSettings, PickRequest};
 use ::http::header::{self, HeaderValue};
@@ -163,6 +163,12 @@ pub(super) fn request(
         request.remove_header(&header::TRANSFER_ENCODING);
         request.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
     }
+    if plugins::may_have_unframed(ctx) && !session.is_body_empty() && session.req_header().version == Version::HTTP_11 {
+        let framed = |name| request.headers.contains_key(name);
+        if !framed(header::CONTENT_LENGTH) && !framed(header::TRANSFER_ENCODING) {
+            request.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+        }
+    }
     if ctx.grpc && request.version == Version::HTTP_2 && !request.headers.contains_key(header::TE) {
         // What the engine takes out of HTTP/1 requests, and gRPC servers ask for.
         request.insert_header(header::TE, HeaderValue::from_static("trailers"))?;
@@ -272,7 +278,7 @@ fn next(session: &Session, ctx: &mut RequestContext, failure: Failure, reused: b
         failure,
         method: &session.req_header().method,
         reused,
-        body_held: !session.as_downstream().retry_buffer_truncated(),
+        body_held: !session.as_downstream().retry_buffer_truncated() && !ctx.body_passed,
         backend_timeout: ctx.upstream.backend_timeout,
     };
     match ctx.tries.after_failure(&rule.config.retry, failed) {

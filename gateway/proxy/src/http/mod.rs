@@ -154,6 +154,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut RequestContext,
     ) -> Result<()> {
         body::piece(session, ctx)?;
+        plugins::on_request_piece(session, ctx, piece, end).await?;
         if end {
             forward::request_ended(ctx);
         }
@@ -207,13 +208,22 @@ impl ProxyHttp for Gateway {
 
     fn response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         piece: &mut Option<Bytes>,
-        _end: bool,
+        end: bool,
         ctx: &mut RequestContext,
     ) -> Result<Option<Duration>> {
-        respond::piece(ctx, piece)?;
+        respond::piece(session, ctx, piece, end)?;
         Ok(None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        session: &mut Session,
+        _trailers: &mut ::http::HeaderMap,
+        ctx: &mut RequestContext,
+    ) -> Result<Option<Bytes>> {
+        Ok(plugins::on_response_trailers(session, ctx))
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestContext) -> FailToProxy {

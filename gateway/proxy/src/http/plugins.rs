@@ -15,6 +15,8 @@ use crate::outbound::Calls;
 use crate::snapshot::{RuleRuntime, Snapshot};
 use crate::trace::Called;
 use ::http::{Method, header};
+use bytes::Bytes;
+use pingora_core::ErrorType;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use sluice_model::Reason;
@@ -37,6 +39,8 @@ struct Run {
     spent: Duration,
     /// How many of `steps` have yet to see the response.
     unanswered: usize,
+    /// The response's head as it was sent, for plugins that see its body.
+    answered: Option<Box<GatewayResponse>>,
     /// What the rule's prefix matched, once a plugin changed the path.
     prefix: Option<Box<str>>,
 }
@@ -53,6 +57,7 @@ impl PluginRun {
             exchange: Exchange::default(),
             spent: Duration::ZERO,
             unanswered: 0,
+            answered: None,
             prefix: None,
         };
         PluginRun(Mutex::new(run))
@@ -232,6 +237,153 @@ async fn read_body(
         Decision::Respond(reply) => Err(local_reply(*reply)),
         Decision::Continue | Decision::ReadBody(_) => Ok(()),
     }
+}
+
+/// Whether a plugin may have taken the request's length away, because it will change the body.
+pub(super) fn may_have_unframed(ctx: &mut RequestContext) -> bool {
+    let run = ctx.plugins.as_mut().map(|plugins| plugins.run());
+    run.is_some_and(|run| run.steps.iter().any(|step| step.invocation.configured().phases().request_pieces()))
+}
+
+pub(super) fn see_response_body(ctx: &mut RequestContext) -> bool {
+    let run = ctx.plugins.as_mut().map(|plugins| plugins.run());
+    run.is_some_and(|run| run.steps.iter().any(|step| step.invocation.configured().phases().response_pieces()))
+}
+
+/// Shows a piece of the request's body to the plugins that see it on its way, in order. It becomes what goes on.
+pub(super) async fn on_request_piece(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    piece: &mut Option<Bytes>,
+    end: bool,
+) -> pingora_core::Result<()> {
+    if ctx.tunnel || !may_have_unframed(ctx) || (piece.is_none() && (!end || session.is_body_empty())) {
+        return Ok(());
+    }
+    let Some(mut plugins) = ctx.plugins.take() else { return Ok(()) };
+    ctx.body_passed = true;
+    let mut bytes = piece.take().unwrap_or_default();
+    let outcome = request_pieces(session, ctx, plugins.run(), &mut bytes, end).await;
+    ctx.plugins = Some(plugins);
+    // None is the body's end to the engine; nothing of it is what is held back.
+    *piece = (!end || !bytes.is_empty()).then_some(bytes);
+    outcome.map_err(|reply| refuse(ctx, reply))
+}
+
+async fn request_pieces(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    run: &mut Run,
+    bytes: &mut Bytes,
+    end: bool,
+) -> Result<(), Reply> {
+    let began = Instant::now();
+    lend_request(session, ctx, &mut run.exchange);
+    let mut outcome = Ok(());
+    for step in &mut run.steps {
+        if !step.invocation.configured().phases().request_pieces() || (bytes.is_empty() && !end) {
+            continue;
+        }
+        run.exchange.outbound = outbound(ctx, step.invocation.configured());
+        let decision = step.invocation.on_request_piece(&mut run.exchange, bytes, end).await;
+        outcome = match judged(run.exchange.deadline, decision, step.fail_mode) {
+            Ok(Decision::Respond(reply)) => Err(local_reply(*reply)),
+            Ok(_) => Ok(()),
+            Err(reply) => Err(reply),
+        };
+        if outcome.is_err() {
+            break;
+        }
+    }
+    let back = take_request(session, ctx, run);
+    run.spent += began.elapsed();
+    if back { outcome } else { Err(Reason::PluginFailed.into()) }
+}
+
+/// Shows a piece of the response's body to the plugins that see it on its way, in reverse order.
+pub(super) fn on_response_piece(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    piece: &mut Option<Bytes>,
+    end: bool,
+) -> pingora_core::Result<()> {
+    if ctx.tunnel || ctx.bodiless || (piece.is_none() && !end) || !see_response_body(ctx) {
+        return Ok(());
+    }
+    let Some(mut plugins) = ctx.plugins.take() else { return Ok(()) };
+    if piece.is_none() && plugins.run().exchange.response_ends {
+        ctx.plugins = Some(plugins);
+        return Ok(());
+    }
+    let mut bytes = piece.take().unwrap_or_default();
+    let outcome = response_pieces(session, ctx, plugins.run(), &mut bytes, end);
+    ctx.plugins = Some(plugins);
+    if outcome.is_ok()
+        && let Some(unsent) = &mut ctx.unsent
+    {
+        let Some(left) = unsent.checked_sub(bytes.len() as u64).filter(|left| !end || *left == 0) else {
+            tracing::debug!("a plugin changed the length of a body whose length was told");
+            return Err(refuse(ctx, Reason::PluginFailed.into()));
+        };
+        *unsent = left;
+    }
+    *piece = (!bytes.is_empty()).then_some(bytes);
+    outcome.map_err(|reply| refuse(ctx, reply))
+}
+
+/// Trailers end a body without a last piece. What was held back of it goes before them, in their place.
+pub(super) fn on_response_trailers(session: &mut Session, ctx: &mut RequestContext) -> Option<Bytes> {
+    let holds = ctx.plugins.as_mut()?.run().steps.iter().any(|step| step.invocation.holds_body());
+    if !holds {
+        return None;
+    }
+    let mut piece = None;
+    on_response_piece(session, ctx, &mut piece, true).ok()?;
+    piece
+}
+
+fn response_pieces(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    run: &mut Run,
+    bytes: &mut Bytes,
+    end: bool,
+) -> Result<(), Reply> {
+    let began = Instant::now();
+    lend_request(session, ctx, &mut run.exchange);
+    if let Some(head) = run.answered.take().or_else(|| {
+        let sent = session.response_written()?;
+        Some(Box::new(GatewayResponse::new(sent.as_owned_parts())))
+    }) {
+        run.exchange.put_response(head);
+    }
+    let mut outcome = Ok(());
+    for step in run.steps.iter_mut().rev() {
+        if !step.invocation.configured().phases().response_pieces() || (bytes.is_empty() && !end) {
+            continue;
+        }
+        run.exchange.outbound = outbound(ctx, step.invocation.configured());
+        let decision = step.invocation.on_response_piece(&mut run.exchange, bytes, end);
+        outcome = judged(run.exchange.deadline, decision, step.fail_mode).map(|_| ());
+        if outcome.is_ok() && ctx.grpc && step.invocation.holds_body() {
+            // Its trailers, which say how the call ended, come before what is held back.
+            tracing::debug!("a plugin holds back a message of a gRPC call");
+            outcome = Err(Reason::PluginFailed.into());
+        }
+        if outcome.is_err() {
+            break;
+        }
+    }
+    run.answered = run.exchange.take_response::<GatewayResponse>();
+    let back = take_request(session, ctx, run);
+    run.spent += began.elapsed();
+    if back { outcome } else { Err(Reason::PluginFailed.into()) }
+}
+
+fn refuse(ctx: &mut RequestContext, reply: Reply) -> Box<pingora_core::Error> {
+    let reason = reply.reason;
+    ctx.refused = Some(reply);
+    pingora_core::Error::explain(ErrorType::InternalError, reason.as_str())
 }
 
 /// Runs the response phases that have not run yet, in reverse order. `Err`: a plugin answers instead; those before it in

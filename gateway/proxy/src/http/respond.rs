@@ -2,7 +2,7 @@
 
 use super::context::RequestContext;
 use super::{headers, plugins, reply};
-use ::http::{StatusCode, header};
+use ::http::{HeaderValue, Method, StatusCode, Version, header};
 use bytes::Bytes;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
@@ -25,6 +25,7 @@ pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, respon
     super::external_auth::decorate(ctx, response);
     if ctx.plugins.is_some() {
         let status = response.status;
+        let had_length = response.headers.contains_key(header::CONTENT_LENGTH);
         if let Err(other) = plugins::on_response(session, ctx, response).await {
             // The engine knows no other way to send something else: the try ends, and the answer is the plugin's.
             ctx.refused = Some(other);
@@ -35,6 +36,23 @@ pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, respon
             response.remove_header(&header::CONTENT_LENGTH);
             response.remove_header(&header::TRANSFER_ENCODING);
             ctx.bodiless = true;
+        }
+        let framed = |name| response.headers.contains_key(name);
+        let request = session.req_header();
+        let has_body = !reply::has_no_content(response.status) && request.method != Method::HEAD;
+        if had_length && has_body && !framed(header::CONTENT_LENGTH) && !framed(header::TRANSFER_ENCODING) {
+            // A plugin will change the body, so that its length is not known. HTTP/1.0 ends it with the connection.
+            match request.version {
+                Version::HTTP_11 => {
+                    response.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+                }
+                Version::HTTP_2 => {}
+                _ => session.set_keepalive(None),
+            }
+        }
+        if has_body && plugins::see_response_body(ctx) {
+            let length = response.headers.get(header::CONTENT_LENGTH);
+            ctx.unsent = length.and_then(|length| length.to_str().ok()?.parse().ok());
         }
     }
     if upgraded {
@@ -51,7 +69,12 @@ pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, respon
 }
 
 /// Each piece of the body: the deadline holds to the response's last byte.
-pub(super) fn piece(ctx: &mut RequestContext, piece: &mut Option<Bytes>) -> Result<()> {
+pub(super) fn piece(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    piece: &mut Option<Bytes>,
+    end: bool,
+) -> Result<()> {
     if ctx.bodiless {
         *piece = None;
     }
@@ -60,7 +83,7 @@ pub(super) fn piece(ctx: &mut RequestContext, piece: &mut Option<Bytes>) -> Resu
     } else if ctx.upstream.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
         Reason::UpstreamTimeout
     } else {
-        return Ok(());
+        return plugins::on_response_piece(session, ctx, piece, end);
     };
     ctx.refused = Some(late.into());
     Err(Error::explain(ErrorType::InternalError, late.as_str()))

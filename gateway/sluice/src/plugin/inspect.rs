@@ -194,7 +194,8 @@ impl Report {
         };
         let asks_for = |interface: &str| {
             let name = format!("sluice:plugin/{interface}@");
-            interfaces.imports.iter().any(|import| import.starts_with(&name))
+            let calls = interface == "outgoing" && interfaces.imports.contains("env.proxy_http_call");
+            calls || interfaces.imports.iter().any(|import| import.starts_with(&name))
         };
         let grants = [("outgoing", "backends"), ("store", "stores"), ("secrets", "secrets")];
         self.capabilities = grants.into_iter().filter(|(name, _)| asks_for(name)).map(|(_, grant)| grant).collect();

@@ -85,6 +85,8 @@ pub(super) const UPSTREAM: u32 = 3;
 
 /// `proxy_buffer_type_t`.
 pub(super) mod buffer {
+    pub(crate) const REQUEST_BODY: u32 = 0;
+    pub(crate) const RESPONSE_BODY: u32 = 1;
     pub(crate) const CALL_RESPONSE_BODY: u32 = 4;
     pub(crate) const VM_CONFIGURATION: u32 = 6;
     pub(crate) const PLUGIN_CONFIGURATION: u32 = 7;

@@ -20,13 +20,19 @@ pub(super) struct Started {
     pub(super) outbound: Arc<dyn Outbound>,
 }
 
+struct UnderWay {
+    /// The context that made it.
+    context: u32,
+    task: Option<AbortHandle>,
+}
+
 #[derive(Default)]
 pub(super) struct Callouts {
     last: u32,
     /// The guest has made them, and has not returned yet.
     started: Vec<(u32, Started)>,
     /// Dropped with the VM, whose calls then end.
-    under_way: HashMap<u32, Option<AbortHandle>, RandomState>,
+    under_way: HashMap<u32, UnderWay, RandomState>,
     /// Of the callout whose callback runs; none where it failed.
     answer: Option<OutboundResponse>,
     status: (u32, &'static str),
@@ -46,7 +52,7 @@ impl Callouts {
     }
 
     /// Its number; none where too many are under way.
-    pub(super) fn start(&mut self, call: Started) -> Option<u32> {
+    pub(super) fn start(&mut self, context: u32, call: Started) -> Option<u32> {
         if self.under_way.len() >= MAX_UNDER_WAY {
             return None;
         }
@@ -56,7 +62,7 @@ impl Callouts {
                 break;
             }
         }
-        self.under_way.insert(self.last, None);
+        self.under_way.insert(self.last, UnderWay { context, task: None });
         self.started.push((self.last, call));
         Some(self.last)
     }
@@ -68,16 +74,21 @@ impl Callouts {
 
     pub(super) fn sent(&mut self, token: u32, task: AbortHandle) {
         match self.under_way.get_mut(&token) {
-            Some(place) => *place = Some(task),
+            Some(call) => call.task = Some(task),
             None => task.abort(),
         }
     }
 
-    /// The answer is there, or there will be none. Whether the guest still waits for it.
-    pub(super) fn answered(&mut self, token: u32, answer: Option<OutboundResponse>) -> bool {
+    /// Whether a context waits for an answer.
+    pub(super) fn waits(&self, context: u32) -> bool {
+        self.under_way.values().any(|call| call.context == context)
+    }
+
+    /// The answer is there, or there will be none. The context that made the call; none where nobody waits for it.
+    pub(super) fn answered(&mut self, token: u32, answer: Option<OutboundResponse>) -> Option<u32> {
         self.status = if answer.is_some() { (0, "") } else { (BROKEN, "reset") };
         self.answer = answer;
-        self.under_way.remove(&token).is_some()
+        self.under_way.remove(&token).map(|call| call.context)
     }
 
     pub(super) fn answer(&self) -> Option<&OutboundResponse> {
@@ -97,6 +108,6 @@ impl Callouts {
 
 impl Drop for Callouts {
     fn drop(&mut self) {
-        self.under_way.values().flatten().for_each(AbortHandle::abort);
+        self.under_way.values().filter_map(|call| call.task.as_ref()).for_each(AbortHandle::abort);
     }
 }

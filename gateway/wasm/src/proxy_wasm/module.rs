@@ -55,9 +55,12 @@ impl Code {
         }
         // The end of a context is its log phase, whatever the filter does there.
         let mut phases = Vec::new();
-        for (phase, callback) in
-            [(Phase::RequestHeaders, "proxy_on_request_headers"), (Phase::ResponseHeaders, "proxy_on_response_headers")]
-        {
+        for (phase, callback) in [
+            (Phase::RequestHeaders, "proxy_on_request_headers"),
+            (Phase::RequestBody, "proxy_on_request_body"),
+            (Phase::ResponseHeaders, "proxy_on_response_headers"),
+            (Phase::ResponseBody, "proxy_on_response_body"),
+        ] {
             if exports(callback) {
                 phases.push(phase);
             }

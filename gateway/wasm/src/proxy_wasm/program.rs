@@ -304,6 +304,22 @@ impl Program {
         Ok((vm.is_some() && slot.number.load(Ordering::Acquire) == number).then_some(vm))
     }
 
+    /// The same, where nothing may be waited for: as long as another call of it may run.
+    pub(super) fn same_vm_at_once(&self, index: usize, number: u32) -> Result<Option<Locked>, PluginError> {
+        let began = Instant::now();
+        let Some(slot) = self.slots.get(index) else { return Ok(None) };
+        loop {
+            match slot.vm.clone().try_lock_owned() {
+                Ok(vm) => return Ok((vm.is_some() && slot.number.load(Ordering::Acquire) == number).then_some(vm)),
+                Err(_) if began.elapsed() < LONGEST_IN_PLACE => std::thread::yield_now(),
+                Err(_) => {
+                    let (plugin, waited) = (self.plugin_key().clone(), began.elapsed());
+                    return Err(PluginError::Deadline { plugin, waited });
+                }
+            }
+        }
+    }
+
     /// Where the next call runs: on this thread, or on one of low priority once that is free. Asked for with the VM in hand.
     pub(super) async fn way(&self, until: Option<Instant>, aside: bool) -> Result<Way, PluginError> {
         let began = Instant::now();
@@ -358,10 +374,43 @@ impl Program {
             }
         };
         let (result, failed) = result;
+        Ok((result, self.conclude(index, vm, failed, ran, phase, began)))
+    }
+
+    /// The same on this thread, at once.
+    pub(super) fn run_here<R>(
+        &self,
+        index: usize,
+        mut vm: Locked,
+        until: Option<Instant>,
+        phase: &'static str,
+        work: impl FnOnce(&mut Vm) -> (R, wasmtime::Result<()>),
+    ) -> Result<(R, Result<(), PluginError>), PluginError> {
+        let began = Instant::now();
+        let lost = || PluginError::Lost { plugin: self.plugin_key().clone(), phase };
+        let live = vm.as_mut().ok_or_else(lost)?;
+        let run_time = self.limits.run_time.min(LONGEST_IN_PLACE);
+        limit_from_first_tick(&mut live.store, Bounds { run_time, until });
+        let (result, ended) = work(live);
+        let failed = ended.err().map(|error| live.failed(&error));
+        Ok((result, self.conclude(index, vm, failed, ran_in_place(began), phase, began)))
+    }
+
+    /// Judges a call that ended.
+    fn conclude(
+        &self,
+        index: usize,
+        mut vm: Locked,
+        failed: Option<Failed>,
+        ran: Duration,
+        phase: &'static str,
+        began: Instant,
+    ) -> Result<(), PluginError> {
         let limited = matches!(&failed, Some(Failed::Trapped { kind: TrapKind::RunTime, .. }));
         self.plugin.standing.record(Instant::now(), ran, limited);
-        let Some(slot) = self.slots.get(index) else { return Err(lost()) };
-        let ended = match failed {
+        let lost = || PluginError::Lost { plugin: self.plugin_key().clone(), phase };
+        let slot = self.slots.get(index).ok_or_else(lost)?;
+        match failed {
             None => {
                 self.settle(index, slot, &mut vm);
                 Ok(())
@@ -374,8 +423,7 @@ impl Program {
                 self.want(slot);
                 Err(self.error(failed, phase, began))
             }
-        };
-        Ok((result, ended))
+        }
     }
 
     /// A call panicked, which is a bug of the host: its VM is not used again.

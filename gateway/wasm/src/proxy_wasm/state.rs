@@ -65,6 +65,12 @@ pub(super) struct StreamContext {
     pub(super) resumed: bool,
     pub(super) reply: Option<Box<LocalReply>>,
     pub(super) summary: Option<Summary>,
+    /// The piece that it is called for is its message's last.
+    pub(super) ends: bool,
+    /// Between two pieces of a body: the phase in which it holds back what there was of it.
+    pub(super) holds: Option<Phase>,
+    /// It has let that go meanwhile.
+    pub(super) released: bool,
     /// Who waits for the end of a pause.
     pub(super) waiter: Option<oneshot::Sender<Resumed>>,
 }
@@ -72,8 +78,17 @@ pub(super) struct StreamContext {
 /// The end of a pause.
 pub(super) struct Resumed {
     pub(super) exchange: Exchange,
-    /// None: the VM has ended.
-    pub(super) reply: Option<Option<Box<LocalReply>>>,
+    pub(super) then: Then,
+}
+
+/// What becomes of an exchange that was paused.
+pub(super) enum Then {
+    GoOn,
+    Respond(Box<LocalReply>),
+    /// The body is held back, as before.
+    Hold,
+    /// The VM has ended.
+    Ended,
 }
 
 impl VmState {

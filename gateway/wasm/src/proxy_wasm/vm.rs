@@ -6,8 +6,8 @@ use super::callouts::{Callouts, Started};
 use super::exports::{Exports, OnHeaders};
 use super::module::Code;
 use super::shared::QueueOwner;
-use super::state::{ROOT, Resumed, Settings, StreamContext, VmState};
-use crate::configured::{Held, PluginState};
+use super::state::{ROOT, Resumed, Settings, StreamContext, Then, VmState};
+use crate::configured::{Held, Phase, PluginState};
 use crate::decision::LocalReply;
 use crate::engine::Engine;
 use crate::exchange::Exchange;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
-use wasmtime::Store;
+use wasmtime::{Store, TypedFunc};
 
 pub(super) struct Vm {
     pub(super) store: Store<VmState>,
@@ -59,6 +59,10 @@ pub(super) enum After {
     Respond(Box<LocalReply>),
     /// The guest will say. The exchange stays with the VM until then.
     Pause(oneshot::Receiver<Resumed>),
+    /// It holds back what there is of the body, until more is.
+    Hold,
+    /// And that is more than it may.
+    TooMuch,
 }
 
 impl Vm {
@@ -163,9 +167,9 @@ impl Vm {
                 && let Some(exchange) = stream.exchange.take()
             {
                 stream.phase = None;
-                let reply = Some(stream.reply.take());
+                let then = stream.reply.take().map_or(Then::GoOn, Then::Respond);
                 // Where nobody waits any more, nobody wants the exchange either.
-                drop(waiter.send(Resumed { exchange, reply }));
+                drop(waiter.send(Resumed { exchange, then }));
             }
         }
     }
@@ -185,17 +189,38 @@ impl Vm {
         let is_new = !self.store.data().streams.contains_key(&context);
         let stream = self.store.data_mut().streams.entry(context).or_default();
         (stream.phase, stream.resumed, stream.reply) = (Some(phase), false, None);
-        stream.exchange = Some(std::mem::take(exchange));
-        if let Call::Log(summary) = &call {
-            stream.summary = Some(summary.clone());
+        let mut lent = std::mem::take(exchange);
+        match &call {
+            Call::Log(summary) => stream.summary = Some(summary.clone()),
+            Call::RequestPiece(piece, ends) | Call::ResponsePiece(piece, ends) => {
+                let body = &mut lent.body;
+                if std::mem::take(&mut stream.released) {
+                    body.released.unsplit(std::mem::take(&mut body.held));
+                }
+                body.held.extend_from_slice(piece);
+                (stream.ends, stream.holds) = (*ends, None);
+            }
+            _ => {}
         }
+        stream.exchange = Some(lent);
         let action = self.called(context, is_new, &call);
         let ends = matches!(call, Call::Log(_));
-        let Some(stream) = self.store.data_mut().streams.get_mut(&context) else { return Ok(After::Continue) };
+        let is_piece = matches!(call, Call::RequestPiece(..) | Call::ResponsePiece(..));
+        let state = self.store.data_mut();
+        let (limit, waits) = (state.settings.body_buffer, state.callouts.waits(context));
+        let Some(stream) = state.streams.get_mut(&context) else { return Ok(After::Continue) };
         let paused = match action {
             Ok(action) => action != CONTINUE && !stream.resumed && stream.reply.is_none(),
             Err(_) => false,
         };
+        if paused && is_piece && !stream.ends && !waits {
+            stream.holds = stream.phase.take();
+            if let Some(back) = stream.exchange.take() {
+                *exchange = back;
+            }
+            let is_too_much = exchange.body.held.len() as u64 > limit;
+            return Ok(if is_too_much { After::TooMuch } else { After::Hold });
+        }
         if paused {
             let (waiter, resumed) = oneshot::channel();
             stream.waiter = Some(waiter);
@@ -235,6 +260,9 @@ impl Vm {
                 |exports| &exports.on_response_headers,
                 |exchange| Some((exchange.response()?.headers().len() + 1, exchange.response_ends)),
             ),
+            Call::RequestPiece(_, ends) => self.on_body(context, |exports| exports.on_request_body.as_ref(), *ends),
+            Call::ResponsePiece(_, ends) => self.on_body(context, |exports| exports.on_response_body.as_ref(), *ends),
+            // Of components.
             Call::RequestBody(_) => Ok(CONTINUE),
             Call::Log(_) => {
                 self.end(context, true)?;
@@ -253,6 +281,22 @@ impl Vm {
         let (fields, ends) = stream.and_then(|stream| message(stream.exchange.as_ref()?)).unwrap_or_default();
         self.enter(context, |store, exports| match callback(exports) {
             Some(callback) => callback.call(store, context, u32::try_from(fields).unwrap_or(u32::MAX), ends),
+            None => Ok(CONTINUE),
+        })
+    }
+
+    fn on_body(
+        &mut self,
+        context: u32,
+        callback: impl FnOnce(&Exports) -> Option<&TypedFunc<(u32, u32, u32), u32>>,
+        ends: bool,
+    ) -> wasmtime::Result<u32> {
+        let exchange = self.store.data().streams.get(&context).and_then(|stream| stream.exchange.as_ref());
+        let length = exchange.map_or(0, |exchange| exchange.body.held.len());
+        self.enter(context, |store, exports| match callback(exports) {
+            Some(callback) => {
+                callback.call(store, (context, u32::try_from(length).unwrap_or(u32::MAX), u32::from(ends)))
+            }
             None => Ok(CONTINUE),
         })
     }
@@ -311,14 +355,24 @@ impl Vm {
         let sizes = answer.as_ref().map(|answer| (answer.headers.len() + 1, answer.body.len())).unwrap_or_default();
         let size = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
         let (fields, length) = (size(sizes.0), size(sizes.1));
-        if !self.store.data_mut().callouts.answered(token, answer) {
-            return Ok(());
-        }
+        let Some(context) = self.store.data_mut().callouts.answered(token, answer) else { return Ok(()) };
         let called = self.enter(ROOT, |store, exports| match &exports.on_http_call_response {
             Some(callback) => callback.call(store, (ROOT, token, fields, length, 0)),
             None => Ok(()),
         });
-        self.store.data_mut().callouts.forget_answer();
+        let state = self.store.data_mut();
+        state.callouts.forget_answer();
+        // Whoever holds back a body without its end goes on reading once nothing else is waited for.
+        let waits = state.callouts.waits(context);
+        if let Some(stream) = state.streams.get_mut(&context)
+            && matches!(stream.phase, Some(Phase::RequestBody | Phase::ResponseBody))
+            && !(stream.ends || waits)
+            && let Some(waiter) = stream.waiter.take()
+            && let Some(exchange) = stream.exchange.take()
+        {
+            stream.holds = stream.phase.take();
+            drop(waiter.send(Resumed { exchange, then: Then::Hold }));
+        }
         called
     }
 
@@ -359,7 +413,7 @@ impl Drop for Vm {
         for (_, stream) in self.store.data_mut().streams.drain() {
             let StreamContext { exchange, waiter, .. } = stream;
             if let (Some(exchange), Some(waiter)) = (exchange, waiter) {
-                drop(waiter.send(Resumed { exchange, reply: None }));
+                drop(waiter.send(Resumed { exchange, then: Then::Ended }));
             }
         }
     }

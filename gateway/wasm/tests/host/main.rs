@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on fails")]
 
 mod cache;
+mod filter_bodies;
 mod filters;
 mod hostile_filters;
 mod isolation;

@@ -303,7 +303,7 @@ fn field(
 fn remove_value(guest: &mut Guest<'_>, map: u32, key: u32, key_size: u32) -> Answer {
     let (memory, state) = view(guest)?;
     let name = String::from_utf8_lossy(slice(memory, key, key_size)?);
-    let refused = match fields::name(&name) {
+    let refused = match fields::removable(&name) {
         Ok(name) => {
             match map {
                 map::REQUEST_HEADERS => request(state)?.remove_header(&name),

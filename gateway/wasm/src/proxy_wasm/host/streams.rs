@@ -82,13 +82,14 @@ fn go_on(state: &mut VmState, stream: u32) -> Answer {
     let is_request = stream == REQUEST;
     let Some(context) = state.stream_mut() else { return Err(Status::BadArgument.into()) };
     // One that is not paused at this side goes on anyhow.
-    let is_this = match context.phase {
+    let is_this = match context.phase.or(context.holds) {
         Some(Phase::RequestHeaders | Phase::RequestBody) => is_request,
-        Some(Phase::ResponseHeaders) => !is_request,
+        Some(Phase::ResponseHeaders | Phase::ResponseBody) => !is_request,
         Some(Phase::Log) | None => false,
     };
     if is_this {
         context.resumed = true;
+        context.released |= context.phase.is_none();
         state.wake();
     }
     Ok(())
@@ -110,7 +111,8 @@ fn answer(state: &mut VmState, reply: LocalReply) -> Answer {
     let context = state.stream_mut().ok_or(Status::BadArgument)?;
     match context.phase {
         Some(Phase::RequestHeaders | Phase::RequestBody | Phase::ResponseHeaders) => {}
-        Some(Phase::Log) | None => return Err(Status::BadArgument.into()),
+        // The response has begun.
+        Some(Phase::ResponseBody | Phase::Log) | None => return Err(Status::BadArgument.into()),
     }
     // The first one stands.
     context.reply.get_or_insert_with(|| Box::new(reply));
@@ -200,7 +202,8 @@ fn call(guest: &mut Guest<'_>, texts: [(u32, u32); 4], timeout: u32, to: u32) ->
         Ok(request) => request,
         Err(why) => return state.refuse(Status::BadArgument, FUNCTION, &why),
     };
-    match state.callouts.start(Started { backend: upstream, request, outbound }) {
+    let context = state.context();
+    match state.callouts.start(context, Started { backend: upstream, request, outbound }) {
         Some(token) => write_u32(guest, to, token),
         None => state.refuse(Status::InternalFailure, FUNCTION, &"too many calls are under way"),
     }

@@ -1,0 +1,104 @@
+//! Bodies that pass through filters of the proxy-wasm ABI, piece by piece.
+
+use crate::filters::{Auth, filter, reply, response};
+use crate::setup::{Host, header, response_header};
+use bytes::Bytes;
+use http::StatusCode;
+use sluice_wasm::{Configured, Decision, Exchange, PlainRequest, PluginError};
+use std::sync::Arc;
+
+/// What a body filter makes of a request's body that comes in these pieces; a failure ends it.
+async fn pass(
+    version: &Arc<Configured>,
+    exchange: &mut Exchange,
+    pieces: &[&'static str],
+) -> (Vec<String>, Option<Result<Decision, PluginError>>) {
+    let mut invocation = version.begin();
+    invocation.on_request(exchange).await.unwrap();
+    let mut out = Vec::new();
+    for (index, piece) in pieces.iter().enumerate() {
+        let mut bytes = Bytes::from_static(piece.as_bytes());
+        let decision = invocation.on_request_piece(exchange, &mut bytes, index + 1 == pieces.len()).await;
+        out.push(String::from_utf8(bytes.to_vec()).unwrap());
+        if !matches!(decision, Ok(Decision::Continue)) {
+            return (out, Some(decision));
+        }
+    }
+    (out, None)
+}
+
+fn body(what: &'static str) -> Exchange {
+    Exchange::new(PlainRequest::get("/").header("x-body", what).header("content-length", "9"))
+}
+
+#[tokio::test]
+async fn a_body_is_seen_piece_by_piece_held_back_and_changed() {
+    let host = Host::new();
+    let version = host.ready(&filter("filter-body"), "{}").await;
+    assert!(version.phases().request_pieces() && version.phases().response_pieces());
+    let (out, _) = pass(&version, &mut body(""), &["a se", "cre", "t"]).await;
+    assert_eq!(out, ["", "", "a body of 8 bytes\n"]);
+    let (out, _) = pass(&version, &mut body(""), &["no", "thing"]).await;
+    assert_eq!(out, ["", "nothing"]);
+    let mut exchange = body("upper");
+    let (out, _) = pass(&version, &mut exchange, &["ab", "c", ""]).await;
+    assert_eq!(out, ["AB", "C", ""]);
+    assert_eq!(header(&exchange, "content-length"), None, "the gateway frames anew");
+    let (out, end) = pass(&version, &mut body("refuse"), &["ab", "c"]).await;
+    let answer = reply(end.unwrap().unwrap());
+    assert_eq!((answer.status.as_u16(), &*answer.body, out.len()), (413, &b"too much\n"[..], 1));
+}
+
+#[tokio::test]
+async fn a_pause_within_a_body_waits_for_its_callout() {
+    let host = Host::new();
+    let version = host.ready(&filter("filter-body"), "{}").await;
+    let auth = Arc::new(Auth { body: b"ok", ..Auth::default() });
+    let mut exchange = body("ask");
+    exchange.outbound = Some(auth.clone());
+    let (out, _) = pass(&version, &mut exchange, &["one", "two"]).await;
+    assert_eq!(out, ["one", "two"]);
+    assert_eq!(auth.asked.lock().unwrap().len(), 2);
+    let mut exchange = body("ask");
+    exchange.outbound = Some(auth);
+    let (_, end) = pass(&version, &mut exchange, &["one", "refused"]).await;
+    assert_eq!(reply(end.unwrap().unwrap()).status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn what_is_held_back_is_bounded_and_comes_back_for_whoever_goes_on_without_the_filter() {
+    let host = Host::new();
+    let mut spec = filter("filter-body");
+    spec.limits.body_buffer = 6;
+    let version = host.ready(&spec, "{}").await;
+    let (out, end) = pass(&version, &mut body(""), &["abcd", "efgh", "i"]).await;
+    let error = end.unwrap().unwrap_err();
+    assert!(matches!(error, PluginError::TooMuchHeld { limit: 6, .. }), "{error}");
+    assert_eq!(error.reason(), sluice_model::Reason::BodyTooLarge);
+    assert_eq!(out, ["", "abcdefgh"]);
+}
+
+#[tokio::test]
+async fn a_responses_body_is_changed_at_once() {
+    let host = Host::new();
+    let version = host.ready(&filter("filter-body"), "{}").await;
+    let answered = async |what: &'static str, pieces: &[&'static str]| {
+        let mut exchange = body(what);
+        let mut invocation = version.begin();
+        invocation.on_request(&mut exchange).await.unwrap();
+        exchange.put_response(response("content-length", "9"));
+        invocation.on_response(&mut exchange).await.unwrap();
+        let mut out = Vec::new();
+        for (index, piece) in pieces.iter().enumerate() {
+            let mut bytes = Bytes::from_static(piece.as_bytes());
+            let end = index + 1 == pieces.len();
+            invocation.on_response_piece(&mut exchange, &mut bytes, end).unwrap();
+            out.push(String::from_utf8(bytes.to_vec()).unwrap());
+        }
+        (out, response_header(&exchange, "content-length"))
+    };
+    assert_eq!(answered("", &["a sec", "ret"]).await, (vec![String::new(), "a body of 8 bytes\n".into()], None));
+    assert_eq!(answered("upper", &["ab", "c"]).await.0, ["AB", "C"]);
+    assert_eq!(answered("frame", &["ab", "c"]).await.0, ["<ab", "<c>"]);
+    assert_eq!(answered("keep-length", &["ab", "c"]).await.1.as_deref(), Some("9"));
+}
