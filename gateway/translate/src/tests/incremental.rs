@@ -91,6 +91,16 @@ kind: BackendTLSPolicy
 metadata: {name: q, namespace: infra}
 spec: {targetRefs: [{group: '', kind: Service, name: a}], validation: {hostname: a.b, caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]}}
 ---
+apiVersion: gateway.networking.x-k8s.io/v1alpha1
+kind: XBackendTrafficPolicy
+metadata: {name: p, namespace: infra}
+spec: {targetRefs: [{group: '', kind: Service, name: a}], retryConstraint: {}, sessionPersistence: {}}
+---
+apiVersion: gateway.networking.x-k8s.io/v1alpha1
+kind: XBackendTrafficPolicy
+metadata: {name: q, namespace: infra}
+spec: {targetRefs: [{group: '', kind: Service, name: a}, {group: '', kind: Service, name: b}], retryConstraint: {budget: {percent: 1}}}
+---
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: {name: sluice}
