@@ -25,16 +25,16 @@ async fn header_modifiers_of_rule_and_backend_apply_in_that_order() {
     })
     .await;
     let mut backend = weighted("web", 1);
-    backend.filters.request_headers.set = fields(&[("x-b", "backend")]);
-    backend.filters.response_headers.add = fields(&[("x-both", "backend")]);
+    Arc::make_mut(&mut backend.filters).request_headers.set = fields(&[("x-b", "backend")]);
+    Arc::make_mut(&mut backend.filters).response_headers.add = fields(&[("x-both", "backend")]);
     let rule = forward(vec![backend]).with(|rule| {
-        rule.filters.request_headers = HeaderOps {
+        Arc::make_mut(&mut rule.filters).request_headers = HeaderOps {
             set: fields(&[("x-a", "set"), ("x-b", "rule")]),
             add: fields(&[("x-c", "added")]),
             remove: vec![HeaderName::from_static("x-d")],
         };
-        rule.filters.response_headers.add = fields(&[("x-both", "rule")]);
-        rule.filters.response_headers.remove = vec![HeaderName::from_static("x-internal")];
+        Arc::make_mut(&mut rule.filters).response_headers.add = fields(&[("x-both", "rule")]);
+        Arc::make_mut(&mut rule.filters).response_headers.remove = vec![HeaderName::from_static("x-internal")];
     });
     let gateway = Setup::new().backend("web", &[web.address]).rule("/", rule).start().await;
     let got = gateway.send("GET / HTTP/1.1\r\nhost: a\r\nx-a: old\r\nx-c: old\r\nx-d: old\r\n\r\n").await;
@@ -55,7 +55,7 @@ async fn host_and_path_are_rewritten_for_the_backend_alone() {
     };
     let gateway = Setup::new()
         .backend("web", &[web.address])
-        .rule("/old", to("web").with(|rule| rule.filters.rewrite = Some(rewrite("/new"))))
+        .rule("/old", to("web").with(|rule| Arc::make_mut(&mut rule.filters).rewrite = Some(rewrite("/new"))))
         .start()
         .await;
     gateway.get("/old/x?q=1").await;
@@ -104,7 +104,7 @@ async fn preflights_are_answered_and_pages_may_read_the_answers_gep1767() {
     let web = Server::named("web").await;
     let gateway = Setup::new()
         .backend("web", &[web.address])
-        .rule("/", to("web").with(|rule| rule.filters.cors = cors()))
+        .rule("/", to("web").with(|rule| Arc::make_mut(&mut rule.filters).cors = cors()))
         .start()
         .await;
     let preflight = |origin: &str| {
@@ -131,8 +131,9 @@ async fn mirrors_get_copies_and_nobody_waits_for_them() {
     let (web, shadow) = (Server::named("web").await, Server::named("shadow").await);
     let mirror = |name: &str, numerator| Mirror { backend: backend_key(name), numerator, denominator: 100 };
     let rule = to("web").with(|rule| {
-        rule.filters.mirrors = vec![mirror("shadow", 100), mirror("never", 0), mirror("nobody", 100)];
-        rule.filters.request_headers.set = fields(&[("x-a", "set")]);
+        Arc::make_mut(&mut rule.filters).mirrors =
+            vec![mirror("shadow", 100), mirror("never", 0), mirror("nobody", 100)];
+        Arc::make_mut(&mut rule.filters).request_headers.set = fields(&[("x-a", "set")]);
     });
     let gateway = Setup::new()
         .backend("web", &[web.address])
@@ -157,7 +158,7 @@ async fn mirrors_get_copies_and_nobody_waits_for_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_that_cannot_forward_say_so() {
     let invalid = BackendTarget::Invalid { status: StatusCode::INTERNAL_SERVER_ERROR, reason: Reason::InvalidBackend };
-    let broken = WeightedBackend { weight: 1, target: invalid, filters: Filters::default(), session: None };
+    let broken = WeightedBackend { weight: 1, target: invalid, filters: Filters::none(), session: None };
     let none = Action::Reply { status: StatusCode::INTERNAL_SERVER_ERROR, reason: Reason::NoBackends };
     let gateway = Setup::new()
         .backend("empty", &[])

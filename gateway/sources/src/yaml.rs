@@ -122,13 +122,24 @@ impl Node {
 
 /// All documents of a text; empty ones are left out.
 pub fn load(text: &str) -> Result<Vec<Node>, SyntaxError> {
+    let mut documents = Vec::new();
+    each(text, |document| documents.push(document))?;
+    Ok(documents)
+}
+
+/// The same one by one, so that no more than one is in memory: a tree is many times as large as its text. What was taken
+/// before an error counts for nothing.
+pub fn each(text: &str, mut take: impl FnMut(Node)) -> Result<(), SyntaxError> {
     let mut parser: Parser<'_, StrInput<'_>> = Parser::new_from_str(text);
     let mut builder = Builder::default();
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|error| syntax(text, &error))?;
         builder.event(event, span)?;
+        if let Some(document) = builder.document.take() {
+            take(document);
+        }
     }
-    Ok(builder.documents)
+    Ok(())
 }
 
 fn syntax(text: &str, error: &ScanError) -> SyntaxError {
@@ -144,7 +155,8 @@ fn line(number: usize) -> u32 {
 /// What is open at the moment, innermost last.
 #[derive(Default)]
 struct Builder {
-    documents: Vec<Node>,
+    /// One that has just become complete.
+    document: Option<Node>,
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
     values: usize,
@@ -275,7 +287,7 @@ impl Builder {
         match self.open.last_mut().map(|open| &mut open.collection) {
             None => {
                 if node.data != Data::Null {
-                    self.documents.push(node);
+                    self.document = Some(node);
                 }
             }
             Some(Collection::Sequence(items)) => items.push(node),

@@ -1,13 +1,15 @@
 //! Virtual hosts: the rules of all routes that share one, in order of precedence.
 
+use crate::few::Few;
 use crate::ingress::FALLBACK;
 use crate::rank::Rank;
-use crate::world::Compiled;
+use crate::world::Kept;
 use sluice_model::config::{ListenerId, RouteMatch, VirtualHost};
 use sluice_model::matcher::precedence;
 use sluice_model::{Code, HostPattern, Kind, ObjectRef, Problem};
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// A listener and a host of it.
 pub(crate) type HostKey = (ListenerId, HostPattern);
@@ -15,24 +17,27 @@ pub(crate) type HostKey = (ListenerId, HostPattern);
 /// Which routes each virtual host is made of, the one that goes first on ties first.
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
-    contributors: BTreeMap<HostKey, BTreeSet<(Rank, ObjectRef)>>,
+    contributors: BTreeMap<HostKey, Few<(Rank, ObjectRef)>>,
 }
 
 impl Hosts {
-    pub(crate) fn insert(&mut self, route: &ObjectRef, compiled: &Compiled) {
-        for key in compiled.placements.keys() {
-            let entry = (compiled.rank.clone(), route.clone());
-            self.contributors.entry(key.clone()).or_default().insert(entry);
+    pub(crate) fn insert(&mut self, route: &ObjectRef, kept: &Kept) {
+        for key in kept.hosts() {
+            let contributor = (kept.rank.clone(), route.clone());
+            match self.contributors.entry(key.clone()) {
+                Entry::Occupied(mut routes) => routes.get_mut().insert(contributor),
+                Entry::Vacant(none) => {
+                    none.insert(Few::One(contributor));
+                }
+            }
         }
     }
 
-    pub(crate) fn remove(&mut self, route: &ObjectRef, compiled: &Compiled) {
-        for key in compiled.placements.keys() {
-            if let Some(routes) = self.contributors.get_mut(key) {
-                routes.remove(&(compiled.rank.clone(), route.clone()));
-                if routes.is_empty() {
-                    self.contributors.remove(key);
-                }
+    pub(crate) fn remove(&mut self, route: &ObjectRef, kept: &Kept) {
+        let contributor = (kept.rank.clone(), route.clone());
+        for key in kept.hosts() {
+            if self.contributors.get_mut(key).is_some_and(|routes| routes.remove(&contributor)) {
+                self.contributors.remove(key);
             }
         }
     }
@@ -41,13 +46,13 @@ impl Hosts {
     pub(crate) fn build(
         &self,
         key: &HostKey,
-        routes: &BTreeMap<ObjectRef, Compiled>,
+        routes: &BTreeMap<ObjectRef, Kept>,
         problems: &mut Vec<Problem>,
     ) -> Option<VirtualHost> {
         let mut rules = Vec::new();
         let mut matches: Vec<(&RouteMatch, u32, &ObjectRef, (u32, u32))> = Vec::new();
-        for (_, route) in self.contributors.get(key)? {
-            let Some(set) = routes.get(route).and_then(|compiled| compiled.placements.get(key)) else { continue };
+        for (_, route) in self.contributors.get(key)?.iter() {
+            let Some(set) = routes.get(route).and_then(|kept| kept.placement(key)) else { continue };
             let offset = u32::try_from(rules.len()).unwrap_or(u32::MAX);
             rules.extend(set.rules.iter().cloned());
             for (found, origin) in set.matches.iter().zip(&set.origins) {
@@ -64,6 +69,7 @@ impl Hosts {
             }
         }
         let matches = matches.into_iter().map(|(found, rule, ..)| RouteMatch { rule, ..found.clone() }).collect();
+        rules.shrink_to_fit();
         Some(VirtualHost { hostname: key.1.clone(), matches, rules })
     }
 }

@@ -271,7 +271,11 @@ fn hosts(
         set.matches.push(RouteMatch { path: want.path.clone(), ..anything(index) });
         set.origins.push(want.origin);
     }
-    sets.into_iter().map(|(host, set)| (host, Arc::new(set))).collect()
+    let shared = |(host, mut set): (HostPattern, RuleSet)| {
+        set.shrink();
+        (host, Arc::new(set))
+    };
+    sets.into_iter().map(shared).collect()
 }
 
 /// What cannot be reached answers 503: a Service that is not there yet is the usual case.
@@ -325,7 +329,7 @@ fn forward(
             let key = backend.key.clone();
             compiled.backends.entry(key.clone()).or_insert_with(|| Arc::new(backend));
             let target = BackendTarget::Backend(key);
-            Action::Forward(vec![WeightedBackend { weight: 1, target, filters: Filters::default(), session: None }])
+            Action::Forward(vec![WeightedBackend { weight: 1, target, filters: Filters::none(), session: None }])
         }
         Err(unusable) => {
             let mut report = Report::new(object, &mut compiled.problems);
@@ -383,7 +387,7 @@ fn rule(
     }
     Rule {
         id,
-        filters: Filters::default(),
+        filters: Filters::none(),
         action,
         request_timeout: plan.request_timeout,
         backend_timeout: None,

@@ -19,6 +19,7 @@ mod backend_traffic;
 mod certificate;
 mod edge;
 mod endpoints;
+mod few;
 mod gateway;
 mod grant;
 mod grpc_route;

@@ -5,7 +5,7 @@
 //! enough: [`Rivals::settle`] says which these are.
 
 use crate::rank::Rank;
-use crate::world::Compiled;
+use crate::world::Kept;
 use sluice_model::config::ListenerId;
 use sluice_model::{HostPattern, Kind, ObjectRef};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,8 +31,8 @@ impl Rivals {
         self.lost.get(listener)?.get(route)
     }
 
-    pub(crate) fn insert(&mut self, route: &ObjectRef, compiled: &Compiled) {
-        for listener in compiled.claims.keys() {
+    pub(crate) fn insert(&mut self, route: &ObjectRef, kept: &Kept) {
+        for (listener, _) in &kept.claims {
             if route.kind == Kind::GRPCRoute {
                 self.grpc.entry(listener.clone()).or_default().insert(route.clone());
             }
@@ -40,8 +40,8 @@ impl Rivals {
         }
     }
 
-    pub(crate) fn remove(&mut self, route: &ObjectRef, compiled: &Compiled) {
-        for listener in compiled.claims.keys() {
+    pub(crate) fn remove(&mut self, route: &ObjectRef, kept: &Kept) {
+        for (listener, _) in &kept.claims {
             if let Some(routes) = self.grpc.get_mut(listener) {
                 routes.remove(route);
                 if routes.is_empty() {
@@ -53,7 +53,7 @@ impl Rivals {
     }
 
     /// Judges the listeners that were touched anew. Gives the routes of which something else holds than before.
-    pub(crate) fn settle(&mut self, routes: &BTreeMap<ObjectRef, Compiled>) -> BTreeSet<ObjectRef> {
+    pub(crate) fn settle(&mut self, routes: &BTreeMap<ObjectRef, Kept>) -> BTreeSet<ObjectRef> {
         let mut changed = BTreeSet::new();
         for listener in std::mem::take(&mut self.touched) {
             let former = self.lost.remove(&listener).unwrap_or_default();
@@ -77,10 +77,8 @@ impl Rivals {
     }
 }
 
-fn losers(listener: &ListenerId, routes: &BTreeMap<ObjectRef, Compiled>) -> BTreeMap<ObjectRef, ObjectRef> {
-    let claims = routes
-        .iter()
-        .filter_map(|(route, compiled)| Some((&compiled.rank, route, compiled.claims.get(listener)?.as_slice())));
+fn losers(listener: &ListenerId, routes: &BTreeMap<ObjectRef, Kept>) -> BTreeMap<ObjectRef, ObjectRef> {
+    let claims = routes.iter().filter_map(|(route, kept)| Some((&kept.rank, route, kept.claim(listener)?)));
     let mut claims: Vec<(&Rank, &ObjectRef, &[HostPattern])> = claims.collect();
     claims.sort_by_key(|(rank, route, _)| (*rank, *route));
     let (mut http, mut grpc) = (Claimed::default(), Claimed::default());

@@ -3,6 +3,7 @@
 use crate::backend_tls::BackendTlsPolicies;
 use crate::backend_traffic::BackendTrafficPolicies;
 use crate::certificate::Certificates;
+use crate::few::Few;
 use crate::gateway::Gateways;
 use crate::options::Options;
 use crate::plugin::{Files, Plugins};
@@ -11,6 +12,7 @@ use crate::rivals::Rivals;
 use crate::world::World;
 use sluice_model::{Kind, ObjectRef};
 use sluice_resources::{Change, Store};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::endpoints::SliceIndex;
@@ -122,28 +124,30 @@ impl Inputs {
 /// Which routes looked at an object, there or not.
 #[derive(Debug, Default)]
 pub(crate) struct Dependents {
-    by_object: BTreeMap<ObjectRef, BTreeSet<ObjectRef>>,
+    by_object: BTreeMap<ObjectRef, Few<ObjectRef>>,
 }
 
 impl Dependents {
-    pub(crate) fn insert(&mut self, route: &ObjectRef, deps: &BTreeSet<ObjectRef>) {
+    pub(crate) fn insert(&mut self, route: &ObjectRef, deps: &[ObjectRef]) {
         for dep in deps {
-            self.by_object.entry(dep.clone()).or_default().insert(route.clone());
-        }
-    }
-
-    pub(crate) fn remove(&mut self, route: &ObjectRef, deps: &BTreeSet<ObjectRef>) {
-        for dep in deps {
-            if let Some(routes) = self.by_object.get_mut(dep) {
-                routes.remove(route);
-                if routes.is_empty() {
-                    self.by_object.remove(dep);
+            match self.by_object.entry(dep.clone()) {
+                Entry::Occupied(mut routes) => routes.get_mut().insert(route.clone()),
+                Entry::Vacant(none) => {
+                    none.insert(Few::One(route.clone()));
                 }
             }
         }
     }
 
+    pub(crate) fn remove(&mut self, route: &ObjectRef, deps: &[ObjectRef]) {
+        for dep in deps {
+            if self.by_object.get_mut(dep).is_some_and(|routes| routes.remove(route)) {
+                self.by_object.remove(dep);
+            }
+        }
+    }
+
     pub(crate) fn of<'d>(&'d self, object: &ObjectRef) -> impl Iterator<Item = &'d ObjectRef> {
-        self.by_object.get(object).into_iter().flatten()
+        self.by_object.get(object).into_iter().flat_map(Few::iter)
     }
 }

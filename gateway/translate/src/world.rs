@@ -3,6 +3,7 @@
 use crate::backend_tls::BackendTlsPolicies;
 use crate::backend_traffic::BackendTrafficPolicies;
 use crate::gateway::{Attach, IngressTlsUse};
+use crate::host::HostKey;
 use crate::plugin::Plugins;
 use crate::policy::Policies;
 use crate::rank::Rank;
@@ -38,7 +39,16 @@ pub(crate) struct RuleSet {
     pub(crate) origins: Vec<(u32, u32)>,
 }
 
-/// What one route or Ingress is, or what a Plugin calls.
+impl RuleSet {
+    /// Gives back the room that lists keep for more: there are as many of these as routes.
+    pub(crate) fn shrink(&mut self) {
+        self.rules.shrink_to_fit();
+        self.matches.shrink_to_fit();
+        self.origins.shrink_to_fit();
+    }
+}
+
+/// What one route or Ingress is, or what a Plugin calls, as its translation says.
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) rank: Rank,
@@ -93,9 +103,9 @@ impl Compiled {
     }
 
     /// Takes over from `former` each pointer whose content is the same.
-    pub(crate) fn reuse(&mut self, former: &Compiled) {
+    pub(crate) fn reuse(&mut self, former: &Kept) {
         let mut old_rules: BTreeMap<&str, Vec<&Arc<Rule>>> = BTreeMap::new();
-        for rule in former.placements.values().flat_map(|set| &set.rules) {
+        for rule in former.placements.iter().flat_map(|(_, set)| &set.rules) {
             let known = old_rules.entry(&rule.id.rule).or_default();
             if !known.iter().any(|old| Arc::ptr_eq(old, rule)) {
                 known.push(rule);
@@ -108,7 +118,7 @@ impl Compiled {
                 *set = reused.clone();
                 continue;
             }
-            let reused = match former.placements.get(key) {
+            let reused = match former.placement(key) {
                 Some(old) if **old == **set => old.clone(),
                 _ => {
                     let rules = set.rules.iter().map(|rule| {
@@ -126,5 +136,53 @@ impl Compiled {
             done.push((set.clone(), reused.clone()));
             *set = reused;
         }
+    }
+}
+
+/// What is remembered of a [`Compiled`] for as long as its route is there: lists of just their length, as there are many
+/// routes and each has few of these.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) rank: Rank,
+    /// By listener and host, each once.
+    pub(crate) placements: Box<[(HostKey, Arc<RuleSet>)]>,
+    /// As [`Compiled::claims`], by listener.
+    pub(crate) claims: Box<[(ListenerId, Box<[HostPattern]>)]>,
+    pub(crate) backends: Box<[BackendKey]>,
+    pub(crate) deps: Box<[ObjectRef]>,
+    pub(crate) status: RouteStatus,
+    pub(crate) ingress: Option<i64>,
+    pub(crate) tls: Box<[(NamespacedName, IngressTlsUse)]>,
+}
+
+impl Kept {
+    /// Without the problems, which are kept apart, and what is a part of the configuration.
+    pub(crate) fn of(compiled: Compiled) -> Self {
+        let mut status = compiled.status;
+        status.parents.shrink_to_fit();
+        Kept {
+            rank: compiled.rank,
+            placements: compiled.placements.into_iter().collect(),
+            claims: compiled.claims.into_iter().map(|(listener, hosts)| (listener, hosts.into())).collect(),
+            backends: compiled.backends.into_keys().collect(),
+            deps: compiled.deps.into_iter().collect(),
+            status,
+            ingress: compiled.ingress,
+            tls: compiled.tls.into(),
+        }
+    }
+
+    pub(crate) fn placement(&self, key: &HostKey) -> Option<&Arc<RuleSet>> {
+        let found = self.placements.binary_search_by(|(known, _)| known.cmp(key)).ok()?;
+        self.placements.get(found).map(|(_, set)| set)
+    }
+
+    pub(crate) fn claim(&self, listener: &ListenerId) -> Option<&[HostPattern]> {
+        let found = self.claims.binary_search_by(|(known, _)| known.cmp(listener)).ok()?;
+        self.claims.get(found).map(|(_, hosts)| &**hosts)
+    }
+
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &HostKey> {
+        self.placements.iter().map(|(key, _)| key)
     }
 }

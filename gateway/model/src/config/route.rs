@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use regex::Regex;
 use serde::Serialize;
 use std::fmt;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// What one listener serves for one host pattern.
@@ -59,9 +60,12 @@ pub enum PathMatch {
     Regex(Pattern),
 }
 
-/// A compiled expression that compares by its text.
+/// A compiled expression that compares by its text. A pointer, as most matches have none.
 #[derive(Clone, Debug)]
-pub struct Pattern {
+pub struct Pattern(Arc<Expression>);
+
+#[derive(Debug)]
+pub struct Expression {
     /// As the user wrote it.
     pub source: Arc<str>,
     pub regex: Regex,
@@ -79,7 +83,15 @@ impl Pattern {
             .size_limit(MAX_REGEX_BYTES)
             .dfa_size_limit(MAX_REGEX_BYTES)
             .build()?;
-        Ok(Pattern { source: source.into(), regex })
+        Ok(Pattern(Arc::new(Expression { source: source.into(), regex })))
+    }
+}
+
+impl Deref for Pattern {
+    type Target = Expression;
+
+    fn deref(&self) -> &Expression {
+        &self.0
     }
 }
 
@@ -153,7 +165,7 @@ impl fmt::Display for RuleId {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Rule {
     pub id: RuleId,
-    pub filters: Filters,
+    pub filters: Arc<Filters>,
     pub action: Action,
     /// From the client's request to the end of the response (HTTPRoute timeouts.request). 0 in the API is `None` here.
     pub request_timeout: Option<Duration>,
@@ -185,7 +197,7 @@ pub struct WeightedBackend {
     pub weight: u32,
     pub target: BackendTarget,
     /// Filters of this backendRef, after the rule's.
-    pub filters: Filters,
+    pub filters: Arc<Filters>,
     /// The rule's, else the backend's own (XBackendTrafficPolicy). Backends of one rule share the rule's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<Arc<SessionPersistence>>,
@@ -213,6 +225,20 @@ pub struct Filters {
     /// Of a rule only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external_auth: Option<Arc<ExternalAuth>>,
+}
+
+static NO_FILTERS: LazyLock<Arc<Filters>> = LazyLock::new(Arc::default);
+
+impl Filters {
+    /// What most rules have: one for all of them.
+    pub fn none() -> Arc<Filters> {
+        NO_FILTERS.clone()
+    }
+
+    /// As rules hold them.
+    pub fn shared(self) -> Arc<Filters> {
+        if self == **NO_FILTERS { Self::none() } else { Arc::new(self) }
+    }
 }
 
 /// `set`, `add` and `remove` of a header modifier; each name in one of them. Values may be secrets, and are not printed.

@@ -47,7 +47,7 @@ fn weighted(name: &str, weight: u32) -> WeightedBackend {
     WeightedBackend {
         weight,
         target: BackendTarget::Backend(backend_key(name)),
-        filters: Filters::default(),
+        filters: Filters::none(),
         session: None,
     }
 }
@@ -55,7 +55,7 @@ fn weighted(name: &str, weight: u32) -> WeightedBackend {
 fn rule(name: &str, action: Action) -> Arc<Rule> {
     Arc::new(Rule {
         id: RuleId { route: ObjectRef::new(Kind::HTTPRoute, "shop", "web"), rule: name.into() },
-        filters: Filters::default(),
+        filters: Filters::none(),
         action,
         request_timeout: None,
         backend_timeout: None,
@@ -136,7 +136,8 @@ fn shop() -> Config {
         .to_vec();
     guarded.request_timeout = Some(Duration::from_secs(5));
     guarded.client.escaped_slashes = Some(EscapedSlashes::Reject);
-    guarded.filters.request_headers.set = vec![(HeaderName::from_static("x-key"), HeaderValue::from_static("secret"))];
+    Arc::make_mut(&mut guarded.filters).request_headers.set =
+        vec![(HeaderName::from_static("x-key"), HeaderValue::from_static("secret"))];
 
     let rules = vec![
         rule("web", Action::Forward(vec![weighted("web", 3), weighted("gone", 1)])),

@@ -41,11 +41,11 @@ fn endpoints(last: u8) -> Arc<EndpointSet> {
 fn rule(name: &str, to: &str) -> Arc<Rule> {
     Arc::new(Rule {
         id: RuleId { route: ObjectRef::new(Kind::HTTPRoute, "shop", name), rule: "0".into() },
-        filters: Filters::default(),
+        filters: Filters::none(),
         action: Action::Forward(vec![WeightedBackend {
             weight: 1,
             target: BackendTarget::Backend(backend_key(to)),
-            filters: Filters::default(),
+            filters: Filters::none(),
             session: None,
         }]),
         request_timeout: None,

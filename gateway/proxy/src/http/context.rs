@@ -190,7 +190,7 @@ impl RequestContext {
     /// The filters of the backend that was drawn.
     pub(super) fn backend_filters(&self) -> Option<&sluice_model::config::Filters> {
         let sluice_model::config::Action::Forward(backends) = &self.rule.as_ref()?.config.action else { return None };
-        backends.get(self.backend?).map(|backend| &backend.filters)
+        backends.get(self.backend?).map(|backend| &*backend.filters)
     }
 
     /// What is left until the deadline; zero when it has passed.

@@ -309,7 +309,7 @@ pub fn weighted(backend: &str, weight: u32) -> WeightedBackend {
     WeightedBackend {
         weight,
         target: BackendTarget::Backend(backend_key(backend)),
-        filters: Filters::default(),
+        filters: Filters::none(),
         session: None,
     }
 }
@@ -323,7 +323,7 @@ pub fn rule(action: Action) -> Rule {
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     Rule {
         id: RuleId { route: ObjectRef::new(Kind::HTTPRoute, "shop", format!("route-{number}")), rule: "0".into() },
-        filters: Filters::default(),
+        filters: Filters::none(),
         action,
         request_timeout: None,
         backend_timeout: None,

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, Kind, Location, ObjectRef, Problem, Severity};
 use sluice_resources::{Object, parse};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,18 +54,22 @@ impl Place {
 
 /// Reads all objects of a file. `former` are the objects that it held before.
 pub(super) fn read(path: &Path, text: &str, former: &[Entry]) -> Result<Vec<Entry>, SyntaxError> {
-    let documents = yaml::load(text)?;
-    let mut entries = Vec::with_capacity(documents.len());
-    for (document, node) in documents.iter().enumerate() {
-        match list_items(node) {
+    let by_reference: HashMap<&ObjectRef, &Entry> =
+        former.iter().rev().filter_map(|entry| Some((entry.reference.as_ref()?, entry))).collect();
+    let mut entries = Vec::new();
+    let mut document = 0;
+    yaml::each(text, |node| {
+        match list_items(&node) {
             Some(items) => {
                 for (item, node) in items.iter().enumerate() {
-                    entries.push(entry(path, Place { document, item: Some(item) }, node, former));
+                    entries.push(entry(path, Place { document, item: Some(item) }, node, &by_reference));
                 }
             }
-            None => entries.push(entry(path, Place { document, item: None }, node, former)),
+            None => entries.push(entry(path, Place { document, item: None }, &node, &by_reference)),
         }
-    }
+        document += 1;
+    })?;
+    entries.shrink_to_fit();
     keep_unnamed(&mut entries, former);
     Ok(entries)
 }
@@ -110,7 +114,8 @@ fn list_items(node: &Node) -> Option<&[Node]> {
     }
 }
 
-fn entry(path: &Path, place: Place, node: &Node, former: &[Entry]) -> Entry {
+/// `former`: what the file held before; of several with one name the first.
+fn entry(path: &Path, place: Place, node: &Node, former: &HashMap<&ObjectRef, &Entry>) -> Entry {
     let mut value = node.to_json();
     let reference = reference(&value);
     let module = match &reference {
@@ -118,7 +123,7 @@ fn entry(path: &Path, place: Place, node: &Node, former: &[Entry]) -> Entry {
         _ => None,
     };
     let fingerprint: [u8; 32] = Sha256::digest(value.to_string()).into();
-    let former = former.iter().find(|f| f.reference.is_some() && f.reference == reference);
+    let former = reference.as_ref().and_then(|reference| former.get(reference).copied());
     if let Some(former) = former.filter(|f| f.fingerprint == fingerprint) {
         let problems = former.problems.iter().cloned().map(|p| located(p, path, node)).collect();
         return Entry { place, line: node.line, problems, ..former.clone() };

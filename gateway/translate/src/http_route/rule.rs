@@ -57,6 +57,7 @@ pub(super) fn rules(
             set.rules.push(Arc::new(rule));
         }
     }
+    set.shrink();
     set
 }
 
@@ -114,7 +115,8 @@ impl RuleBuilder<'_> {
         if chain.unreadable() {
             action = reply(StatusCode::SERVICE_UNAVAILABLE, Reason::PolicyUnreadable);
         }
-        Rule { id, filters: filtered.filters, action, request_timeout, backend_timeout, retry, plugins, client }
+        let filters = filtered.filters.shared();
+        Rule { id, filters, action, request_timeout, backend_timeout, retry, plugins, client }
     }
 
     /// Names are unique in a route: the API server sees to that, a folder of files does not.
@@ -155,8 +157,10 @@ impl RuleBuilder<'_> {
         session: Option<&Arc<SessionPersistence>>,
         compiled: &mut Compiled,
     ) -> Action {
-        let mut backends = Vec::new();
-        for (i, reference) in self.source.backend_refs.iter().flatten().enumerate() {
+        // Kept for as long as the rule: no room that is never used.
+        let references = self.source.backend_refs.as_deref().unwrap_or_default();
+        let mut backends = Vec::with_capacity(references.len());
+        for (i, reference) in references.iter().enumerate() {
             let field = format!("{}.backendRefs[{i}]", self.field);
             let target = BackendRef {
                 group: reference.group.as_deref(),
@@ -185,7 +189,7 @@ impl RuleBuilder<'_> {
             let session = self.session_at(&target, id, session, compiled);
             // Sessions that have begun at a backend go on there when it takes no others (GEP-1619, traffic splitting).
             if weight > 0 || session.is_some() {
-                backends.push(WeightedBackend { weight, target, filters: filtered.filters, session });
+                backends.push(WeightedBackend { weight, target, filters: filtered.filters.shared(), session });
             }
         }
         if backends.is_empty() {

@@ -11,7 +11,7 @@ use crate::options::Options;
 use crate::state::{Dependents, Inputs};
 use crate::status::{GatewayStatus, ListenerSetStatus, ListenerStatus, Status, StatusChanges};
 use crate::summary::Changed;
-use crate::world::Compiled;
+use crate::world::Kept;
 use sluice_model::config::{BackendKey, EndpointsKey};
 use sluice_model::{Config, Kind, ObjectRef, Problem};
 use sluice_resources::{Change, Store};
@@ -23,7 +23,7 @@ use std::time::SystemTime;
 #[derive(Debug, Default)]
 pub struct Translator {
     inputs: Inputs,
-    routes: BTreeMap<ObjectRef, Compiled>,
+    routes: BTreeMap<ObjectRef, Kept>,
     hosts: Hosts,
     dependents: Dependents,
     ports: Ports,

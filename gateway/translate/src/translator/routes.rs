@@ -3,8 +3,9 @@
 use super::{Translator, Unit};
 use crate::endpoints;
 use crate::host::HostKey;
+use crate::status::RouteStatus;
 use crate::summary::Changed;
-use crate::world::Compiled;
+use crate::world::{Compiled, Kept};
 use crate::{grpc_route, http_route, ingress, plugin_backends, stream_route};
 use sluice_model::config::{Backend, BackendKey, EndpointSource, EndpointsKey};
 use sluice_model::{Kind, ObjectRef};
@@ -89,52 +90,48 @@ impl Translator {
             if let Some(compiled) = &mut compiled {
                 compiled.reuse(former);
             }
-        }
-        if let Some(former) = &former {
-            self.attach(former, false);
+            self.attach(&former.status, false);
             self.inputs.rivals.remove(route, former);
         }
-        if let Some(compiled) = &compiled {
-            self.attach(compiled, true);
-            self.inputs.rivals.insert(route, compiled);
+        self.calls(route, compiled.as_ref().map(|compiled| &compiled.calls));
+        // Those of the new form first, so that a backend that stays is not dropped in between.
+        let backends = compiled.as_ref().map(|compiled| compiled.backends.values().cloned().collect::<Vec<_>>());
+        for backend in backends.into_iter().flatten() {
+            self.use_backend(backend, dirty_endpoints, changed);
         }
-        let same_rank = match (&former, &compiled) {
-            (Some(former), Some(compiled)) => former.rank == compiled.rank,
+        for key in former.iter().flat_map(|former| &former.backends) {
+            self.drop_backend(key, dirty_endpoints, changed);
+        }
+        let unit = Unit::Route(route.clone());
+        match &mut compiled {
+            Some(compiled) => {
+                let problems = std::mem::take(&mut compiled.problems);
+                self.set_problems(unit, problems);
+            }
+            None => {
+                self.problems.remove(&unit);
+            }
+        }
+        let kept = compiled.map(Kept::of);
+        let same_rank = match (&former, &kept) {
+            (Some(former), Some(kept)) => former.rank == kept.rank,
             _ => false,
         };
-        let empty = BTreeMap::new();
-        let old = former.as_ref().map_or(&empty, |former| &former.placements);
-        let new = compiled.as_ref().map_or(&empty, |compiled| &compiled.placements);
-        for key in old.keys().chain(new.keys()) {
-            let same = match (old.get(key), new.get(key)) {
-                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-                _ => false,
-            };
-            if !(same && same_rank) {
+        for key in former.iter().chain(&kept).flat_map(Kept::hosts) {
+            let of = |side: &Option<Kept>| side.as_ref().and_then(|side| side.placement(key)).map(Arc::as_ptr);
+            if !same_rank || of(&former) != of(&kept) {
                 dirty_hosts.insert(key.clone());
                 changed.routes.insert(route.clone());
             }
         }
-        let tls = |compiled: &Option<Compiled>| compiled.as_ref().map(|c| c.tls.clone()).unwrap_or_default();
-        let tls_changed = tls(&former) != tls(&compiled);
-        // Those of the new form first, so that a backend that stays is not dropped in between.
-        let new_backends = compiled.as_ref().map(|compiled| compiled.backends.clone()).unwrap_or_default();
-        for backend in new_backends.into_values() {
-            self.use_backend(backend, dirty_endpoints, changed);
-        }
-        for key in former.iter().flat_map(|former| former.backends.keys()) {
-            self.drop_backend(key, dirty_endpoints, changed);
-        }
-        self.calls(route, compiled.as_ref().map(|compiled| &compiled.calls));
-        let unit = Unit::Route(route.clone());
-        if let Some(mut compiled) = compiled {
-            let problems = std::mem::take(&mut compiled.problems);
-            self.set_problems(unit, problems);
-            self.hosts.insert(route, &compiled);
-            self.dependents.insert(route, &compiled.deps);
-            self.routes.insert(route.clone(), compiled);
-        } else {
-            self.problems.remove(&unit);
+        let tls = |side: &Option<Kept>| side.as_ref().map(|side| side.tls.clone()).unwrap_or_default();
+        let tls_changed = tls(&former) != tls(&kept);
+        if let Some(kept) = kept {
+            self.attach(&kept.status, true);
+            self.inputs.rivals.insert(route, &kept);
+            self.hosts.insert(route, &kept);
+            self.dependents.insert(route, &kept.deps);
+            self.routes.insert(route.clone(), kept);
         }
         tls_changed
     }
@@ -161,8 +158,8 @@ impl Translator {
     }
 
     /// Counts a route's attachments in, or out.
-    fn attach(&mut self, compiled: &Compiled, comes: bool) {
-        let accepted = compiled.status.parents.iter().filter(|parent| parent.rejected.is_none());
+    fn attach(&mut self, status: &RouteStatus, comes: bool) {
+        let accepted = status.parents.iter().filter(|parent| parent.rejected.is_none());
         // Once, in however many ways it names the listener.
         let places: BTreeSet<(&ObjectRef, &String)> =
             accepted.flat_map(|of| of.listeners.iter().map(move |listener| (&of.parent, listener))).collect();
