@@ -14,8 +14,11 @@ use sluice_tests::objects::{class, configured_gateway, join, route_to, secret, s
 use sluice_tests::{Backend, Folder, Gateway, binary, console, guests, ports, wait};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 const HOST: &str = "shop.example";
+/// How long a debug build of the gateway may take to compile a plugin while other tests run.
+const COMPILED: Duration = Duration::from_secs(120);
 
 struct Stage {
     _gateway: Gateway,
@@ -122,7 +125,19 @@ impl Stage {
             token("es256"),
             token("expired")
         );
-        Stage { _gateway: gateway, place, prelude, _backends: [web, auth, idp], _folder: folder }
+        let stage = Stage { _gateway: gateway, place, prelude, _backends: [web, auth, idp], _folder: folder };
+        stage.is_guarded(policy).await;
+        stage
+    }
+
+    /// The gateway serves other routes before a plugin that takes long to compile. Asked from an address that no page has, so
+    /// that nothing that is counted by client is used up.
+    async fn is_guarded(&self, policy: &str) {
+        let ask = "curl http://shop.example/ -H 'x-forwarded-for: 192.0.2.77'";
+        wait::until_within(COMPILED, &format!("the plugin {policy} to be compiled"), || async {
+            (!self.run(ask).await.0.contains("no version that is compiled")).then_some(())
+        })
+        .await;
     }
 
     async fn run(&self, command: &str) -> (String, String) {
