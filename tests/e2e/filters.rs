@@ -5,7 +5,8 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use sluice_tests::objects::{NAMESPACE, join, plugin, plugin_on_route, route_to, service};
+use sluice_tests::backend::text;
+use sluice_tests::objects::{NAMESPACE, http_route, join, plugin, plugin_on_route, route_to, service};
 use sluice_tests::{Backend, guests, http2, raw};
 use std::sync::Arc;
 
@@ -175,4 +176,31 @@ async fn bodies_pass_through_a_filter_in_both_directions() {
     let request = connection.request("POST", HOST, "/in").header("x-body", "upper").body(()).unwrap();
     let answer = connection.exchange(request, Bytes::from_static(b"by http/2")).await.unwrap();
     assert_eq!((answer.status, &*answer.body), (200, &b"BY HTTP/2"[..]));
+}
+
+#[tokio::test]
+async fn a_body_that_a_filter_has_seen_is_not_sent_a_second_time() {
+    let failing = Backend::with(Arc::new(|_| async { text(StatusCode::SERVICE_UNAVAILABLE, "not now") }.boxed())).await;
+    let shop = Shop::start(&[], "").await;
+    shop.folder.write("filter-body.wasm", std::fs::read(guests::module("filter-body")).unwrap());
+    let rules = "  - retry: {codes: [503], attempts: 2, backoff: 1ms}\n    backendRefs: [{name: failing, port: 80}]\n";
+    shop.folder.write(
+        "more.yaml",
+        join([
+            http_route("shop", &[HOST], rules),
+            service("failing", &[failing.address]),
+            plugin("filter-body", "filter-body.wasm", "  limits: {runTime: 20ms, deadline: 10s}\n"),
+            plugin_on_route("filters", "shop", "filter-body", "{}"),
+        ]),
+    );
+    shop.until("the filter", "/", |answer| answer.header("x-pieces").is_some()).await;
+    let sent = async |request: &str| {
+        let before = failing.count();
+        let answer = raw::exchange(shop.http, request).await.unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (503, "not now"));
+        failing.count() - before
+    };
+    assert_eq!(sent(&post("pass", "a body", false)).await, 1);
+    // Of a request without one there is nothing to see.
+    assert_eq!(sent(&format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n")).await, 3);
 }

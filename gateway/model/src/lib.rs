@@ -9,6 +9,7 @@ pub mod address;
 pub mod condition;
 pub mod config;
 pub mod explain;
+pub mod field;
 pub mod hostname;
 pub mod matcher;
 pub mod object;

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -46,6 +47,10 @@ impl Supervisor {
                     }
                     ended = &mut running => ended,
                 };
+                // Nobody but the runtime ends a task of ours, and only when it ends itself.
+                if ended.as_ref().is_err_and(JoinError::is_cancelled) {
+                    return;
+                }
                 restarted(task);
                 if began.elapsed() > STEADY {
                     pause = FIRST_PAUSE;

@@ -1,11 +1,11 @@
 //! `sessionPersistence` (GEP-1619), of a rule or of a backend.
 
-use crate::http_route::forbids;
 use crate::report::Report;
 use crate::values::{duration, header_name};
 use sha2::{Digest, Sha256};
 use sluice_model::Code;
 use sluice_model::config::{MAX_SESSION_NAME, SessionCarrier, SessionPersistence};
+use sluice_model::field::is_framing;
 use sluice_resources::api::backend_traffic_policy::{
     XBackendTrafficPolicySessionPersistence,
     XBackendTrafficPolicySessionPersistenceCookieConfigLifetimeType as BackendLifetime,
@@ -113,7 +113,7 @@ fn carrier(source: &Source<'_>, named_after: &str, field: &str, report: &mut Rep
             return None;
         }
         let name = header_name(&name, &at, report)?;
-        if forbids(&name) || matches!(name.as_str(), "host" | "cookie" | "set-cookie") {
+        if is_framing(&name) || matches!(name.as_str(), "host" | "cookie" | "set-cookie") {
             report.error(Code::InvalidHeader, at, format!("`{name}` has a meaning of its own in HTTP"));
             return None;
         }

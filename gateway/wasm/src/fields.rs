@@ -1,7 +1,8 @@
 //! Which header fields, paths and statuses a plugin may set: checked here once, so that no view has to.
 
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use sluice_model::field;
 
 /// Bytes of a header value that a plugin may set.
 const MAX_VALUE: usize = 16 << 10;
@@ -70,21 +71,9 @@ pub(crate) fn value(name: &HeaderName, bytes: Vec<u8>) -> Result<HeaderValue, Re
     HeaderValue::from_maybe_shared(bytes::Bytes::from(bytes)).map_err(|_| Refused::Value(name.clone()))
 }
 
-/// Fields of RFC 9112 and of RFC 9110, section 7.6.1: a plugin that could set them could split messages. `host` decides
-/// the route, which is matched already.
+/// What a plugin could split messages with, and `host`, which decides the route: that is matched already.
 fn is_framing(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "content-length"
-            | "host"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
+    field::is_framing(name) || *name == HOST
 }
 
 pub(crate) fn status(code: u16) -> Result<StatusCode, Refused> {

@@ -78,12 +78,10 @@ impl Invocation {
         let started = Instant::now();
         let Some(stream) = &mut self.stream else { return Ok(Decision::Continue) };
         let call = Call::ResponsePiece(piece.clone(), end);
+        // Nor is it left out while the plugin's breaker is open: it has begun with this body.
         let result = stream.call_at_once(exchange, call, started);
-        let outcome = match &result {
-            Ok(finished) => Outcome::of(&finished.decision),
-            Err(error) => error.kind(),
-        };
-        self.configured.plugin.metrics.called(Phase::ResponseBody, outcome, started.elapsed());
+        self.judge(&result);
+        self.count(Phase::ResponseBody, &result, started);
         self.went_on(piece, result)
     }
 
@@ -131,12 +129,16 @@ impl Invocation {
         }
         let started = Instant::now();
         let result = self.unless_open(exchange, call, started).await;
-        let outcome = match &result {
+        self.count(phase, &result, started);
+        result
+    }
+
+    fn count(&self, phase: Phase, result: &Result<Finished, PluginError>, started: Instant) {
+        let outcome = match result {
             Ok(finished) => Outcome::of(&finished.decision),
             Err(error) => error.kind(),
         };
         self.configured.plugin.metrics.called(phase, outcome, started.elapsed());
-        result
     }
 
     /// Where the plugin has a circuit breaker: unless it is open.
@@ -149,13 +151,20 @@ impl Invocation {
         let Some(limits) = self.configured.limits().circuit_breaker else {
             return self.admitted(exchange, call, started).await;
         };
-        let plugin = self.configured.plugin.clone();
-        if !plugin.breaker.admits(limits, started) {
+        if !self.configured.plugin.breaker.admits(limits, started) {
             return Err(PluginError::CircuitOpen { plugin: self.configured.key().plugin.clone() });
         }
         let result = self.admitted(exchange, call, started).await;
-        match &result {
-            Ok(_) => plugin.breaker.succeeded(),
+        self.judge(&result);
+        result
+    }
+
+    /// Tells the circuit breaker, where there is one, how a call ended.
+    fn judge(&self, result: &Result<Finished, PluginError>) {
+        let Some(limits) = self.configured.limits().circuit_breaker else { return };
+        let breaker = &self.configured.plugin.breaker;
+        match result {
+            Ok(_) => breaker.succeeded(),
             // How busy it is, and what others have done to it, says nothing about how it works.
             Err(
                 PluginError::Busy { .. }
@@ -165,13 +174,12 @@ impl Invocation {
                 | PluginError::CircuitOpen { .. },
             ) => {}
             Err(error) => {
-                if plugin.breaker.failed(limits, Instant::now()) {
+                if breaker.failed(limits, Instant::now()) {
                     let (plugin, window_s) = (&self.configured.key().plugin, limits.window.as_secs_f64());
                     tracing::warn!(%plugin, failures = limits.failures, window_s, %error, "the plugin only fails: it is not called for a while");
                 }
             }
         }
-        result
     }
 
     async fn admitted(

@@ -1,6 +1,7 @@
 //! Parameters of a query string: those that are not named stay as they were written.
 
 use crate::path::encode;
+use kit::query::decode;
 
 /// The query without `remove` and with one value for each of `set`; none where nothing is left.
 pub(crate) fn change(query: Option<&str>, remove: &[String], set: &[(&str, Vec<u8>)]) -> Option<String> {
@@ -12,27 +13,6 @@ pub(crate) fn change(query: Option<&str>, remove: &[String], set: &[(&str, Vec<u
     let added = set.iter().map(|(name, value)| format!("{}={}", encode(name.as_bytes()), encode(value)));
     let pairs: Vec<_> = stays.chain(added).collect();
     (!pairs.is_empty()).then(|| pairs.join("&"))
-}
-
-/// Percent-decoding, with a plus for a space: enough to compare names.
-fn decode(text: &str) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        let hex = after.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
-        let byte = hex.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
-        match (first, byte) {
-            (b'%', Some(byte)) => {
-                decoded.push(byte);
-                rest = after.get(2..).unwrap_or_default();
-                continue;
-            }
-            (b'+', _) => decoded.push(b' '),
-            _ => decoded.push(*first),
-        }
-        rest = after;
-    }
-    decoded
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use sluice_model::Reason;
 use sluice_model::config::AuthProtocol;
+use sluice_model::field;
 use sluice_wasm::{FetchError, FetchErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -195,23 +196,10 @@ async fn ask(
     }
 }
 
-/// Fields that frame a message or belong to one connection: nobody's word on them is passed on.
+/// Fields that frame a message, or are between two neighbours of a connection: nobody's word on them is passed on.
 fn belongs_to_connection(name: &HeaderName) -> bool {
-    use super::names;
-    matches!(
-        *name,
-        header::CONNECTION
-            | header::CONTENT_LENGTH
-            | header::TE
-            | header::TRAILER
-            | header::TRANSFER_ENCODING
-            | header::UPGRADE
-            | header::PROXY_AUTHENTICATE
-            | header::PROXY_AUTHORIZATION
-            | header::EXPECT
-            | header::HOST
-    ) || *name == names::KEEP_ALIVE
-        || *name == names::PROXY_CONNECTION
+    field::is_framing(name)
+        || matches!(*name, header::HOST | header::EXPECT | header::PROXY_AUTHENTICATE | header::PROXY_AUTHORIZATION)
 }
 
 #[cfg(test)]

@@ -278,7 +278,7 @@ fn next(session: &Session, ctx: &mut RequestContext, failure: Failure, reused: b
         failure,
         method: &session.req_header().method,
         reused,
-        body_held: !session.as_downstream().retry_buffer_truncated() && !ctx.body_passed,
+        body_held: body_is_held(session, ctx),
         backend_timeout: ctx.upstream.backend_timeout,
     };
     match ctx.tries.after_failure(&rule.config.retry, failed) {
@@ -289,6 +289,12 @@ fn next(session: &Session, ctx: &mut RequestContext, failure: Failure, reused: b
         }
         Next::Retry(pause) => begin_retry(ctx, pause),
     }
+}
+
+/// Whether the request's body can be sent a second time: what was read of it is still here, and no plugin has seen any of it
+/// on its way.
+fn body_is_held(session: &Session, ctx: &RequestContext) -> bool {
+    !session.as_downstream().retry_buffer_truncated() && !ctx.body_passed
 }
 
 /// Takes a place in the budget for a further try. `false`: there is none, or no time.
@@ -344,7 +350,7 @@ pub(super) fn answered(session: &Session, ctx: &mut RequestContext, response: &R
     {
         metrics.observe(now.saturating_duration_since(connected));
     }
-    let held = !session.as_downstream().retry_buffer_truncated();
+    let held = body_is_held(session, ctx);
     let pause = ctx.rule.as_ref().and_then(|rule| ctx.tries.after_status(&rule.config.retry, status, held));
     let Some(pause) = pause else { return Ok(()) };
     if begin_retry(ctx, pause) {

@@ -1,7 +1,7 @@
 //! The filter ExternalAuth (GEP-1494).
 
 use super::backend::backend_speaking;
-use super::filter::{BackendRef, forbids};
+use super::filter::BackendRef;
 use super::rule::RuleBuilder;
 use crate::policy::Chain;
 use crate::report::Report;
@@ -11,6 +11,7 @@ use crate::world::Compiled;
 use http::HeaderName;
 use sluice_model::Code;
 use sluice_model::config::{AuthProtocol, ExternalAuth};
+use sluice_model::field::is_framing;
 use sluice_model::path::normalize_configured;
 
 /// The filter, whichever type it came as.
@@ -79,7 +80,7 @@ fn names(texts: &[String], field: &str, report: &mut Report<'_>) -> Option<Vec<H
     for (i, text) in texts.iter().enumerate() {
         let at = format!("{field}[{i}]");
         match header_name(text, &at, report) {
-            Some(name) if forbids(&name) || name == http::header::HOST => {
+            Some(name) if is_framing(&name) || name == http::header::HOST => {
                 report.error(Code::InvalidHeader, at, format!("`{name}` is set by HTTP itself and can't be passed on"));
                 complete = false;
             }

@@ -5,8 +5,9 @@ use super::cors;
 use super::external_auth::AuthSettings;
 use crate::report::Report;
 use crate::values::{header_name, header_value};
-use http::{HeaderName, StatusCode};
+use http::StatusCode;
 use sluice_model::config::{Cors, HeaderOps, PathRewrite, Redirect, RedirectScheme, Rewrite};
+use sluice_model::field::is_framing;
 use sluice_model::path::normalize_configured;
 use sluice_model::{Code, Hostname};
 use sluice_resources::api::http_route as api;
@@ -208,15 +209,6 @@ view!(
     HttpRouteRulesBackendRefsFiltersExternalAuthProtocol
 );
 
-/// Headers that frame a message or belong to one connection: to edit them breaks HTTP.
-const FORBIDDEN: &[&str] =
-    &["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
-
-/// Whether a field of this name may not be written.
-pub(crate) fn forbids(name: &HeaderName) -> bool {
-    FORBIDDEN.contains(&name.as_str())
-}
-
 /// `None` where a name or value can't be used.
 pub(super) fn header_ops(edit: &Edit<'_>, field: &str, report: &mut Report<'_>) -> Option<HeaderOps> {
     let mut ops = HeaderOps::default();
@@ -224,7 +216,7 @@ pub(super) fn header_ops(edit: &Edit<'_>, field: &str, report: &mut Report<'_>) 
     let mut seen = Vec::new();
     let mut name = |text: &str, field: String, report: &mut Report<'_>| {
         let name = header_name(text, &field, report)?;
-        if forbids(&name) {
+        if is_framing(&name) {
             report.error(Code::InvalidHeader, field, format!("`{name}` is set by HTTP itself and can't be edited"));
             return None;
         }

@@ -20,7 +20,6 @@ use sluice_resources::api::HttpRoute;
 use std::sync::Arc;
 
 pub(crate) use backend::tell;
-pub(crate) use filter::forbids;
 pub(crate) use matches::{Matches, header_matches, path_match};
 
 /// What a rule depends on beside its route: two listeners of which this is the same have the same rules.
