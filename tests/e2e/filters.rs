@@ -165,6 +165,10 @@ async fn bodies_pass_through_a_filter_in_both_directions() {
         let answer = raw::exchange(shop.http, post("refuse", "too much", chunked)).await.unwrap();
         assert_eq!((answer.status, answer.header("x-by").as_deref()), (413, Some("filter")));
     }
+    // A length that was told, and is not that of what the filter makes of the body.
+    let answer = raw::exchange(shop.http, post("keep-length", "a secret", false)).await.unwrap();
+    assert_eq!(answer.status, 503, "{answer:?}");
+    shop.gateway.logged(|line| line["reason"] == "plugin_failed").await;
     let large = "abcdefg".repeat(20_000);
     let answer = raw::exchange(shop.http, post("upper", &large, false)).await.unwrap();
     assert!(answer.text() == large.to_uppercase(), "140,000 bytes pass, piece by piece");

@@ -1,5 +1,5 @@
-//! The request's body: its size, and reading it for plugins and for external authorization, where they ask. Its pace is watched where it arrives, in
-//! `downstream`.
+//! The request's body: its size, and reading it for plugins and for external authorization, where they ask. Its pace is
+//! watched where it arrives, in `downstream`.
 //!
 //! A body that a plugin asks for is read once and held: the next plugin sees what is held, or what the one before put in
 //! its place, and reading goes on from the client where it wants more. When the request phases are over what is held
@@ -8,6 +8,7 @@
 use super::context::{Reply, RequestContext};
 use super::replay::Replay;
 use crate::metrics::{HeldBytes, RequestMetrics};
+use ::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use pingora_core::{Error, ErrorType};
 use pingora_proxy::Session;
@@ -32,6 +33,25 @@ impl Held {
     /// Its length, where it is another body than the client's.
     pub(super) fn replaced_length(&self) -> Option<usize> {
         self.replaced.then(|| self.bytes.len())
+    }
+}
+
+/// What is left of a message's length, where it was told and plugins see the body.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unsent(Option<u64>);
+
+impl Unsent {
+    pub(super) fn told_by(headers: &HeaderMap) -> Unsent {
+        let length = headers.get(header::CONTENT_LENGTH);
+        Unsent(length.and_then(|length| length.to_str().ok()?.parse().ok()))
+    }
+
+    /// Whether a piece of this many bytes, the last one or not, keeps to the length.
+    pub(super) fn takes(&mut self, bytes: usize, end: bool) -> bool {
+        let Some(unsent) = &mut self.0 else { return true };
+        let left = unsent.checked_sub(bytes as u64).filter(|left| !end || *left == 0);
+        *unsent = left.unwrap_or_default();
+        left.is_some()
     }
 }
 
@@ -158,4 +178,22 @@ pub(super) fn piece(session: &Session, ctx: &mut RequestContext) -> Result<(), B
 fn refuse(ctx: &mut RequestContext, reason: Reason) -> Box<Error> {
     ctx.refused = Some(reason.into());
     Error::explain(ErrorType::InternalError, reason.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::http::HeaderValue;
+
+    #[test]
+    fn a_body_keeps_to_the_length_that_was_told_where_one_was() {
+        let told = |length: &'static str| {
+            Unsent::told_by(&HeaderMap::from_iter([(header::CONTENT_LENGTH, HeaderValue::from_static(length))]))
+        };
+        let mut right = told("5");
+        assert!(right.takes(2, false) && right.takes(3, false) && right.takes(0, true));
+        assert!(!told("5").takes(6, false), "longer");
+        assert!(!told("5").takes(4, true), "shorter");
+        assert!(Unsent::told_by(&HeaderMap::new()).takes(7, true), "none was told");
+    }
 }

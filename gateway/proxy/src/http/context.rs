@@ -58,8 +58,9 @@ pub(crate) struct RequestContext {
     pub(super) answer_changes: Option<Box<[super::external_auth::Change]>>,
     /// What plugins and external authorization asked for of the body.
     pub(super) held: Option<Box<super::body::Held>>,
-    /// What is left of the response's declared length, where plugins see its body.
-    pub(super) unsent: Option<u64>,
+    /// Where plugins see their bodies: of the request as this try sends it, and of the response.
+    pub(super) request_unsent: super::body::Unsent,
+    pub(super) response_unsent: super::body::Unsent,
     /// Plugins have seen some of the request's body: it can't be sent a second time.
     pub(super) body_passed: bool,
     /// A plugin gave the backend's answer a status that has no body.
@@ -172,7 +173,8 @@ impl RequestContext {
             mirrors: None,
             answer_changes: None,
             held: None,
-            unsent: None,
+            request_unsent: super::body::Unsent::default(),
+            response_unsent: super::body::Unsent::default(),
             body_passed: false,
             bodiless: false,
             cors: super::cors::Verdict::default(),

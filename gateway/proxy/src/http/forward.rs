@@ -1,5 +1,6 @@
 //! To the endpoint: which one, how long it may take, what it is sent, and what follows when it fails.
 
+use super::body::Unsent;
 use super::context::{RequestContext, Upstream};
 use super::retry::{Failed, Next};
 use super::{headers, names, plugins, target};
@@ -163,11 +164,13 @@ pub(super) fn request(
         request.remove_header(&header::TRANSFER_ENCODING);
         request.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
     }
-    if plugins::may_have_unframed(ctx) && !session.is_body_empty() && session.req_header().version == Version::HTTP_11 {
+    if plugins::may_have_unframed(ctx) && !session.is_body_empty() {
         let framed = |name| request.headers.contains_key(name);
-        if !framed(header::CONTENT_LENGTH) && !framed(header::TRANSFER_ENCODING) {
+        let unframed = !framed(header::CONTENT_LENGTH) && !framed(header::TRANSFER_ENCODING);
+        if unframed && session.req_header().version == Version::HTTP_11 {
             request.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
         }
+        ctx.request_unsent = Unsent::told_by(&request.headers);
     }
     if ctx.grpc && request.version == Version::HTTP_2 && !request.headers.contains_key(header::TE) {
         // What the engine takes out of HTTP/1 requests, and gRPC servers ask for.

@@ -265,6 +265,9 @@ pub(super) async fn on_request_piece(
     let mut bytes = piece.take().unwrap_or_default();
     let outcome = request_pieces(session, ctx, plugins.run(), &mut bytes, end).await;
     ctx.plugins = Some(plugins);
+    if outcome.is_ok() && !ctx.request_unsent.takes(bytes.len(), end) {
+        return Err(refuse_length(ctx));
+    }
     // None is the body's end to the engine; nothing of it is what is held back.
     *piece = (!end || !bytes.is_empty()).then_some(bytes);
     outcome.map_err(|reply| refuse(ctx, reply))
@@ -318,14 +321,8 @@ pub(super) fn on_response_piece(
     let mut bytes = piece.take().unwrap_or_default();
     let outcome = response_pieces(session, ctx, plugins.run(), &mut bytes, end);
     ctx.plugins = Some(plugins);
-    if outcome.is_ok()
-        && let Some(unsent) = &mut ctx.unsent
-    {
-        let Some(left) = unsent.checked_sub(bytes.len() as u64).filter(|left| !end || *left == 0) else {
-            tracing::debug!("a plugin changed the length of a body whose length was told");
-            return Err(refuse(ctx, Reason::PluginFailed.into()));
-        };
-        *unsent = left;
+    if outcome.is_ok() && !ctx.response_unsent.takes(bytes.len(), end) {
+        return Err(refuse_length(ctx));
     }
     *piece = (!bytes.is_empty()).then_some(bytes);
     outcome.map_err(|reply| refuse(ctx, reply))
@@ -378,6 +375,11 @@ fn response_pieces(
     let back = take_request(session, ctx, run);
     run.spent += began.elapsed();
     if back { outcome } else { Err(Reason::PluginFailed.into()) }
+}
+
+fn refuse_length(ctx: &mut RequestContext) -> Box<pingora_core::Error> {
+    tracing::debug!("a plugin changed the length of a body whose length was told");
+    refuse(ctx, Reason::PluginFailed.into())
 }
 
 fn refuse(ctx: &mut RequestContext, reply: Reply) -> Box<pingora_core::Error> {

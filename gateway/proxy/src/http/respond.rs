@@ -1,5 +1,6 @@
 //! What comes back from the endpoint, on its way to the client.
 
+use super::body::Unsent;
 use super::context::RequestContext;
 use super::{headers, plugins, reply};
 use ::http::{HeaderValue, Method, StatusCode, Version, header};
@@ -51,8 +52,7 @@ pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, respon
             }
         }
         if has_body && plugins::see_response_body(ctx) {
-            let length = response.headers.get(header::CONTENT_LENGTH);
-            ctx.unsent = length.and_then(|length| length.to_str().ok()?.parse().ok());
+            ctx.response_unsent = Unsent::told_by(&response.headers);
         }
     }
     if upgraded {
