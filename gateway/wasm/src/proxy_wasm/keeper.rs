@@ -55,19 +55,29 @@ async fn attend(program: &Arc<Program>, ticks: &mut Vec<Option<Tick>>) -> Option
     ticks.iter().flatten().map(|tick| tick.due).min()
 }
 
+/// Makes the VM of a slot that has none. A turn is never held while it waits for the slot, nor the slot while it waits for
+/// a turn: whoever has the slot may be waiting for a turn of this very plugin.
 async fn fill(program: &Arc<Program>, index: usize, slot: &Slot) {
     slot.wanted.store(false, Ordering::Release);
-    let Ok(turn) = program.way(None, true).await else { return };
-    let mut place = slot.vm.clone().lock_owned().await;
-    if place.is_some() {
+    // It may have been wanted once more while it was being made.
+    while slot.number.load(Ordering::Acquire) == 0 {
+        let Ok(turn) = program.way(None, true).await else { return };
+        let Ok(mut place) = slot.vm.clone().try_lock_owned() else {
+            drop(turn);
+            drop(slot.vm.lock().await);
+            continue;
+        };
+        if place.is_some() {
+            return;
+        }
+        let making = program.clone();
+        let made = program.aside(turn, move || making.slots.get(index).map(|slot| making.start(slot, None))).await;
+        match made {
+            Some(Some(Ok(vm))) => program.put(slot, &mut place, vm),
+            Some(Some(Err(reason))) => program.not_made(reason),
+            Some(None) | None => {}
+        }
         return;
-    }
-    let making = program.clone();
-    let made = program.aside(turn, move || making.slots.get(index).map(|slot| making.start(slot, None))).await;
-    match made {
-        Some(Some(Ok(vm))) => program.put(slot, &mut place, vm),
-        Some(Some(Err(reason))) => program.not_made(reason),
-        Some(None) | None => {}
     }
 }
 

@@ -282,7 +282,8 @@ impl Program {
         }
     }
 
-    /// The VM of this number, for an exchange that began with it; none where it has ended.
+    /// The VM of this number, for an exchange that began with it; none where it has ended, at once: whoever makes the next
+    /// one has the slot for as long.
     pub(super) async fn same_vm(
         &self,
         index: usize,
@@ -290,7 +291,7 @@ impl Program {
         until: Instant,
     ) -> Result<Option<Locked>, PluginError> {
         let began = Instant::now();
-        let Some(slot) = self.slots.get(index) else { return Ok(None) };
+        let Some(slot) = self.slot_of(index, number) else { return Ok(None) };
         let vm = match slot.vm.clone().try_lock_owned() {
             Ok(vm) => vm,
             Err(_) => match tokio::time::timeout_at(until.into(), slot.vm.clone().lock_owned()).await {
@@ -304,10 +305,14 @@ impl Program {
         Ok((vm.is_some() && slot.number.load(Ordering::Acquire) == number).then_some(vm))
     }
 
+    fn slot_of(&self, index: usize, number: u32) -> Option<&Slot> {
+        self.slots.get(index).filter(|slot| slot.number.load(Ordering::Acquire) == number)
+    }
+
     /// The same, where nothing may be waited for: as long as another call of it may run.
     pub(super) fn same_vm_at_once(&self, index: usize, number: u32) -> Result<Option<Locked>, PluginError> {
         let began = Instant::now();
-        let Some(slot) = self.slots.get(index) else { return Ok(None) };
+        let Some(slot) = self.slot_of(index, number) else { return Ok(None) };
         loop {
             match slot.vm.clone().try_lock_owned() {
                 Ok(vm) => return Ok((vm.is_some() && slot.number.load(Ordering::Acquire) == number).then_some(vm)),

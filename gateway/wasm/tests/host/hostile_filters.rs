@@ -58,6 +58,21 @@ async fn a_vm_that_fails_is_made_anew_and_what_it_had_paused_is_told() {
     serves(&version).await;
 }
 
+/// While its VM is made anew, several exchanges want one; who then has it may have to wait for a thread.
+#[tokio::test]
+async fn exchanges_that_wait_for_the_next_vm_are_served_by_it() {
+    let host = Host::new();
+    let mut spec = probe();
+    spec.limits.deadline = std::time::Duration::from_secs(20);
+    let version = host.ready(&spec, "{}").await;
+    for _ in 0..50 {
+        // A filter whose run time was used up is called on the threads of low priority for a while.
+        let error = version.begin().on_request(&mut told("loop")).await.unwrap_err();
+        assert!(matches!(&error, PluginError::Trap { kind: TrapKind::RunTime, .. }), "{error}");
+        tokio::join!(serves(&version), serves(&version), serves(&version), serves(&version));
+    }
+}
+
 #[tokio::test]
 async fn whatever_a_filter_does_when_it_is_configured_it_ends_and_is_told() {
     for (what, told) in [
