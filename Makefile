@@ -10,7 +10,7 @@ GUESTS = plugins sdk/rust tests/guests
 SLUICE = $(CARGO_TARGET_DIR)/$(PROFILE)/sluice
 
 .DEFAULT_GOAL := help
-.PHONY: help run build plugins test test-cluster lint check bench bench-cluster judge generate image deny cluster-up cluster-down
+.PHONY: help run build plugins test test-cluster conformance lint check bench bench-cluster judge generate image deny cluster-up cluster-down
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -44,6 +44,9 @@ test: lint plugins ## Everything but the cluster
 
 test-cluster: ## On a real Kubernetes cluster, which it brings up and takes down (Linux, root, Go)
 	@tests/cluster/test
+
+conformance: ## The Gateway API's own suite, all profiles, on such a cluster; part of test-cluster
+	@tests/cluster/test conformance
 
 check: plugins ## Every example, by sluice check
 	$(CARGO) build --locked --workspace --bin sluice

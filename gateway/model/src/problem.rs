@@ -155,6 +155,7 @@ codes! {
     NamespaceNotFound = "SLUICE-P214", "a Namespace whose labels are asked for but that is not there", "add the Namespace object with its labels";
     ParametersNotFound = "SLUICE-P215", "a parametersRef that cannot be used", "refer to a GatewayConfig that exists in the namespace of the reference";
     PolicyNotFound = "SLUICE-P216", "a TrafficPolicy that does not exist", "create the TrafficPolicy without targetRefs in the namespace of the object that names it, or correct the name";
+    UnsupportedAppProtocol = "SLUICE-P217", "an `appProtocol` that Sluice does not speak", "give the Service's port one of the protocols that the message names, or none";
 
     // 3xx: listeners and certificates
     ListenerConflict = "SLUICE-P301", "two listeners on one port that conflict", "give one of them another port, protocol or hostname; the older one serves";

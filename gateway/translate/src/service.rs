@@ -193,9 +193,15 @@ fn by_source() -> LoadBalancerConfig {
     }
 }
 
-/// What Service ports say of themselves (GEP-1911, and the names that are in use beside it).
+/// The protocols that an `appProtocol` can name, for people; the names that [`protocol_of`] knows beside them are other
+/// spellings.
+pub(crate) const PROTOCOLS: &str =
+    "`http`, `https`, `kubernetes.io/h2c`, `kubernetes.io/ws`, `kubernetes.io/wss`, `grpc`, `grpcs`";
+
+/// What Service ports say of themselves (GEP-1911, and the names that are in use beside it). Case says nothing (RFC 6335,
+/// section 5.1).
 fn protocol_of(app_protocol: Option<&str>) -> (BackendProtocol, bool) {
-    match app_protocol.unwrap_or_default() {
+    match app_protocol.unwrap_or_default().to_ascii_lowercase().as_str() {
         "kubernetes.io/h2c" | "h2c" | "http2" | "grpc" => (BackendProtocol::Http2, false),
         "kubernetes.io/ws" | "ws" => (BackendProtocol::WebSocket, false),
         "kubernetes.io/wss" | "wss" => (BackendProtocol::WebSocket, true),
@@ -205,9 +211,10 @@ fn protocol_of(app_protocol: Option<&str>) -> (BackendProtocol, bool) {
     }
 }
 
-/// Whether an `appProtocol` means something here. What it does not know is taken for HTTP/1.1.
+/// Whether an `appProtocol` means something here. What it does not know is HTTP/1.1 for an Ingress, which has no word on it.
 pub(crate) fn knows_protocol(app_protocol: &str) -> bool {
-    matches!(app_protocol, "" | "http" | "tcp") || protocol_of(Some(app_protocol)) != protocol_of(None)
+    let plain = ["", "http", "http/1.1", "tcp"].iter().any(|known| known.eq_ignore_ascii_case(app_protocol));
+    plain || protocol_of(Some(app_protocol)) != protocol_of(None)
 }
 
 /// The name outside, where a GatewayConfig allows it.

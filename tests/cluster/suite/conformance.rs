@@ -7,7 +7,7 @@ use sluice_tests::binary;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where the report of the last release's CRDs lies; `UPDATE=1` writes it.
-const REPORT: &str = "tests/cluster/reports/gateway-api-v1.6.3-experimental.yaml";
+const REPORT: &str = "tests/cluster/reports/experimental-v0.1.0-default-report.yaml";
 
 /// The suite's profiles, each with how many tests its core has.
 const PROFILES: [(&str, u64); 5] =

@@ -5,7 +5,7 @@ use crate::gateway::Place;
 use crate::grant::{Reference, permits};
 use crate::policy::Chain;
 use crate::report::Report;
-use crate::service::{PortRef, Spoken, Unusable, knows_protocol, resolve};
+use crate::service::{PROTOCOLS, PortRef, Spoken, Unusable, knows_protocol, resolve};
 use crate::world::{Compiled, World};
 use sluice_model::config::BackendKey;
 use sluice_model::object::NamespacedName;
@@ -98,8 +98,14 @@ fn look_up(
     };
     match resolve(world, place, &service, PortRef::Number(port), spoken, chain, &mut compiled.deps) {
         Ok(backend) => {
+            if let Some(protocol) = unknown_protocol(world, &service, port, spoken) {
+                let message = format!(
+                    "appProtocol `{protocol}` of Service {service} is not supported; {PROTOCOLS} are, and none means HTTP/1.1"
+                );
+                report.error(Code::UnsupportedAppProtocol, field, message);
+                return Err("UnsupportedProtocol");
+            }
             let key = backend.key.clone();
-            warn_of_protocol(world, &service, port, spoken, field, &mut report);
             compiled.backends.entry(key.clone()).or_insert_with(|| Arc::new(backend));
             Ok(key)
         }
@@ -141,27 +147,13 @@ pub(crate) fn tell(
     }
 }
 
-fn warn_of_protocol(
-    world: &World<'_>,
-    service: &NamespacedName,
-    port: u16,
-    spoken: Spoken,
-    field: &str,
-    report: &mut Report<'_>,
-) {
-    let ports = world.store.services.get(service).and_then(|s| s.spec.as_ref()?.ports.as_ref());
+/// The `appProtocol` of the Service's port, where this route cannot send by it (HTTPBackendRef of the Gateway API: the
+/// backend is invalid then, as what would be sent instead is not what the backend expects).
+fn unknown_protocol<'w>(world: &World<'w>, service: &NamespacedName, port: u16, spoken: Spoken) -> Option<&'w str> {
     if matches!(spoken, Spoken::Bytes | Spoken::Datagrams) {
-        return;
+        return None;
     }
-    let protocol = ports
-        .and_then(|ports| ports.iter().find(|p| p.port == i32::from(port)))
-        .and_then(|port| port.app_protocol.as_deref())
-        .filter(|protocol| !knows_protocol(protocol));
-    if let Some(protocol) = protocol {
-        let message = format!(
-            "appProtocol `{protocol}` of Service {service} is not known; {} is spoken",
-            if spoken == Spoken::Grpc { "HTTP/2" } else { "HTTP/1.1" }
-        );
-        report.warn(Code::UnsupportedValue, field, message);
-    }
+    let ports = world.store.services.get(service)?.spec.as_ref()?.ports.as_ref()?;
+    let port = ports.iter().find(|p| p.port == i32::from(port))?;
+    port.app_protocol.as_deref().filter(|protocol| !knows_protocol(protocol))
 }

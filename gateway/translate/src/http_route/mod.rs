@@ -101,6 +101,7 @@ fn invalid<'p>(object: &ObjectRef, problems: &'p [Problem]) -> Option<&'p Proble
         Code::RouteConflict,
         Code::PolicyNotFound,
         Code::ExternalNameNotAllowed,
+        Code::UnsupportedAppProtocol,
     ];
     let counts = |problem: &&Problem| {
         problem.severity == Severity::Error

@@ -361,6 +361,22 @@ fn of_routes_of_every_kind() {
                 (&named, host("a..com, b.com"), &["gw PartiallyInvalid=True/UnsupportedValue"]),
             ]));
         }
+        if ["HTTPRoute", "GRPCRoute"].contains(&kind) {
+            let speaks = |protocol: &str| {
+                backend("name: speaks, port: 8080")
+                    + &format!(
+                        "---\n{{apiVersion: v1, kind: Service, metadata: {{name: speaks, namespace: infra}}, spec: {{ports: [{{port: 8080, appProtocol: {protocol}}}]}}}}\n"
+                    )
+            };
+            wrongs.extend(all_wrong(&[
+                (&named, speaks("mysql"), &["gw ResolvedRefs=False/UnsupportedProtocol"]),
+                (&named, speaks("kubernetes.io/h3"), &["gw ResolvedRefs=False/UnsupportedProtocol"]),
+            ]));
+            for known in ["http", "HTTPS", "kubernetes.io/h2c", "kubernetes.io/ws", "tcp", "grpc"] {
+                let h = Harness::new(&speaks(known));
+                assert_eq!(said(&h, &named), Vec::<String>::new(), "{known}");
+            }
+        }
         // Its number is there, but of another protocol.
         let protocol = if kind == "UDPRoute" { "a" } else { "u" };
         wrongs.extend(all_wrong(&[(
