@@ -49,6 +49,41 @@ fn the_image_starts_the_program_that_its_list_of_files_puts_there() {
     assert!(read("tests/cluster/test").contains(&format!("--entrypoint {place} ")));
 }
 
+/// The sources below these folders, by file name without its end.
+fn sources(folders: &[&str]) -> Vec<(String, String)> {
+    let mut sources = Vec::new();
+    for folder in folders {
+        for entry in std::fs::read_dir(binary::root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|end| end == "rs") {
+                let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+                sources.push((name, std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    sources
+}
+
+#[test]
+fn each_kind_of_service_names_tests_that_are_there() {
+    let document = read("docs/kubernetes.md");
+    let (_, section) = document.split_once("## Services of every type\n").expect("the section");
+    let (section, _) = section.split_once("\n## ").expect("the next section");
+    let sources = sources(&["tests/cluster/suite", "tests/http", "tests/e2e", "gateway/translate/src/tests"]);
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let rows: Vec<&str> = rows.filter(|row| !row.starts_with("as ")).collect();
+    assert!(rows.len() > 12, "{rows:?}");
+    for row in rows {
+        let shown = row.rsplit(" | ").next().unwrap();
+        let names: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty() || shown == "-", "no test shows: {row}");
+        for name in names {
+            let is_there = |(file, text): &(String, String)| file == name || text.contains(&format!("fn {name}()"));
+            assert!(sources.iter().any(is_there), "there is no test `{name}`: {row}");
+        }
+    }
+}
+
 #[test]
 fn every_flag_in_the_plain_manifests_is_one_of_sluice_run() {
     let help = Command::new(binary::sluice()).args(["run", "--help"]).output().unwrap();

@@ -4,7 +4,7 @@ use crate::shop::{HOST, backend_of};
 use sluice_tests::certificate::Authority;
 use sluice_tests::objects::{class, http_route, join, route_to, secret, service};
 use sluice_tests::{Address, Backend, Folder, Gateway, ports, raw};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A Gateway `edge`; `spec` is YAML at column 2.
 fn gateway(spec: &str) -> String {
@@ -33,6 +33,21 @@ async fn a_gateway_is_reached_at_the_addresses_that_it_names_and_at_no_other() {
     let at = |host: &str| -> SocketAddr { format!("{host}:8080").parse().unwrap() };
     assert_eq!(status(at("127.0.80.80")).await, Some(200));
     assert_eq!(status(at("127.0.80.81")).await, None);
+}
+
+#[tokio::test]
+async fn a_gateway_of_an_ipv6_address_is_reached_there_and_leads_to_endpoints_of_either_family() {
+    for backend in [Backend::echo("v4").await, Backend::echo_ipv6("v6").await] {
+        let port = ports::free();
+        let spec = format!(
+            "  addresses: [{{type: IPAddress, value: \"::1\"}}]\n  listeners: [{{name: http, port: {port}, protocol: HTTP}}]\n"
+        );
+        let (gateway, _folder) = with(&backend, [gateway(&spec)]).await;
+        assert_eq!(status(SocketAddr::from((Ipv6Addr::LOCALHOST, port))).await, Some(200));
+        assert_eq!(status(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await, None);
+        let line = gateway.logged(|line| line["status"] == 200).await;
+        assert_eq!((&line["client_ip"], &line["endpoint"]), (&"::1".into(), &backend.address.to_string().into()));
+    }
 }
 
 #[tokio::test]

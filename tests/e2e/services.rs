@@ -51,6 +51,86 @@ async fn a_terminating_endpoint_gets_nothing_new_unless_nothing_else_is_left() {
     shop.until("the last endpoint", "/", |a| a.status == 200 && a.text().contains("leaves")).await;
 }
 
+/// Endpoints in two zones, each meant for its own.
+fn in_zones(a: SocketAddr, b: SocketAddr) -> String {
+    let on = |n: usize, at: SocketAddr, zone: &str| {
+        let place =
+            format!("nodeName: node-{zone}, zone: {zone}, hints: {{forZones: [{{name: {zone}}}]}}, conditions:");
+        slice("web", n, at, "ready: true").replace("conditions:", &place)
+    };
+    join([route_to("all", &[HOST], "web"), service("web", &[]), on(0, a, "a"), on(1, b, "b")])
+}
+
+#[tokio::test]
+async fn endpoints_that_are_meant_for_the_gateways_zone_get_its_requests() {
+    let (a, b) = (Backend::echo("a").await, Backend::echo("b").await);
+    let objects = in_zones(a.address, b.address);
+    let all_to = |name: &str| BTreeMap::from([(name.to_owned(), 20)]);
+    // The zone is told, or is what an endpoint on the same node tells.
+    let told = Shop::start_as(&[], &objects, |options| options.environment("SLUICE_ZONE", "b")).await;
+    assert_eq!(shares(&told, 20, |_| String::new()).await, all_to("b"));
+    let shop = Shop::start_as(&[], &objects, |options| options.argument("--node").argument("node-a")).await;
+    assert_eq!(shares(&shop, 20, |_| String::new()).await, all_to("a"));
+    let url = format!("/explain?output=text&method=GET&url=http://{HOST}:{}/", shop.http);
+    let (_, explained) = shop.gateway.admin_get(&url).await.unwrap();
+    assert!(explained.contains(&format!("{} ready, zone a", a.address)), "{explained}");
+    assert!(explained.contains(&format!("{} ready, meant for others, zone b", b.address)), "{explained}");
+    let (_, page) = shop.gateway.admin_get("/").await.unwrap();
+    assert!(page.contains("ready, meant for others"), "{page}");
+
+    // Where one of them has no hint, hints say nothing.
+    shop.folder.write("more.yaml", objects.replace("hints: {forZones: [{name: b}]}, ", ""));
+    shop.until("the other zone", "/", |answer| answer.status == 200 && backend_of(answer) == "b").await;
+    assert_eq!(shares(&shop, 20, |_| String::new()).await.len(), 2);
+    shop.folder.write("more.yaml", &objects);
+    wait::until("the zone alone", || async {
+        let asked = shares(&shop, 6, |_| String::new()).await;
+        (asked.len() == 1).then_some(())
+    })
+    .await;
+
+    // Nobody in the zone answers: no request is lost, and after some the endpoint is left alone.
+    a.stop().await;
+    assert_eq!(shares(&shop, 20, |_| String::new()).await, all_to("b"));
+}
+
+/// Slices of both families with one pod each.
+fn pod_of_both_families(pod: &str, n: usize, v4: SocketAddr, v6: SocketAddr) -> String {
+    let of_pod = |n: usize, at: SocketAddr| {
+        let target = format!("targetRef: {{kind: Pod, name: {pod}, uid: uid-of-{pod}}}, conditions:");
+        slice("web", n, at, "ready: true").replace("conditions:", &target)
+    };
+    join([of_pod(2 * n, v4), of_pod(2 * n + 1, v6)])
+}
+
+#[tokio::test]
+async fn a_pod_with_addresses_of_both_families_is_one_endpoint_that_is_reached_by_either() {
+    let (a4, a6) = (Backend::echo("a4").await, Backend::echo_ipv6("a6").await);
+    let (b4, b6) = (Backend::echo("b4").await, Backend::echo_ipv6("b6").await);
+    let objects = |families: &str| {
+        let service = service("web", &[]).replace("spec:\n", &format!("spec:\n  ipFamilies: {families}\n"));
+        let pods = [
+            pod_of_both_families("a", 0, a4.address, a6.address),
+            pod_of_both_families("b", 1, b4.address, b6.address),
+        ];
+        join([route_to("all", &[HOST], "web"), service].into_iter().chain(pods))
+    };
+    let shop = Shop::start(&[], &objects("[IPv6, IPv4]")).await;
+    let even = |names: [&str; 2]| BTreeMap::from(names.map(|name| (name.to_owned(), 10)));
+    assert_eq!(shares(&shop, 20, |_| String::new()).await, even(["a6", "b6"]));
+    shop.folder.write("more.yaml", objects("[IPv4, IPv6]"));
+    shop.until("IPv4", "/", |answer| answer.status == 200 && backend_of(answer).ends_with('4')).await;
+    assert_eq!(shares(&shop, 20, |_| String::new()).await, even(["a4", "b4"]));
+    let url = format!("/explain?output=text&method=GET&url=http://{HOST}:{}/", shop.http);
+    let (_, explained) = shop.gateway.admin_get(&url).await.unwrap();
+    assert!(explained.contains(&format!("{} (or {}) ready", a4.address, a6.address)), "{explained}");
+
+    // It keeps its share where its first address does not answer.
+    a4.stop().await;
+    let asked = shares(&shop, 20, |_| String::new()).await;
+    assert!(asked["a6"] >= 9 && asked["b4"] >= 9 && asked.len() == 2, "{asked:?}");
+}
+
 #[tokio::test]
 async fn a_connection_that_fails_is_tried_on_another_endpoint_whatever_the_method() {
     let works = Backend::echo("works").await;

@@ -2,7 +2,7 @@
 
 use sluice_tests::certificate::Authority;
 use sluice_tests::raw::{self, Response};
-use sluice_tests::{Backend, Folder, Gateway, objects, ports, wait};
+use sluice_tests::{Backend, Folder, Gateway, gateway, objects, ports, wait};
 use std::collections::BTreeMap;
 
 pub(crate) const HOST: &str = "shop.example";
@@ -19,6 +19,15 @@ pub(crate) struct Shop {
 impl Shop {
     /// One echo backend and one Service a name; `objects` is further YAML.
     pub(crate) async fn start(names: &[&'static str], more: &str) -> Shop {
+        Shop::start_as(names, more, |options| options).await
+    }
+
+    /// The same, with a gateway that is started otherwise.
+    pub(crate) async fn start_as(
+        names: &[&'static str],
+        more: &str,
+        options: impl FnOnce(gateway::Options) -> gateway::Options,
+    ) -> Shop {
         let (folder, authority) = (Folder::new(), Authority::default());
         let (http, https) = (ports::free(), ports::free());
         let mut backends = BTreeMap::new();
@@ -34,7 +43,7 @@ impl Shop {
         }
         folder.write("shop.yaml", objects::join(documents));
         folder.write("more.yaml", more);
-        let gateway = Gateway::start(&folder).await;
+        let gateway = options(gateway::Options::new(&folder)).start().await;
         Shop { gateway, folder, authority, backends, http, https }
     }
 

@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde_json::json;
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
@@ -40,6 +40,9 @@ pub struct Seen {
     pub headers: HeaderMap,
 }
 
+/// Of 127.0.0.1, whichever port is free.
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// Gone, with its connections, when dropped.
 pub struct Backend {
     pub address: SocketAddr,
@@ -54,31 +57,36 @@ impl Backend {
         Backend::with(echo_as(name)).await
     }
 
-    /// The same behind TLS; ALPN offers `alpn`.
+    /// The same at `[::1]`.
+    pub async fn echo_ipv6(name: &'static str) -> Backend {
+        Backend::serve((Ipv6Addr::LOCALHOST, 0).into(), echo_as(name), None).await
+    }
+
+    /// As [`Backend::echo`] behind TLS; ALPN offers `alpn`.
     pub async fn echo_tls(name: &'static str, leaf: &Leaf, alpn: &[&str]) -> Backend {
-        Backend::serve(0, echo_as(name), Some(TlsAcceptor::from(leaf.server_config(alpn)))).await
+        Backend::serve(ANY, echo_as(name), Some(TlsAcceptor::from(leaf.server_config(alpn)))).await
     }
 
     /// As [`Backend::echo_tls`], for clients with a certificate of this authority alone.
     pub async fn echo_mutual(name: &'static str, leaf: &Leaf, authority: &Authority) -> Backend {
-        Backend::serve(0, echo_as(name), Some(TlsAcceptor::from(leaf.mutual_server_config(authority)))).await
+        Backend::serve(ANY, echo_as(name), Some(TlsAcceptor::from(leaf.mutual_server_config(authority)))).await
     }
 
     pub async fn with(handler: Handler) -> Backend {
-        Backend::serve(0, handler, None).await
+        Backend::serve(ANY, handler, None).await
     }
 
     pub async fn with_tls(leaf: &Leaf, handler: Handler) -> Backend {
-        Backend::serve(0, handler, Some(TlsAcceptor::from(leaf.server_config(&["http/1.1"])))).await
+        Backend::serve(ANY, handler, Some(TlsAcceptor::from(leaf.server_config(&["http/1.1"])))).await
     }
 
     /// On a port that was free before, for one that comes later than who asks it.
     pub async fn on_port(port: u16, handler: Handler) -> Backend {
-        Backend::serve(port, handler, None).await
+        Backend::serve((Ipv4Addr::LOCALHOST, port).into(), handler, None).await
     }
 
-    async fn serve(port: u16, handler: Handler, tls: Option<TlsAcceptor>) -> Backend {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    async fn serve(address: SocketAddr, handler: Handler, tls: Option<TlsAcceptor>) -> Backend {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(Mutex::new(0));

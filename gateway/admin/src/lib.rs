@@ -100,7 +100,7 @@ pub struct EndpointStatus {
     /// Tells backends of one Service apart that differ in policy.
     pub policy: String,
     pub address: String,
-    /// `ready`, `not ready`, `ejected`, `failing its health checks`.
+    /// `ready`, `ready, meant for others`, `not ready`, `ejected`, `failing its health checks`.
     pub state: String,
     /// Requests that it is answering.
     pub in_flight: usize,
@@ -108,7 +108,7 @@ pub struct EndpointStatus {
 
 impl EndpointStatus {
     pub fn is_ready(&self) -> bool {
-        self.state == "ready"
+        matches!(&*self.state, "ready" | "ready, meant for others")
     }
 }
 

@@ -402,6 +402,9 @@ impl Assembler {
         let mut table = before.backends.to_vec();
         table.resize(self.backend_slots.len().max(table.len()), None);
         let mut touched: Vec<Slot<BackendKey>> = Vec::new();
+        if self.registry.set_locality(&config.locality) {
+            touched.extend(self.backend_slots.iter().cloned());
+        }
         for key in changed(&before.config.backends, &config.backends) {
             touched.extend(self.backend_slots.get(key).cloned());
         }

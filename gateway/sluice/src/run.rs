@@ -20,7 +20,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use sluice_admin::View;
 use sluice_fetch::Policy;
-use sluice_model::config::{Certificate, Transport};
+use sluice_model::config::{Certificate, Locality, Transport};
 use sluice_proxy::access_log::AccessLogTarget;
 use sluice_proxy::downstream::PortSocket;
 use sluice_proxy::downstream::handover::{self, Handover, HandoverError, Received};
@@ -55,6 +55,8 @@ pub(crate) struct RunArgs {
     pub(crate) services: ServicesArgs,
     #[command(flatten)]
     pub(crate) last_good: LastGoodArgs,
+    #[command(flatten)]
+    place: PlaceArgs,
     /// Where /metrics, /livez and /readyz are answered; in a cluster, the pod's address
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9180")]
     pub(crate) metrics_address: SocketAddr,
@@ -111,6 +113,26 @@ pub(crate) struct RunArgs {
     /// Seconds for running requests to end in the drain; what is open then is cut
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     drain_timeout: u64,
+}
+
+/// Where it runs: what topology hints of endpoints are held against.
+#[derive(Args, Clone, Debug)]
+struct PlaceArgs {
+    /// The node that this process runs on: endpoints that are meant for it, or for its zone, get its requests [default:
+    /// unknown]
+    #[arg(long, value_name = "NAME", env = "SLUICE_NODE")]
+    node: Option<String>,
+    /// The zone that this process runs in [default: what EndpointSlices say of the zone of --node]
+    #[arg(long, value_name = "NAME", env = "SLUICE_ZONE")]
+    zone: Option<String>,
+}
+
+impl PlaceArgs {
+    fn locality(&self) -> Locality {
+        // A variable that is there and empty says nothing.
+        let known = |name: &Option<String>| name.as_deref().filter(|name| !name.is_empty()).map(Into::into);
+        Locality { node: known(&self.node), zone: known(&self.zone) }
+    }
 }
 
 /// Ports of the Gateway of all Ingress objects in a cluster, where no GatewayConfig says otherwise.
@@ -221,9 +243,12 @@ async fn serve(args: RunArgs, log: &Log) -> Result<ExitCode> {
             Some(source) => Origin::Cluster(source.clone()),
             None => Origin::Files { paths: args.config.clone(), poll: Duration::from_secs(args.poll) },
         },
-        options: match &cluster {
-            Some(cluster) => translation(Some(default_certificate), cluster),
-            None => of_files(Some(default_certificate)),
+        options: Options {
+            locality: args.place.locality(),
+            ..match &cluster {
+                Some(cluster) => translation(Some(default_certificate), cluster),
+                None => of_files(Some(default_certificate)),
+            }
         },
         plane,
         served,

@@ -8,6 +8,7 @@ use sluice_model::{Code, Kind, ObjectRef, Problem};
 use sluice_resources::Store;
 use sluice_resources::api::EndpointSlice;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The label that says whose endpoints a slice holds.
@@ -23,16 +24,50 @@ pub(crate) fn service_of(slice: &EndpointSlice) -> Option<NamespacedName> {
 #[derive(Debug, Default)]
 pub(crate) struct SliceIndex {
     by_service: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
+    /// The node whose zone is asked for.
+    node: Option<Arc<str>>,
+    /// In how many slices that node is said to be in a zone.
+    zones: BTreeMap<Arc<str>, usize>,
 }
 
 impl SliceIndex {
+    /// `node`: the one whose zone is of interest.
+    pub(crate) fn new(node: Option<Arc<str>>) -> Self {
+        SliceIndex { node, ..SliceIndex::default() }
+    }
+
+    /// The zone of the node, which each endpoint on it tells: one of the gateway's own is among them.
+    pub(crate) fn zone(&self) -> Option<&Arc<str>> {
+        self.zones.iter().max_by_key(|(_, slices)| **slices).map(|(zone, _)| zone)
+    }
+
+    /// What a slice says of the node's zone.
+    fn zone_in<'s>(&self, slice: &'s EndpointSlice) -> Option<&'s str> {
+        let node = self.node.as_deref()?;
+        slice.endpoints.iter().find(|e| e.node_name.as_deref() == Some(node))?.zone.as_deref()
+    }
+
     pub(crate) fn insert(&mut self, slice: &EndpointSlice) {
+        if let Some(zone) = self.zone_in(slice) {
+            match self.zones.get_mut(zone) {
+                Some(slices) => *slices += 1,
+                None => _ = self.zones.insert(zone.into(), 1),
+            }
+        }
         if let Some(service) = service_of(slice) {
             self.by_service.entry(service).or_default().insert(name_of(&slice.metadata));
         }
     }
 
     pub(crate) fn remove(&mut self, slice: &EndpointSlice) {
+        if let Some(zone) = self.zone_in(slice)
+            && let Some(slices) = self.zones.get_mut(zone)
+        {
+            *slices -= 1;
+            if *slices == 0 {
+                self.zones.remove(zone);
+            }
+        }
         let Some(service) = service_of(slice) else { return };
         if let Some(slices) = self.by_service.get_mut(&service) {
             slices.remove(&name_of(&slice.metadata));
@@ -54,8 +89,31 @@ impl SliceIndex {
                 read(slice, key, &mut found, problems);
             }
         }
-        EndpointSet { endpoints: found.into_values().collect() }
+        let service = store.services.get(&key.service).and_then(|service| service.spec.as_ref());
+        let families = service.and_then(|spec| spec.ip_families.as_deref()).unwrap_or_default();
+        let ipv6_first = families.first().is_some_and(|family| family == "IPv6");
+        EndpointSet { endpoints: join_families(found, ipv6_first) }
     }
+}
+
+/// A pod that stands in slices of both families is one endpoint: at its address of the Service's first family, with the
+/// other one beside it.
+fn join_families(found: BTreeMap<EndpointId, Endpoint>, ipv6_first: bool) -> Vec<Endpoint> {
+    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(found.len());
+    // Those of a pod stand together, IPv4 first.
+    for new in found.into_values() {
+        let pair = endpoints.last_mut().filter(|last| {
+            let one_pod = !new.id.target.is_empty() && last.id.target == new.id.target;
+            one_pod && last.alternate.is_none() && last.id.address.is_ipv4() && new.id.address.is_ipv6()
+        });
+        let at = |endpoint: &Endpoint| Some(SocketAddr::new(endpoint.id.address, endpoint.id.port));
+        match pair {
+            Some(last) if ipv6_first => *last = Endpoint { alternate: at(last), ..new },
+            Some(last) => last.alternate = at(&new),
+            None => endpoints.push(new),
+        }
+    }
+    endpoints
 }
 
 fn read(
@@ -93,14 +151,18 @@ fn read(
         let conditions = endpoint.conditions.as_ref();
         // Unknown counts as true (EndpointConditions).
         let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
-        let zones = endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_ref());
+        let hints = endpoint.hints.as_ref();
+        let zones = hints.and_then(|hints| hints.for_zones.as_ref()).into_iter().flatten();
+        let nodes = hints.and_then(|hints| hints.for_nodes.as_ref()).into_iter().flatten();
         let new = Endpoint {
             id: EndpointId { target: target.unwrap_or_default().into(), address, port },
+            alternate: None,
             ready,
             serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
             terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
             zone: endpoint.zone.as_deref().map(Into::into),
-            for_zones: zones.into_iter().flatten().map(|zone| zone.name.as_str().into()).collect(),
+            for_zones: zones.map(|zone| zone.name.as_str().into()).collect(),
+            for_nodes: nodes.map(|node| node.name.as_str().into()).collect(),
             node: endpoint.node_name.as_deref().map(Into::into),
         };
         // While slices are rewritten an endpoint may stand in two of them; the one that is ready counts.

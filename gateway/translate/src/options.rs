@@ -1,6 +1,6 @@
 //! What the translation is told once, from outside the objects.
 
-use sluice_model::config::Certificate;
+use sluice_model::config::{Certificate, Locality};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -22,6 +22,9 @@ pub struct Options {
     /// the Service records ([`crate::TargetPorts`]), and not before it does. `None`: listeners bind the ports that they
     /// name, and all Gateways share them. Default: none.
     pub gateway_services: Option<Arc<str>>,
+    /// The node and the zone that the gateway runs in. Where the zone is not said, it is what EndpointSlices say of the
+    /// node. Default: unknown, so that hints of endpoints say nothing.
+    pub locality: Locality,
     /// Remember whose status may be another one, for [`crate::Translator::take_status`]. Default: no.
     pub follow_status: bool,
 }
@@ -35,6 +38,7 @@ impl Default for Options {
             files: true,
             now: None,
             gateway_services: None,
+            locality: Locality::default(),
             follow_status: false,
         }
     }

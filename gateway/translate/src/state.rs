@@ -11,7 +11,7 @@ use crate::policy::Policies;
 use crate::rivals::Rivals;
 use crate::world::World;
 use sluice_model::{Kind, ObjectRef};
-use sluice_resources::{Change, Store};
+use sluice_resources::{Change, Object, Store};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,7 +39,7 @@ pub(crate) struct Inputs {
 pub(crate) struct Touched {
     pub(crate) objects: BTreeSet<ObjectRef>,
     pub(crate) files: bool,
-    /// Services whose slices changed.
+    /// Services whose slices changed, or that say otherwise how these are read.
     pub(crate) slices_of: BTreeSet<NamespacedName>,
 }
 
@@ -77,9 +77,11 @@ impl Inputs {
                     let reference = object.reference();
                     let former = self.slice(&reference);
                     let slice = match &object {
-                        sluice_resources::Object::EndpointSlice(slice) => Some(slice.clone()),
+                        Object::EndpointSlice(slice) => Some(slice.clone()),
                         _ => None,
                     };
+                    // Its first address family is that of its endpoints.
+                    let service = matches!(object, Object::Service(_)).then(|| reference.key());
                     if !self.store.upsert(object) {
                         continue;
                     }
@@ -91,6 +93,7 @@ impl Inputs {
                         self.slices.insert(new);
                         touched.slices_of.extend(crate::endpoints::service_of(new));
                     }
+                    touched.slices_of.extend(service);
                     touched.objects.insert(reference);
                 }
                 Change::Delete(reference) => {
@@ -98,6 +101,7 @@ impl Inputs {
                     if self.store.remove(&reference).is_none() {
                         continue;
                     }
+                    touched.slices_of.extend((reference.kind == Kind::Service).then(|| reference.key()));
                     for old in former.iter() {
                         self.slices.remove(old);
                         touched.slices_of.extend(crate::endpoints::service_of(old));

@@ -15,6 +15,7 @@ pub(crate) struct Changed {
     pub(crate) certificates: usize,
     pub(crate) plugins: usize,
     pub(crate) access_log: bool,
+    pub(crate) locality: bool,
 }
 
 impl Changed {
@@ -39,6 +40,9 @@ impl Changed {
         parts.extend(rest.into_iter().filter(|(n, _)| *n > 0).map(|(n, what)| count(n, what)));
         if self.access_log {
             parts.push("the access log".to_owned());
+        }
+        if self.locality {
+            parts.push("the gateway's own zone".to_owned());
         }
         // The verb stands once, after what is said first.
         match parts.first_mut() {

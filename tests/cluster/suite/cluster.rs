@@ -159,6 +159,7 @@ impl Namespace {
             .map(|pod| Pod {
                 name: pod["metadata"]["name"].as_str().expect("a name").to_owned(),
                 ip: pod["status"]["podIP"].as_str().expect("an address").parse().expect("an IP address"),
+                node: pod["spec"]["nodeName"].as_str().expect("a node").to_owned(),
             })
             .collect()
     }
@@ -173,9 +174,19 @@ impl Namespace {
 pub(crate) struct Pod {
     pub(crate) name: String,
     pub(crate) ip: IpAddr,
+    pub(crate) node: String,
 }
 
 impl Pod {
+    /// Asks from within the pod's network: a client in the cluster.
+    pub(crate) async fn ask(&self, to: SocketAddr, host: &str, path: &str) -> Result<String, String> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let network = format!("--net=/proc/{}/ns/net", self.process());
+        let shell = "exec 3<>\"/dev/tcp/$0/$1\" && printf %s \"$2\" >&3 && cat <&3";
+        let (ip, port) = (to.ip().to_string(), to.port().to_string());
+        run("timeout", &["10", "nsenter", &network, "bash", "-c", shell, &ip, &port, &request]).await
+    }
+
     /// Kills the process of its one container, which then starts again.
     pub(crate) fn kill(&self) {
         let killed = std::process::Command::new("kill").args(["-KILL", &self.process()]).status();

@@ -1,9 +1,10 @@
 //! Who answers: requests one after another, counted by the pod that they reached.
 
-use crate::cluster::Pod;
+use crate::cluster::{Pod, until};
+use futures::future;
 use futures::stream::{self, StreamExt};
 use sluice_tests::{Address, raw};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Answers, by pod.
@@ -26,6 +27,16 @@ pub(crate) async fn ask(to: Address, host: &str, path: &str, count: usize) -> Sp
         *spread.0.entry(pod).or_default() += 1;
     }
     spread
+}
+
+/// Waits until so many requests at a time are answered by all of these pods and by no other.
+pub(crate) async fn settles(to: Address, host: &str, path: &str, at_once: usize, pods: &BTreeSet<String>) {
+    until(&format!("{path} to be answered by {pods:?}"), || async {
+        let answers = future::try_join_all((0..at_once).map(|_| raw::get(to, host, path))).await.ok()?;
+        let good = answers.iter().all(|answer| answer.status == 200);
+        (good && answers.iter().map(pod_of).collect::<BTreeSet<_>>() == *pods).then_some(())
+    })
+    .await;
 }
 
 pub(crate) fn pod_of(answer: &raw::Response) -> String {

@@ -7,7 +7,7 @@ use crate::print::{display, display_option};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -282,6 +282,8 @@ pub struct EndpointSet {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Endpoint {
     pub id: EndpointId,
+    /// The same pod in the other address family: what is tried where `id`'s address cannot be connected to.
+    pub alternate: Option<SocketAddr>,
     /// May take new requests (EndpointSlice conditions: `ready`, where unknown counts as true).
     pub ready: bool,
     /// Still answers, though it may be on its way out.
@@ -289,8 +291,10 @@ pub struct Endpoint {
     /// Takes no new request while another endpoint is ready.
     pub terminating: bool,
     pub zone: Option<Arc<str>>,
-    /// Zones whose traffic this endpoint is meant for (topology hints); empty: all.
+    /// Zones whose traffic this endpoint is meant for (topology hints); empty: nothing is said of zones.
     pub for_zones: Vec<Arc<str>>,
+    /// Nodes likewise.
+    pub for_nodes: Vec<Arc<str>>,
     pub node: Option<Arc<str>>,
 }
 

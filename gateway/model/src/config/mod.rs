@@ -11,6 +11,7 @@ mod external_auth;
 mod listener;
 mod route;
 mod session;
+mod topology;
 mod tracing;
 
 pub use access_log::*;
@@ -20,6 +21,7 @@ pub use external_auth::*;
 pub use listener::*;
 pub use route::*;
 pub use session::*;
+pub use topology::*;
 pub use tracing::*;
 
 use crate::plugin::{Grants, PluginKey, PluginSpec, PluginUse};
@@ -53,6 +55,8 @@ pub struct Config {
     /// rule takes. A rule has its own list, which holds these too.
     pub listener_plugins: BTreeMap<ListenerId, Arc<Vec<PluginUse>>>,
     pub access_log: Arc<AccessLog>,
+    /// Where the gateway runs: what hints of endpoints are held against.
+    pub locality: Locality,
 }
 
 impl Config {

@@ -2,7 +2,7 @@
 
 use super::{Verdict, describe};
 use crate::Reason;
-use crate::config::{Action, BackendTarget, Config, Endpoint, EndpointSource, Rule, WeightedBackend};
+use crate::config::{Action, BackendTarget, Config, Endpoint, EndpointSource, Rule, Takers, WeightedBackend};
 use crate::plugin::{FailMode, PluginUse};
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -71,9 +71,13 @@ pub struct BackendStep {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EndpointStep {
     pub address: SocketAddr,
-    /// `ready`, `terminating, still serving` or `not ready`.
+    /// The same pod in the other address family.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alternate: Option<SocketAddr>,
+    /// `ready`, `ready, meant for others`, `terminating, still serving` or `not ready`.
     pub state: &'static str,
-    /// Takes new requests, as far as the configuration tells.
+    /// Takes new requests, as far as the configuration tells. Those that are meant for other zones or nodes do where those
+    /// that are meant for here fail.
     pub takes_requests: bool,
     pub zone: Option<String>,
     pub node: Option<String>,
@@ -158,9 +162,10 @@ fn backend(config: &Config, weighted: &WeightedBackend, total: u64) -> BackendSt
     let tls = backend.tls.as_ref().map(|tls| format!(" over TLS (as {})", tls.hostname)).unwrap_or_default();
     let found = match &backend.source {
         EndpointSource::Slices(key) => {
-            let set = config.endpoints.get(key);
-            step.endpoints = set.iter().flat_map(|set| &set.endpoints).map(EndpointStep::new).collect();
-            mark_takers(&mut step.endpoints);
+            if let Some(set) = config.endpoints.get(key) {
+                let takers = set.takers(&config.locality);
+                step.endpoints = set.endpoints.iter().map(|endpoint| EndpointStep::new(endpoint, &takers)).collect();
+            }
             if !step.endpoints.iter().any(|e| e.takes_requests) {
                 step.answer = Some(Verdict::reply(Reason::NoEndpoints, Reason::NoEndpoints.description()));
             }
@@ -175,29 +180,22 @@ fn backend(config: &Config, weighted: &WeightedBackend, total: u64) -> BackendSt
     step
 }
 
-const READY: &str = "ready";
-const TERMINATING: &str = "terminating, still serving";
-const NOT_READY: &str = "not ready";
-
 impl EndpointStep {
-    fn new(endpoint: &Endpoint) -> Self {
+    fn new(endpoint: &Endpoint, takers: &Takers<'_>) -> Self {
+        let takes_requests = takers.prefers(endpoint);
         let state = match endpoint {
-            Endpoint { terminating: true, serving: true, .. } => TERMINATING,
-            Endpoint { terminating: false, ready: true, .. } => READY,
-            _ => NOT_READY,
+            Endpoint { terminating: true, serving: true, .. } => "terminating, still serving",
+            Endpoint { terminating: false, ready: true, .. } if takes_requests => "ready",
+            Endpoint { terminating: false, ready: true, .. } => "ready, meant for others",
+            _ => "not ready",
         };
         EndpointStep {
             address: SocketAddr::new(endpoint.id.address, endpoint.id.port),
+            alternate: endpoint.alternate,
             state,
-            takes_requests: false,
+            takes_requests,
             zone: endpoint.zone.as_deref().map(str::to_owned),
             node: endpoint.node.as_deref().map(str::to_owned),
         }
     }
-}
-
-/// Those that are ready; where there is none, those that still serve.
-fn mark_takers(endpoints: &mut [EndpointStep]) {
-    let taking = if endpoints.iter().any(|e| e.state == READY) { READY } else { TERMINATING };
-    endpoints.iter_mut().for_each(|e| e.takes_requests = e.state == taking);
 }

@@ -85,7 +85,11 @@ fn write_backend(f: &mut Formatter<'_>, backend: &BackendStep) -> fmt::Result {
         writeln!(f, "          filter {filter}")?;
     }
     for endpoint in backend.endpoints.iter().take(ENDPOINTS) {
-        write!(f, "          {} {}", endpoint.address, endpoint.state)?;
+        write!(f, "          {}", endpoint.address)?;
+        if let Some(alternate) = endpoint.alternate {
+            write!(f, " (or {alternate})")?;
+        }
+        write!(f, " {}", endpoint.state)?;
         if let Some(zone) = &endpoint.zone {
             write!(f, ", zone {zone}")?;
         }

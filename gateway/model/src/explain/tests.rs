@@ -85,11 +85,13 @@ fn host(hostname: &str, mut matches: Vec<RouteMatch>, rules: Vec<Arc<Rule>>) -> 
 fn endpoint(last: u8, ready: bool, terminating: bool) -> Endpoint {
     Endpoint {
         id: EndpointId { target: "".into(), address: [10, 0, 0, last].into(), port: 8080 },
+        alternate: None,
         ready,
         serving: ready || terminating,
         terminating,
         zone: Some("z1".into()),
         for_zones: Vec::new(),
+        for_nodes: Vec::new(),
         node: None,
     }
 }

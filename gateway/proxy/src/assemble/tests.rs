@@ -3,7 +3,7 @@ use crate::downstream::DownstreamMetrics;
 use crate::upstream::{AddressGuard, RegistryOptions, UpstreamMetrics};
 use sluice_model::config::{
     AccessLog, Backend, BackendPolicy, BackendProtocol, Carries, ClientPolicy, Edge, Endpoint, EndpointId, EndpointSet,
-    ListenerId, PathMatch, Protocol, Retry, RouteMatch, RuleId, WeightedBackend,
+    ListenerId, Locality, PathMatch, Protocol, Retry, RouteMatch, RuleId, WeightedBackend,
 };
 use sluice_model::object::NamespacedName;
 use sluice_model::{Kind, ObjectRef};
@@ -33,8 +33,17 @@ fn backend(name: &str) -> Arc<Backend> {
 
 fn endpoints(last: u8) -> Arc<EndpointSet> {
     let id = EndpointId { target: "pod".into(), address: [192, 0, 2, last].into(), port: 8080 };
-    let endpoint =
-        Endpoint { id, ready: true, serving: true, terminating: false, zone: None, for_zones: Vec::new(), node: None };
+    let endpoint = Endpoint {
+        id,
+        alternate: None,
+        ready: true,
+        serving: true,
+        terminating: false,
+        zone: None,
+        for_zones: Vec::new(),
+        for_nodes: Vec::new(),
+        node: None,
+    };
     Arc::new(EndpointSet { endpoints: vec![endpoint] })
 }
 
@@ -168,6 +177,21 @@ fn a_rule_finds_its_backend_after_any_history() {
             assert_eq!(backend.key(), slot.key());
         }
     }
+}
+
+#[test]
+fn another_zone_touches_every_backend_and_no_host() {
+    let (mut assembler, _runtime) = assembler();
+    let config = config(2);
+    let before = assembler.assemble(Arc::new(config.clone()));
+    let moved = Config { locality: Locality { node: None, zone: Some("b".into()) }, ..config };
+    let after = assembler.assemble(Arc::new(moved.clone()));
+    for host in ["h0.test", "h1.test"] {
+        let [old, new] = [&before, &after].map(|snapshot| backend_of(snapshot, host).unwrap());
+        assert!(!Arc::ptr_eq(&old, &new), "{host}");
+    }
+    let again = assembler.assemble(Arc::new(moved));
+    assert!(Arc::ptr_eq(&backend_of(&after, "h0.test").unwrap(), &backend_of(&again, "h0.test").unwrap()));
 }
 
 #[test]

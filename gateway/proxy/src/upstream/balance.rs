@@ -1,8 +1,9 @@
 //! Which endpoint takes a request.
 //!
 //! The set of candidates is settled when endpoints change: those that are ready and not terminating; where there is
-//! none, those that still serve while they terminate (as kube-proxy does). What changes by the millisecond (ejection,
-//! health, warm-up, load) is read from the candidates' state at each pick.
+//! none, those that still serve while they terminate (as kube-proxy does). Of these, requests go to the ones that topology
+//! hints mean for here, and beyond them only where those are out. What changes by the millisecond (ejection, health,
+//! warm-up, load) is read from the candidates' state at each pick.
 
 use super::clock::Clock;
 use super::endpoint::EndpointState;
@@ -64,6 +65,16 @@ pub(super) struct Candidates {
     table: Option<Maglev>,
     /// Tags with the places of their endpoints, in order: what clients' sessions are found by.
     by_tag: Box<[(u64, u32)]>,
+    /// Where these are only the near ones: all of them.
+    all: Option<All>,
+}
+
+/// What is beyond the near ones.
+#[derive(Debug)]
+struct All {
+    candidates: Arc<Candidates>,
+    /// Turns of their own. Only some requests come here: by the turns of the near ones they would skip some endpoints.
+    cursor: AtomicUsize,
 }
 
 impl Candidates {
@@ -74,11 +85,24 @@ impl Candidates {
         };
         let mut by_tag: Box<[(u64, u32)]> = (0u32..).zip(&endpoints).map(|(at, e)| (e.tag, at)).collect();
         by_tag.sort_unstable();
-        Candidates { endpoints: endpoints.into(), table, by_tag }
+        Candidates { endpoints: endpoints.into(), table, by_tag, all: None }
     }
+
+    /// Those that requests from here are meant for, of `all`.
+    pub(super) fn near(endpoints: Vec<Arc<EndpointState>>, all: Arc<Candidates>, policy: &LoadBalancer) -> Self {
+        let all = All { candidates: all, cursor: AtomicUsize::new(fastrand::usize(..1 << 16)) };
+        Candidates { all: Some(all), ..Candidates::new(endpoints, policy) }
+    }
+
+    /// Those that requests go to; beyond them, see [`Candidates::widest`].
 
     pub(super) fn endpoints(&self) -> &[Arc<EndpointState>] {
         &self.endpoints
+    }
+
+    /// All that may take requests, near or not.
+    pub(super) fn widest(&self) -> &Candidates {
+        self.all.as_ref().map_or(self, |all| &all.candidates)
     }
 
     pub(super) fn pick<'a>(
@@ -90,7 +114,7 @@ impl Candidates {
         metrics: &'a BackendMetrics,
     ) -> Option<&'a Arc<EndpointState>> {
         let pick = Picking { candidates: self, request, policy, clock, metrics };
-        match self.endpoints.len() {
+        let drawn = match self.endpoints.len() {
             0 => None,
             1 => self.endpoints.first(),
             count => match (&policy.load_balancer, &self.table) {
@@ -102,12 +126,17 @@ impl Candidates {
                 (LoadBalancer::LeastRequest, _) => pick.least_request(count),
                 (LoadBalancer::RoundRobin | LoadBalancer::ConsistentHash(_), _) => pick.round_robin(cursor, count),
             },
+        };
+        match &self.all {
+            // None near is left, or so few that a share of the requests is better off elsewhere.
+            Some(all) if drawn.is_none_or(|endpoint| !pick.usable(endpoint)) => {
+                all.candidates.pick(request, policy, &all.cursor, clock, metrics)
+            }
+            _ => drawn,
         }
     }
-}
 
-impl Candidates {
-    /// The endpoint of a session, unless it must not take this request.
+    /// The endpoint of a session, near or not, unless it must not take this request.
     pub(super) fn resume<'a>(
         &'a self,
         tag: u64,
@@ -116,10 +145,11 @@ impl Candidates {
         clock: &'a Clock,
         metrics: &'a BackendMetrics,
     ) -> Option<&'a Arc<EndpointState>> {
-        let at = self.by_tag.binary_search_by_key(&tag, |(tag, _)| *tag).ok()?;
-        let (_, index) = self.by_tag.get(at)?;
-        let endpoint = self.endpoints.get(*index as usize)?;
-        let pick = Picking { candidates: self, request, policy, clock, metrics };
+        let all = self.widest();
+        let at = all.by_tag.binary_search_by_key(&tag, |(tag, _)| *tag).ok()?;
+        let (_, index) = all.by_tag.get(at)?;
+        let endpoint = all.endpoints.get(*index as usize)?;
+        let pick = Picking { candidates: all, request, policy, clock, metrics };
         // Where most of them seem broken, everybody stays where they are.
         let stays = pick.usable(endpoint) || (!pick.tried(endpoint) && pick.panicking());
         stays.then_some(endpoint)
@@ -183,7 +213,7 @@ impl<'a> Picking<'a> {
     }
 
     fn tried(&self, endpoint: &EndpointState) -> bool {
-        self.request.tried.contains(&endpoint.address)
+        self.request.tried.contains(&endpoint.target())
     }
 
     fn available(&self, endpoint: &EndpointState) -> bool {
@@ -199,7 +229,8 @@ impl<'a> Picking<'a> {
         let all = &self.candidates.endpoints;
         let available = all.iter().filter(|e| self.available(e)).count();
         let panicking = available * 100 < all.len() * PANIC_PERCENT;
-        if panicking {
+        // With others to turn to, nobody is sent to an endpoint that is out.
+        if panicking && self.candidates.all.is_none() {
             self.metrics.panics.inc();
         }
         panicking

@@ -20,6 +20,7 @@ pub(super) struct EndpointKey {
     /// One number may be a port of TCP and another of UDP.
     pub(super) transport: Transport,
     pub(super) id: EndpointId,
+    pub(super) alternate: Option<SocketAddr>,
     pub(super) check: Option<HealthCheck>,
 }
 
@@ -28,7 +29,12 @@ const LEAST_WARMTH: f32 = 0.1;
 
 #[derive(Debug)]
 pub(super) struct EndpointState {
+    /// What it is known by; where it is connected to is [`EndpointState::target`].
     pub(super) address: SocketAddr,
+    /// The same pod in the other address family.
+    alternate: Option<SocketAddr>,
+    /// Whether connections go to `alternate`.
+    turned: AtomicBool,
     /// What stands for it in clients' sessions.
     pub(super) tag: u64,
     /// Requests that were given to this endpoint and are not over.
@@ -53,6 +59,8 @@ impl EndpointState {
     pub(super) fn new(address: SocketAddr, tag: u64) -> Self {
         EndpointState {
             address,
+            alternate: None,
+            turned: AtomicBool::new(false),
             tag,
             in_flight: AtomicU32::new(0),
             failures: AtomicU32::new(0),
@@ -62,6 +70,32 @@ impl EndpointState {
             unhealthy: AtomicBool::new(false),
             warm_since: AtomicU64::new(0),
             ready: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn with_alternate(self, alternate: Option<SocketAddr>) -> Self {
+        EndpointState { alternate, ..self }
+    }
+
+    /// Where to connect to.
+    pub(super) fn target(&self) -> SocketAddr {
+        match self.alternate {
+            Some(alternate) if self.turned.load(Relaxed) => alternate,
+            _ => self.address,
+        }
+    }
+
+    pub(super) fn is_at(&self, address: SocketAddr) -> bool {
+        self.address == address || self.alternate == Some(address)
+    }
+
+    /// No connection to `from` could be made: from now on they go to the pod's other address, if it has one, until that
+    /// fails as well. Whoever failed at an address that was left already changes nothing.
+    pub(super) fn turn_from(&self, from: SocketAddr) {
+        let Some(alternate) = self.alternate else { return };
+        let to_alternate = from == self.address;
+        if to_alternate || from == alternate {
+            self.turned.store(to_alternate, Relaxed);
         }
     }
 
@@ -168,6 +202,23 @@ mod tests {
         assert!(endpoint.available(false, &clock), "a policy without checks does not look at them");
         endpoint.set_healthy(true, &clock);
         assert_eq!(endpoint.warmth(window, &clock), LEAST_WARMTH);
+    }
+
+    #[test]
+    fn connections_go_to_the_other_family_while_the_first_cannot_be_reached() {
+        let (v4, v6): (SocketAddr, SocketAddr) = (([192, 0, 2, 1], 80).into(), "[2001:db8::1]:80".parse().unwrap());
+        let alone = endpoint();
+        alone.turn_from(v4);
+        assert_eq!(alone.target(), v4);
+        let both = endpoint().with_alternate(Some(v6));
+        assert!(both.is_at(v4) && both.is_at(v6));
+        assert_eq!(both.target(), v4);
+        // Requests that failed at the same address at the same time turn it once.
+        both.turn_from(v4);
+        both.turn_from(v4);
+        assert_eq!(both.target(), v6);
+        both.turn_from(v6);
+        assert_eq!(both.target(), v4);
     }
 
     #[test]

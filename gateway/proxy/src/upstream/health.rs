@@ -50,9 +50,13 @@ async fn round(state: &BackendState, check: &HealthCheck, records: &mut HashMap<
     records.retain(|address, _| candidates.endpoints().iter().any(|e| e.address == *address));
     let mut results = futures::stream::iter(candidates.endpoints().to_vec())
         .map(|endpoint| async move {
-            let result =
-                tokio::time::timeout(check.timeout, probe(transport.clone(), &state.backend, check, endpoint.address));
-            let result = result.await.unwrap_or_else(|_| Err(format!("no answer in {:?}", check.timeout)));
+            let (address, mut connected) = (endpoint.target(), false);
+            let probe = probe(transport.clone(), &state.backend, check, address, &mut connected);
+            let result = tokio::time::timeout(check.timeout, probe).await;
+            let result = result.unwrap_or_else(|_| Err(format!("no answer in {:?}", check.timeout)));
+            if result.is_err() && !connected {
+                endpoint.turn_from(address);
+            }
             (endpoint, result)
         })
         .buffer_unordered(CONCURRENT);
@@ -88,8 +92,10 @@ async fn probe(
     backend: &Backend,
     check: &HealthCheck,
     address: SocketAddr,
+    connected: &mut bool,
 ) -> Result<(), String> {
     let tcp = TcpStream::connect(address).await.map_err(|e| format!("connecting: {e}"))?;
+    *connected = true;
     if !transport.is_tls() {
         let Some(path) = &check.path else { return Ok(()) };
         let http2 = backend.protocol == BackendProtocol::Http2;

@@ -17,7 +17,7 @@ use super::{health, resolve};
 use crate::session::{EndpointTags, SessionSecret};
 use foldhash::{HashMap, HashMapExt};
 use sluice_model::config::{
-    Backend, BackendKey, Certificate, CertificateKey, Endpoint, EndpointId, EndpointSet, EndpointSource,
+    Backend, BackendKey, Certificate, CertificateKey, EndpointId, EndpointSet, EndpointSource, Locality,
 };
 use std::collections::BTreeMap;
 use std::fmt;
@@ -54,6 +54,8 @@ pub struct Registry {
     backends: HashMap<BackendKey, Slot>,
     endpoints: HashMap<EndpointKey, Weak<EndpointState>>,
     metrics: HashMap<String, Weak<BackendMetrics>>,
+    /// Where the gateway runs.
+    locality: Locality,
     /// Grows by what each dropped [`BackendRuntime`] and [`BackendState`] referred to: about as many may have ended.
     ended: Arc<AtomicUsize>,
 }
@@ -66,6 +68,9 @@ impl fmt::Debug for Registry {
             .finish_non_exhaustive()
     }
 }
+
+/// What a backend without a set has.
+static NO_ENDPOINTS: EndpointSet = EndpointSet { endpoints: Vec::new() };
 
 /// The sweep looks at all entries, so it waits until one in so many may be dead.
 const SWEEP_SHARE: usize = 8;
@@ -96,6 +101,7 @@ impl Registry {
             backends: HashMap::new(),
             endpoints: HashMap::new(),
             metrics: HashMap::new(),
+            locality: Locality::default(),
             ended: Arc::default(),
         }
     }
@@ -108,6 +114,17 @@ impl Registry {
     /// A connector for one engine. All connectors of a registry know the same backends; their pools are their own.
     pub fn connector(&self) -> UpstreamConnector {
         UpstreamConnector::new(self.transports.clone(), self.options.idle_connections)
+    }
+
+    /// From now on hints of endpoints are held against this place. Says whether it is another than before: then every
+    /// backend is to be asked for again.
+    pub fn set_locality(&mut self, locality: &Locality) -> bool {
+        let moved = self.locality != *locality;
+        if moved {
+            self.locality = locality.clone();
+            self.backends.values_mut().for_each(|slot| slot.runtime = Weak::new());
+        }
+        moved
     }
 
     /// The backend for the next snapshot. The same `Arc` as before where neither configuration nor endpoints changed;
@@ -255,37 +272,46 @@ impl Registry {
         endpoints: Option<&Arc<EndpointSet>>,
         first: bool,
     ) -> BackendRuntime {
-        let single;
-        let set: &[Endpoint] = match &state.backend.source {
-            EndpointSource::Slices(_) => endpoints.map_or(&[], |set| &set.endpoints),
+        let policy = &state.backend.policy.load_balancer;
+        let set = match &state.backend.source {
+            EndpointSource::Slices(_) => endpoints.map_or(&NO_ENDPOINTS, |set| set),
             EndpointSource::ClusterIp { address, port } => {
-                single = [cluster_ip(*address, *port)];
-                &single
+                let id = EndpointId { target: Arc::from(""), address: *address, port: *port };
+                let members: Box<[_]> = [self.endpoint(&state, &id, None)].into();
+                members.iter().for_each(|member| member.ready.store(true, Relaxed));
+                let candidates = Arc::new(Candidates::new(members.to_vec(), policy));
+                state.set_current(candidates.clone());
+                return BackendRuntime { state, candidates: Some(candidates), members };
             }
             EndpointSource::Dns { .. } => {
                 return BackendRuntime { state, candidates: None, members: Box::default() };
             }
         };
-        let members: Box<[Arc<EndpointState>]> = set.iter().map(|e| self.endpoint(&state, &e.id)).collect();
-        let takes_requests = candidates(set);
-        let chosen: Vec<Arc<EndpointState>> = set
-            .iter()
-            .zip(&members)
-            .filter(|(endpoint, _)| takes_requests(endpoint))
-            .map(|(_, state)| state.clone())
-            .collect();
-        for (endpoint, member) in set.iter().zip(&members) {
-            let ready = takes_requests(endpoint);
+        let members: Box<[Arc<EndpointState>]> =
+            set.endpoints.iter().map(|e| self.endpoint(&state, &e.id, e.alternate)).collect();
+        let takers = set.takers(&self.locality);
+        let (mut all, mut near) = (Vec::with_capacity(members.len()), Vec::new());
+        for (endpoint, member) in set.endpoints.iter().zip(&members) {
+            let ready = takers.may_take(endpoint);
+            if ready {
+                all.push(member.clone());
+            }
+            if takers.prefers(endpoint) {
+                near.push(member.clone());
+            }
             if !member.ready.swap(ready, Relaxed) && ready && !first {
                 member.start_warming(self.clock.now());
             }
         }
-        let candidates = Arc::new(Candidates::new(chosen, &state.backend.policy.load_balancer));
-        state.set_current(candidates.clone());
+        let narrowed = near.len() < all.len();
+        let all = Arc::new(Candidates::new(all, policy));
+        // Health is checked, and ejections are counted, over all of them.
+        state.set_current(all.clone());
+        let candidates = if narrowed { Arc::new(Candidates::near(near, all, policy)) } else { all };
         BackendRuntime { state, candidates: Some(candidates), members }
     }
 
-    fn endpoint(&mut self, state: &BackendState, id: &EndpointId) -> Arc<EndpointState> {
+    fn endpoint(&mut self, state: &BackendState, id: &EndpointId, alternate: Option<SocketAddr>) -> Arc<EndpointState> {
         let (backend, tags) = (&state.backend, &state.tags);
         let key = EndpointKey {
             service: backend.key.service.clone(),
@@ -293,33 +319,15 @@ impl Registry {
             port: backend.key.port,
             transport: backend.protocol.transport(),
             id: id.clone(),
+            alternate,
             check: backend.policy.health_check.clone(),
         };
         let slot = self.endpoints.entry(key).or_default();
         slot.upgrade().unwrap_or_else(|| {
-            let state = Arc::new(EndpointState::new(SocketAddr::new(id.address, id.port), tags.of(id)));
+            let address = SocketAddr::new(id.address, id.port);
+            let state = Arc::new(EndpointState::new(address, tags.of(id)).with_alternate(alternate));
             *slot = Arc::downgrade(&state);
             state
         })
     }
-}
-
-fn cluster_ip(address: std::net::IpAddr, port: u16) -> Endpoint {
-    Endpoint {
-        id: EndpointId { target: Arc::from(""), address, port },
-        ready: true,
-        serving: true,
-        terminating: false,
-        zone: None,
-        for_zones: Vec::new(),
-        node: None,
-    }
-}
-
-/// Which endpoints of a set take new requests: the ready ones; where there is none, those that still serve on their way
-/// out (KEP-1669, as kube-proxy does it).
-fn candidates(set: &[Endpoint]) -> impl Fn(&Endpoint) -> bool {
-    let ready = |e: &Endpoint| e.ready && !e.terminating;
-    let any_ready = set.iter().any(ready);
-    move |endpoint| if any_ready { ready(endpoint) } else { endpoint.serving && endpoint.terminating }
 }

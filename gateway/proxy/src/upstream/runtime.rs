@@ -4,7 +4,7 @@ use super::background::Background;
 use super::balance::{Candidates, PickError, PickRequest};
 use super::clock::Clock;
 use super::endpoint::{EndpointState, InFlight};
-use super::failure::Outcome;
+use super::failure::{Failure, Outcome};
 use super::load::{RequestGuard, RetryPermit};
 use super::metrics::BackendMetrics;
 use super::outlier::Ejector;
@@ -151,9 +151,9 @@ impl BackendRuntime {
             Some(candidates) => from(candidates),
             None => from(&state.current.load()),
         };
-        let endpoint = InFlight::new(endpoint.ok_or(PickError::NoEndpoints)?);
+        let endpoint = endpoint.ok_or(PickError::NoEndpoints)?;
         state.tried();
-        Ok(Pick { state: state.clone(), transport: transport.clone(), endpoint, place })
+        Ok(Pick::new(state.clone(), transport.clone(), endpoint, place))
     }
 
     /// The endpoint of a client's session. `None`: the backend has none of that tag, or it takes no requests now.
@@ -171,13 +171,12 @@ impl BackendRuntime {
             return Some(Err(PickError::Overflow));
         };
         state.tried();
-        let (state, transport) = (state.clone(), transport.clone());
-        Some(Ok(Pick { state, transport, endpoint: InFlight::new(endpoint), place }))
+        Some(Ok(Pick::new(state.clone(), transport.clone(), endpoint, place)))
     }
 
     /// Whether an endpoint takes new requests as the configuration has it, be it ejected or unhealthy at the moment.
     pub(crate) fn leads_to(&self, address: SocketAddr) -> bool {
-        let has = |candidates: &Candidates| candidates.endpoints().iter().any(|e| e.address == address);
+        let has = |candidates: &Candidates| candidates.widest().endpoints().iter().any(|e| e.is_at(address));
         match &self.candidates {
             Some(candidates) => has(candidates),
             None => has(&self.state.current.load()),
@@ -237,12 +236,23 @@ pub struct Pick {
     state: Arc<BackendState>,
     transport: Arc<Transport>,
     endpoint: InFlight,
+    address: SocketAddr,
     place: RequestGuard,
 }
 
 impl Pick {
+    fn new(
+        state: Arc<BackendState>,
+        transport: Arc<Transport>,
+        endpoint: Arc<EndpointState>,
+        place: RequestGuard,
+    ) -> Self {
+        let address = endpoint.target();
+        Pick { state, transport, endpoint: InFlight::new(endpoint), address, place }
+    }
+
     pub fn address(&self) -> SocketAddr {
-        self.endpoint.endpoint().address
+        self.address
     }
 
     /// What stands for the endpoint in clients' sessions.
@@ -297,6 +307,9 @@ impl Pick {
     pub fn report(&self, outcome: Outcome) {
         let policy = &self.state.backend.policy.outlier;
         let endpoint = self.endpoint.endpoint();
+        if let Outcome::Failed(Failure::Connect | Failure::ConnectTimeout) = outcome {
+            endpoint.turn_from(self.address);
+        }
         match outcome.verdict(policy.server_errors) {
             Some(true) => Ejector::success(endpoint, policy, &self.state.clock),
             Some(false) => {
@@ -305,7 +318,7 @@ impl Pick {
                     self.state.metrics.ejections.inc();
                     tracing::warn!(
                         backend = self.state.metrics.label(),
-                        endpoint = %endpoint.address,
+                        endpoint = %self.address,
                         seconds = length.as_secs(),
                         "endpoint ejected: its requests fail in a row"
                     );

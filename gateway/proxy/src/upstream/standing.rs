@@ -2,6 +2,7 @@
 
 use super::endpoint::EndpointState;
 use super::runtime::BackendRuntime;
+use foldhash::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,6 +20,8 @@ pub struct EndpointStanding {
 pub enum EndpointCondition {
     /// Takes requests.
     Ready,
+    /// Meant for other zones or nodes: takes requests where those that are meant for here fail.
+    Farther,
     /// Out for a while, after failures in a row.
     Ejected,
     /// Out, as its active checks fail.
@@ -32,6 +35,7 @@ impl EndpointCondition {
     pub const fn as_str(self) -> &'static str {
         match self {
             EndpointCondition::Ready => "ready",
+            EndpointCondition::Farther => "ready, meant for others",
             EndpointCondition::Ejected => "ejected",
             EndpointCondition::Unhealthy => "failing its health checks",
             EndpointCondition::NotReady => "not ready",
@@ -42,24 +46,30 @@ impl EndpointCondition {
 impl BackendRuntime {
     /// All endpoints that this process knows of the backend, those that take no requests too.
     pub fn endpoints(&self) -> Vec<EndpointStanding> {
-        if self.candidates.is_some() {
-            self.members.iter().map(|endpoint| self.standing(endpoint, endpoint.ready.load(Relaxed))).collect()
-        } else {
+        let Some(candidates) = &self.candidates else {
             // Addresses that a name resolves to have no EndpointSlice that could say otherwise.
-            self.state.current.load().endpoints().iter().map(|endpoint| self.standing(endpoint, true)).collect()
-        }
+            let current = self.state.current.load();
+            return current.endpoints().iter().map(|endpoint| self.standing(endpoint, true, true)).collect();
+        };
+        let near: HashSet<SocketAddr> = candidates.endpoints().iter().map(|endpoint| endpoint.address).collect();
+        let standing = |endpoint: &Arc<EndpointState>| {
+            self.standing(endpoint, endpoint.ready.load(Relaxed), near.contains(&endpoint.address))
+        };
+        self.members.iter().map(standing).collect()
     }
 
-    fn standing(&self, endpoint: &Arc<EndpointState>, ready: bool) -> EndpointStanding {
+    fn standing(&self, endpoint: &Arc<EndpointState>, ready: bool, near: bool) -> EndpointStanding {
         let state = if !ready {
             EndpointCondition::NotReady
         } else if endpoint.ejected(&self.state.clock) {
             EndpointCondition::Ejected
         } else if self.state.backend.policy.health_check.is_some() && !endpoint.healthy() {
             EndpointCondition::Unhealthy
+        } else if !near {
+            EndpointCondition::Farther
         } else {
             EndpointCondition::Ready
         };
-        EndpointStanding { address: endpoint.address, state, in_flight: endpoint.in_flight() }
+        EndpointStanding { address: endpoint.target(), state, in_flight: endpoint.in_flight() }
     }
 }

@@ -242,11 +242,13 @@ impl Setup {
         change(&mut backend);
         let endpoint = |(i, address): (usize, &SocketAddr)| Endpoint {
             id: EndpointId { target: format!("{name}-{i}").into(), address: address.ip(), port: address.port() },
+            alternate: None,
             ready: true,
             serving: true,
             terminating: false,
             zone: None,
             for_zones: Vec::new(),
+            for_nodes: Vec::new(),
             node: None,
         };
         let endpoints = endpoints.iter().enumerate().map(endpoint).collect();

@@ -3,6 +3,7 @@
 use super::support::{Harness, gateway, objects, route, secret, services};
 use crate::{Options, Status, StatusChanges, Translator};
 use proptest::prelude::*;
+use sluice_model::config::Locality;
 use sluice_model::{Kind, ObjectRef};
 use sluice_resources::{Change, Object};
 use std::sync::{Arc, LazyLock};
@@ -24,6 +25,12 @@ static FORMS: LazyLock<Vec<Object>> = LazyLock::new(|| {
         "gw2",
         "[{name: tls, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: c}]}}, {name: web, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {a: b}}}}}]",
     );
+    // The gateway's own node, in one zone and in another.
+    for (name, zone) in [("n-1", "a"), ("n-1", "b"), ("n-2", "b")] {
+        yaml += &format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: s}}}}\naddressType: IPv4\nports: [{{port: 80}}]\nendpoints: [{{addresses: [10.9.0.1], nodeName: n1, zone: {zone}}}]\n"
+        );
+    }
     yaml += &secret("infra", "c", &["x.com"]);
     yaml += &secret("shop", "t", &["y.com"]);
     // Allows ListenerSets.
@@ -200,6 +207,7 @@ proptest! {
             files: !in_cluster,
             gateway_services: in_cluster.then(|| "system".into()),
             follow_status: true,
+            locality: Locality { node: Some("n1".into()), zone: None },
             ..Options::default()
         };
         let mut incremental = Translator::new(options.clone());

@@ -1,6 +1,7 @@
 use super::support::{Harness, gateway, route, secret, services};
+use crate::Options;
 use sluice_model::config::{
-    Backend, BackendCa, BackendProtocol, EndpointSource, HashKey, LoadBalancer, SubjectAltName,
+    Backend, BackendCa, BackendProtocol, EndpointSource, HashKey, LoadBalancer, Locality, SubjectAltName,
 };
 use sluice_model::{Kind, config::EndpointSet};
 
@@ -55,7 +56,7 @@ fn gw_service_types_without_selector_and_headless_are_routed_by_their_slices() {
 #[test]
 fn endpoint_conditions_are_kept_and_unknown_ones_count_as_ready() {
     let all = "[{addresses: [10.0.0.1], conditions: {}}, {addresses: [10.0.0.2], conditions: {ready: false, serving: true, terminating: true}},
-      {addresses: [10.0.0.3], conditions: {ready: false}, zone: z1, nodeName: n1, hints: {forZones: [{name: z2}]}, targetRef: {kind: Pod, name: p, uid: pod-uid}},
+      {addresses: [10.0.0.3], conditions: {ready: false}, zone: z1, nodeName: n1, hints: {forZones: [{name: z2}], forNodes: [{name: n2}, {name: n3}]}, targetRef: {kind: Pod, name: p, uid: pod-uid}},
       {addresses: [bad]}]";
     let h = with(&(service("{ports: [{port: 8080}]}") + &slice("s-1", "[{port: 3000}]", all)));
     let found: Vec<_> =
@@ -68,6 +69,7 @@ fn endpoint_conditions_are_kept_and_unknown_ones_count_as_ready() {
     assert_eq!(found, expected.map(|(id, r, s, t)| (id.to_owned(), r, s, t)));
     let pod = endpoints(&h).endpoints.iter().find(|e| e.zone.is_some()).unwrap();
     assert_eq!((pod.id.target.as_ref(), pod.node.as_deref(), pod.for_zones.len()), ("pod-uid", Some("n1"), 1));
+    assert_eq!(pod.for_nodes, ["n2".into(), "n3".into()]);
     assert_eq!(h.problems(), ["P107 EndpointSlice infra/s-1 endpoints[3].addresses[0]"]);
 }
 
@@ -80,6 +82,61 @@ fn several_slices_are_one_set_with_each_endpoint_once() {
     );
     let found: Vec<_> = endpoints(&h).endpoints.iter().map(|e| (e.id.to_string(), e.ready)).collect();
     assert_eq!(found, [("10.0.0.1:3000".to_owned(), true), ("10.0.0.2:3000".to_owned(), true)]);
+}
+
+#[test]
+fn a_pod_in_slices_of_both_families_is_one_endpoint_at_the_services_first_family() {
+    let of = |name: &str, family: &str, endpoints: &str| {
+        slice(name, "[{port: 3000}]", endpoints).replace("addressType: IPv4", &format!("addressType: {family}"))
+    };
+    let pod = |address: &str, pod: &str| {
+        format!("{{addresses: ['{address}'], targetRef: {{kind: Pod, name: {pod}, uid: {pod}}}}}")
+    };
+    let slices = |v4: &str, v6: &str| of("s-1", "IPv4", v4) + &of("s-2", "IPv6", v6);
+    let both = slices(
+        &format!("[{}, {}, {{addresses: [10.0.0.9]}}]", pod("10.0.0.1", "a"), pod("10.0.0.2", "b")),
+        &format!("[{}, {}, {{addresses: ['fd00::9']}}]", pod("fd00::1", "a"), pod("fd00::3", "c")),
+    );
+    let found = |h: &Harness| -> Vec<String> {
+        let text = |e: &sluice_model::config::Endpoint| match e.alternate {
+            Some(alternate) => format!("{} {alternate}", e.id),
+            None => e.id.to_string(),
+        };
+        endpoints(h).endpoints.iter().map(text).collect()
+    };
+    // Nothing says whose the last two are: they stand for themselves.
+    let mut h = with(&(service("{ports: [{port: 8080}]}") + &both));
+    let alone = ["10.0.0.9:3000", "[fd00::9]:3000"];
+    assert_eq!(found(&h), [&alone[..], &["10.0.0.1:3000 [fd00::1]:3000", "10.0.0.2:3000", "[fd00::3]:3000"]].concat());
+    // Another first family turns the pairs.
+    h.apply(&service("{ipFamilies: [IPv6, IPv4], ports: [{port: 8080}]}"));
+    assert_eq!(found(&h), [&alone[..], &["[fd00::1]:3000 10.0.0.1:3000", "10.0.0.2:3000", "[fd00::3]:3000"]].concat());
+    h.delete(Kind::EndpointSlice, "infra", "s-2");
+    assert_eq!(found(&h), ["10.0.0.9:3000", "10.0.0.1:3000", "10.0.0.2:3000"]);
+}
+
+#[test]
+fn the_zone_is_what_endpoints_on_the_gateways_own_node_say_unless_it_was_told() {
+    let on = |node: &str, zone: &str| format!("[{{addresses: [10.0.0.1], nodeName: {node}, zone: {zone}}}]");
+    let of = |name: &str, endpoints: String| slice(name, "[{port: 3000}]", &endpoints);
+    let at = |node: Option<&str>, zone: Option<&str>| Options {
+        locality: Locality { node: node.map(Into::into), zone: zone.map(Into::into) },
+        ..Options::default()
+    };
+    let objects = yaml(&service("{ports: [{port: 8080}]}")) + &of("s-1", on("n1", "a")) + &of("s-2", on("n2", "b"));
+    let zone = |h: &Harness| h.config().locality.zone.as_deref().map(str::to_owned);
+    assert_eq!(zone(&Harness::with(at(None, None), &objects)), None);
+    assert_eq!(zone(&Harness::with(at(Some("n3"), None), &objects)), None);
+    assert_eq!(zone(&Harness::with(at(Some("n1"), Some("c")), &objects)).as_deref(), Some("c"));
+    let mut h = Harness::with(at(Some("n2"), None), &objects);
+    assert_eq!(zone(&h).as_deref(), Some("b"));
+
+    // Of a Service that no route leads to, too; it comes and goes with what says so.
+    h.delete(Kind::EndpointSlice, "infra", "s-2");
+    assert_eq!(zone(&h), None);
+    h.apply(&of("other-1", on("n2", "d")).replace("service-name: s", "service-name: other"));
+    assert_eq!((zone(&h).as_deref(), &*h.output.summary), (Some("d"), "the gateway's own zone changed"));
+    assert!(h.output.changed);
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod objects;
 mod routes;
 
 use crate::certificate::check_validity;
+use crate::endpoints::SliceIndex;
 use crate::gateway::Ports;
 use crate::host::{HostKey, Hosts};
 use crate::options::Options;
@@ -12,7 +13,7 @@ use crate::state::{Dependents, Inputs};
 use crate::status::{GatewayStatus, ListenerSetStatus, ListenerStatus, Status, StatusChanges};
 use crate::summary::Changed;
 use crate::world::Kept;
-use sluice_model::config::{BackendKey, EndpointsKey};
+use sluice_model::config::{BackendKey, EndpointsKey, Locality};
 use sluice_model::{Config, Kind, ObjectRef, Problem};
 use sluice_resources::{Change, Store};
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,7 +73,8 @@ pub struct Output {
 
 impl Translator {
     pub fn new(options: Options) -> Self {
-        Translator { inputs: Inputs { options, ..Inputs::default() }, ..Translator::default() }
+        let slices = SliceIndex::new(options.locality.node.clone());
+        Translator { inputs: Inputs { options, slices, ..Inputs::default() }, ..Translator::default() }
     }
 
     /// The time at which certificates are judged from the next [`Translator::apply`] on, be its changes none
@@ -137,6 +139,7 @@ impl Translator {
         if all || gateways_rebuilt || seen.iter().any(of_listeners) {
             self.listener_plugins();
         }
+        self.locality(&mut changed);
         let differs = !Arc::ptr_eq(&before, &self.config);
         Output {
             config: self.config.clone(),
@@ -230,6 +233,17 @@ impl Translator {
         problems.sort();
         problems.dedup();
         problems
+    }
+
+    /// Where the gateway runs, as it was told, or else as endpoints on its node tell.
+    fn locality(&mut self, changed: &mut Changed) {
+        let told = &self.inputs.options.locality;
+        let zone = told.zone.as_ref().or_else(|| self.inputs.slices.zone());
+        if self.config.locality.zone.as_ref() != zone || self.config.locality.node != told.node {
+            let locality = Locality { node: told.node.clone(), zone: zone.cloned() };
+            changed.locality = locality.zone != self.config.locality.zone;
+            self.edit().locality = locality;
+        }
     }
 
     fn edit(&mut self) -> &mut Config {

@@ -5,7 +5,7 @@ use http::HeaderValue;
 use http::header::COOKIE;
 use proptest::prelude::*;
 use sluice_model::config::HealthCheck;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 struct Backend {
@@ -34,6 +34,14 @@ impl Backend {
         }
     }
 
+    /// Only the first `near` of them are meant for here.
+    fn near(near: usize, of: usize, load_balancer: LoadBalancer) -> Self {
+        let all = Backend::new(of, load_balancer);
+        let first = all.candidates.endpoints[..near].to_vec();
+        let candidates = Candidates::near(first, Arc::new(all.candidates), &all.policy.load_balancer);
+        Backend { candidates, ..all }
+    }
+
     fn pick_with(&self, headers: &HeaderMap, client: IpAddr, tried: &[SocketAddr]) -> Option<Arc<EndpointState>> {
         let request = PickRequest { headers, client, tried };
         self.candidates.pick(&request, &self.policy, &self.cursor, &self.clock, &self.metrics).cloned()
@@ -53,7 +61,7 @@ impl Backend {
 
     fn set_unhealthy(&self, which: impl IntoIterator<Item = usize>) {
         for n in which {
-            self.candidates.endpoints[n].set_healthy(false, &self.clock);
+            self.candidates.widest().endpoints[n].set_healthy(false, &self.clock);
         }
     }
 }
@@ -123,6 +131,57 @@ proptest! {
         let tried: Vec<SocketAddr> = (0..endpoints).rev().take(tried).map(address).collect();
         prop_assert!(backend.pick(&tried).is_some());
     }
+}
+
+#[test]
+fn those_that_are_meant_for_here_take_all_while_half_of_them_are_well() {
+    for algorithm in [LoadBalancer::RoundRobin, LoadBalancer::LeastRequest] {
+        let backend = Backend::near(4, 10, algorithm);
+        assert_eq!(backend.shares(400).into_keys().collect::<BTreeSet<_>>(), (0..4).map(address).collect());
+        backend.set_unhealthy([1, 2]);
+        assert_eq!(backend.shares(400).into_keys().collect::<BTreeSet<_>>(), [0, 3].map(address).into());
+        assert_eq!(backend.metrics.panics.get(), 0);
+    }
+}
+
+#[test]
+fn where_few_of_those_that_are_meant_for_here_are_well_the_others_take_a_share() {
+    for algorithm in [LoadBalancer::RoundRobin, LoadBalancer::LeastRequest] {
+        let backend = Backend::near(4, 10, algorithm);
+        backend.set_unhealthy([0, 1, 2]);
+        let well: BTreeSet<_> = (3..10).map(address).collect();
+        assert_eq!(backend.shares(1_000).into_keys().collect::<BTreeSet<_>>(), well);
+        assert_eq!(backend.metrics.panics.get(), 0, "nobody is sent to one that is out");
+        backend.set_unhealthy([3]);
+        assert_eq!(backend.shares(1_000).len(), 6);
+        backend.set_unhealthy(4..10);
+        assert_eq!(backend.shares(1_000).len(), 10, "there is nobody better");
+    }
+}
+
+#[test]
+fn a_further_try_goes_beyond_those_that_are_meant_for_here_when_they_were_tried() {
+    let hashed = LoadBalancer::ConsistentHash(HashKey::Source);
+    for algorithm in [LoadBalancer::RoundRobin, LoadBalancer::LeastRequest, hashed] {
+        for near in [1, 2] {
+            let backend = Backend::near(near, 3, algorithm.clone());
+            let mut tried = Tried::new();
+            for _ in 0..3 {
+                tried.push(backend.pick(&tried).unwrap().address);
+            }
+            assert!(tried[..near].iter().all(|tried| *tried < address(near)), "{tried:?}");
+            assert_eq!(tried.iter().collect::<BTreeSet<_>>().len(), 3);
+        }
+    }
+}
+
+#[test]
+fn a_session_stays_with_its_endpoint_wherever_that_is() {
+    let backend = Backend::near(2, 4, LoadBalancer::RoundRobin);
+    let headers = HeaderMap::new();
+    let request = PickRequest { headers: &headers, client: IpAddr::from([192, 0, 2, 1]), tried: &[] };
+    let resumed = backend.candidates.resume(3, &request, &backend.policy, &backend.clock, &backend.metrics);
+    assert_eq!(resumed.map(|endpoint| endpoint.address), Some(address(3)));
 }
 
 #[test]

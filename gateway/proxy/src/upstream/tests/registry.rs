@@ -4,7 +4,9 @@ use super::support::*;
 use crate::upstream::clock::Clock;
 use crate::upstream::{BackendRuntime, Failure, Outcome, Pick, PickError, PickRequest, Registry};
 use http::HeaderMap;
-use sluice_model::config::{Backend, BackendProtocol, EndpointSet, EndpointSource, HealthCheck, LoadBalancer};
+use sluice_model::config::{
+    Backend, BackendProtocol, EndpointSet, EndpointSource, HealthCheck, LoadBalancer, Locality,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -92,6 +94,56 @@ async fn a_changed_policy_keeps_ejections_and_takes_no_pooled_connection_over() 
     assert!(!shares(&after, 100).contains_key(&address(2)));
     let ids = [&before, &after].map(|runtime| runtime.state.transport.as_ref().unwrap().id);
     assert_ne!(ids[0], ids[1]);
+}
+
+#[tokio::test]
+async fn an_endpoint_is_tried_at_its_other_address_when_no_connection_can_be_made() {
+    let (mut registry, _) = registry();
+    let (backend, none) = (plain(), BTreeMap::new());
+    let other: SocketAddr = "[2001:db8::1]:8080".parse().unwrap();
+    let mut endpoints = EndpointSet::clone(&set(1..=1));
+    endpoints.endpoints[0].alternate = Some(other);
+    let runtime = registry.backend(&backend, Some(&Arc::new(endpoints)), &none);
+    let first = pick(&runtime).unwrap();
+    assert_eq!(first.address(), address(1));
+    // Whatever else goes wrong says nothing of the way there.
+    for outcome in [Outcome::Failed(Failure::Reset), Outcome::Failed(Failure::Timeout), Outcome::Response(503)] {
+        first.report(outcome);
+        assert_eq!(pick(&runtime).unwrap().address(), address(1));
+    }
+    first.report(Outcome::Failed(Failure::Connect));
+    let second = pick(&runtime).unwrap();
+    assert_eq!((first.address(), second.address()), (address(1), other), "what was picked stays where it is");
+    second.report(Outcome::Failed(Failure::ConnectTimeout));
+    assert_eq!(pick(&runtime).unwrap().address(), address(1));
+    assert!(runtime.leads_to(other) && runtime.leads_to(address(1)));
+}
+
+#[tokio::test]
+async fn requests_go_to_those_that_are_meant_for_the_zone_once_that_is_known() {
+    let (mut registry, _) = registry();
+    let (backend, none) = (plain(), BTreeMap::new());
+    let mut endpoints = EndpointSet::clone(&set(1..=4));
+    for (endpoint, zone) in endpoints.endpoints.iter_mut().zip(["a", "b", "b", "c"]) {
+        endpoint.for_zones = vec![zone.into()];
+    }
+    let endpoints = Arc::new(endpoints);
+    let anywhere = registry.backend(&backend, Some(&endpoints), &none);
+    assert_eq!(shares(&anywhere, 40).len(), 4);
+    let here = Locality { node: None, zone: Some("b".into()) };
+    assert!(registry.set_locality(&here) && !registry.set_locality(&here));
+    let near = registry.backend(&backend, Some(&endpoints), &none);
+    assert_eq!(shares(&near, 40), HashMap::from([(address(2), 20), (address(3), 20)]));
+    assert!(Arc::ptr_eq(&near, &registry.backend(&backend, Some(&endpoints), &none)));
+    let states: Vec<_> = near.endpoints().iter().map(|endpoint| endpoint.state.as_str()).collect();
+    assert_eq!(states, ["ready, meant for others", "ready", "ready", "ready, meant for others"]);
+    assert_eq!(near.state.current.load().endpoints().len(), 4, "the health of all of them is checked");
+    assert!(near.leads_to(address(1)));
+
+    // The near ones fail: one is ejected, then the other, as there are enough elsewhere.
+    eject(&near, address(2));
+    eject(&near, address(3));
+    assert_eq!(shares(&near, 40), HashMap::from([(address(1), 20), (address(4), 20)]));
 }
 
 #[tokio::test]

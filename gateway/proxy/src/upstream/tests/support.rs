@@ -233,11 +233,13 @@ pub(super) fn endpoint_set(addresses: &[SocketAddr]) -> Arc<EndpointSet> {
 pub(super) fn ready(address: SocketAddr) -> sluice_model::config::Endpoint {
     sluice_model::config::Endpoint {
         id: EndpointId { target: address.to_string().into(), address: address.ip(), port: address.port() },
+        alternate: None,
         ready: true,
         serving: true,
         terminating: false,
         zone: None,
         for_zones: Vec::new(),
+        for_nodes: Vec::new(),
         node: None,
     }
 }
