@@ -35,7 +35,10 @@ pub(super) struct ReadDeadline {
 
 impl ReadDeadline {
     fn store(&self, at: u64) {
-        if self.at.swap(at, SeqCst) != at {
+        let before = self.at.swap(at, SeqCst);
+        // Who waits for longer finds that out when the timer fires. To wake a request for it, which mostly is the one that
+        // sets it, would be to poll all of it once more.
+        if at != NONE && (before == NONE || at < before) {
             self.reader.wake();
         }
     }
@@ -148,6 +151,28 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(passed(&shared, &mut timer), set) })
             .await
             .unwrap();
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicU64);
+
+    impl std::task::Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_is_woken_only_where_it_would_wait_for_too_long() {
+        let wakes = Arc::new(Wakes::default());
+        let waker = wakes.clone().into();
+        let (deadline, mut timer) = (ReadDeadline::default(), None);
+        let hour = 3_600_000_000;
+        for (at, woken) in [(hour, 1), (2 * hour, 1), (NONE, 1), (2 * hour, 2), (hour, 3), (NONE, 3)] {
+            assert!(deadline.poll(&mut timer, -1, &mut Context::from_waker(&waker)).is_pending());
+            deadline.store(at);
+            assert_eq!(wakes.0.load(SeqCst), woken, "{at}");
+        }
     }
 
     #[test]
