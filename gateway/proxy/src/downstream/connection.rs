@@ -10,13 +10,14 @@ use super::stream::DownstreamStream;
 use super::transport::Transport;
 use super::{handshake, http1, http2, proxy_protocol};
 use bytes::Bytes;
+use http::HeaderValue;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::Digest;
 use sluice_model::Reason;
 use sluice_model::config::{Carries, Edge, ListenerId, Protocol};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tokio::net::TcpStream;
 
@@ -32,6 +33,8 @@ pub struct ConnectionInfo {
     pub peer: SocketAddr,
     /// The other end of the TCP connection.
     pub transport_peer: SocketAddr,
+    /// `peer`'s address as a field's value, once a request has needed it.
+    pub peer_field: OnceLock<HeaderValue>,
     pub tls: Option<TlsInfo>,
     /// When the connection was accepted.
     pub accepted: Instant,
@@ -151,6 +154,7 @@ async fn establish(
         local: io.local_addr().unwrap_or(state.address),
         peer: transport_peer,
         transport_peer,
+        peer_field: OnceLock::new(),
         tls: None,
         accepted,
     };

@@ -10,6 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use ipnet::IpNet;
 use sluice_model::Reason;
 use sluice_model::config::Forwarding;
+use std::cell::RefCell;
 use std::net::IpAddr;
 
 const HTTP: HeaderValue = HeaderValue::from_static("http");
@@ -91,17 +92,18 @@ fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// Writes what the backend is told. `host` is the authority as the client sent it.
+/// Writes what the backend is told. `host` is the authority as the client sent it, `peer` what [`address_value`] makes of the
+/// arrival's.
 pub(super) fn write(
     parts: &mut request::Parts,
     host: &HeaderValue,
     arrival: Arrival,
+    peer: &HeaderValue,
     origin: &Origin,
     forwarding: &Forwarding,
 ) -> Result<(), Reason> {
     let version = parts.version;
     let headers = &mut parts.headers;
-    let peer = address_value(arrival.peer.to_canonical());
     let scheme = if arrival.tls { HTTPS } else { HTTP };
     if origin.trusted {
         keep_or(headers, names::X_FORWARDED_PROTO, || scheme.clone());
@@ -120,9 +122,9 @@ pub(super) fn write(
     let real = if origin.client == arrival.peer.to_canonical() { peer.clone() } else { address_value(origin.client) };
     headers.insert(names::X_REAL_IP, real);
     if origin.trusted {
-        append(headers, names::X_FORWARDED_FOR, peer);
+        append(headers, names::X_FORWARDED_FOR, peer.clone());
     } else {
-        headers.insert(names::X_FORWARDED_FOR, peer);
+        headers.insert(names::X_FORWARDED_FOR, peer.clone());
     }
     if forwarding.via {
         if looped(headers) {
@@ -170,7 +172,7 @@ fn port_value(arrival: Arrival) -> HeaderValue {
 }
 
 /// An address as a field's value, written without a `String` in between.
-fn address_value(address: IpAddr) -> HeaderValue {
+pub(super) fn address_value(address: IpAddr) -> HeaderValue {
     let mut text = Text::<45>::default();
     text.address(address);
     text.value()
@@ -280,8 +282,21 @@ fn new_request_id() -> HeaderValue {
     let mut text = [0u8; uuid::fmt::Hyphenated::LENGTH];
     let id = uuid::Builder::from_random_bytes(random).into_uuid();
     let text = id.hyphenated().encode_lower(&mut text);
-    HeaderValue::from_maybe_shared(Bytes::copy_from_slice(text.as_bytes()))
-        .unwrap_or(HeaderValue::from_static("unknown"))
+    HeaderValue::from_maybe_shared(shared(text.as_bytes())).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+/// Bytes that the values of many requests share, so that neither a value nor its first copy costs an allocation. Its memory is
+/// used again once they are all gone; a tunnel keeps one of them for as long as it lasts.
+const BLOCK: usize = 2 * 1024;
+
+fn shared(text: &[u8]) -> Bytes {
+    thread_local! {
+        static LAST: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(BLOCK));
+    }
+    LAST.with_borrow_mut(|last| {
+        last.extend_from_slice(text);
+        last.split().freeze()
+    })
 }
 
 #[cfg(test)]

@@ -90,8 +90,10 @@ fn nominated(headers: &HeaderMap) -> Option<SmallVec<[HeaderName; 4]>> {
         return None;
     }
     let fields = headers.get_all(header::CONNECTION).iter();
-    let tokens = fields.flat_map(|field| field.as_bytes().split(|b| *b == b','));
-    Some(tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok()).collect())
+    let tokens = fields.flat_map(|field| field.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii);
+    // What is said of the connection itself names no field but Keep-Alive, which goes in any case.
+    let named = tokens.filter(|t| !t.eq_ignore_ascii_case(b"keep-alive") && !t.eq_ignore_ascii_case(b"close"));
+    Some(named.filter_map(|token| HeaderName::from_bytes(token).ok()).collect())
 }
 
 /// What the listener says of the Server field.

@@ -19,6 +19,9 @@ use sluice_model::path::{self, PathError};
 use std::borrow::Cow;
 use std::sync::Arc;
 
+/// Fields that the gateway may add to a request: its id, two of the trace, `forwarding`'s, and one for a plugin.
+const OWN_FIELDS: usize = 10;
+
 /// Looks at the request once. A refusal is noted in the context; it is sent by the next hook.
 pub(super) fn look(
     session: &mut Session,
@@ -122,12 +125,15 @@ impl Intake<'_> {
         if self.head.version == Version::HTTP_2 {
             admission::join_cookies(&mut self.head.headers);
         }
+        // Once, instead of each time that the table is full.
+        self.head.headers.reserve(OWN_FIELDS);
         let origin = forwarding::origin(&self.head.headers, peer, &edge.forwarding);
         self.ctx.client = origin.client;
         forwarding::request_id(&mut self.head.headers, origin.trusted, &edge.forwarding);
         self.trace(origin.trusted);
         let arrival = Arrival { peer, tls: self.ctx.tls, authority_port: authority.port };
-        forwarding::write(self.head, &host_field, arrival, &origin, &edge.forwarding)?;
+        let peer_field = self.connection.peer_field.get_or_init(|| forwarding::address_value(peer.to_canonical()));
+        forwarding::write(self.head, &host_field, arrival, peer_field, &origin, &edge.forwarding)?;
 
         self.max_forwards()?;
         self.normalize(edge.path)?;

@@ -18,7 +18,8 @@ fn forwarded(fields: &[(&str, &str)], peer: &str, forwarding: &Forwarding) -> (H
     let arrival = Arrival { peer: peer.parse().unwrap(), tls: true, authority_port: None };
     let origin = origin(&parts.headers, arrival.peer, forwarding);
     let host = HeaderValue::from_static("shop.example");
-    write(&mut parts, &host, arrival, &origin, forwarding).unwrap();
+    let peer = address_value(arrival.peer.to_canonical());
+    write(&mut parts, &host, arrival, &peer, &origin, forwarding).unwrap();
     (parts.headers, origin.client)
 }
 
@@ -128,4 +129,17 @@ fn a_request_id_is_kept_from_trusted_peers_and_made_for_others() {
     let mut headers = given();
     request_id(&mut headers, false, &Forwarding { request_id: false, ..make });
     assert!(headers.is_empty());
+}
+
+#[test]
+fn each_request_has_an_id_of_its_own_however_many_are_held() {
+    let of_request = |_| {
+        let mut headers = HeaderMap::new();
+        request_id(&mut headers, false, &Forwarding::default());
+        headers.remove(names::X_REQUEST_ID).unwrap()
+    };
+    let held: Vec<HeaderValue> = (0..3 * BLOCK / 36).map(of_request).collect();
+    let texts: std::collections::BTreeSet<_> = held.iter().map(|id| id.to_str().unwrap().to_owned()).collect();
+    assert_eq!(texts.len(), held.len());
+    assert!(texts.iter().all(|id| uuid::Uuid::parse_str(id).is_ok()));
 }
