@@ -114,7 +114,7 @@ impl ProxyHttp for Gateway {
             Ok(()) => Ok(false),
             Err(reply) => {
                 log::count(&self.shared.counts, reply.reason);
-                reply::send(session, ctx, reply).await.map_err(|error| error.into_down())?;
+                Box::pin(reply::send(session, ctx, reply)).await.map_err(|error| error.into_down())?;
                 Ok(true)
             }
         }

@@ -263,7 +263,7 @@ pub(super) async fn on_request_piece(
     let Some(mut plugins) = ctx.plugins.take() else { return Ok(()) };
     ctx.body_passed = true;
     let mut bytes = piece.take().unwrap_or_default();
-    let outcome = request_pieces(session, ctx, plugins.run(), &mut bytes, end).await;
+    let outcome = Box::pin(request_pieces(session, ctx, plugins.run(), &mut bytes, end)).await;
     ctx.plugins = Some(plugins);
     if outcome.is_ok() && !ctx.request_unsent.takes(bytes.len(), end) {
         return Err(refuse_length(ctx));
@@ -396,7 +396,16 @@ pub(super) async fn on_response(
     response: &mut ResponseHeader,
 ) -> Result<(), Reply> {
     let Some(mut plugins) = ctx.plugins.take().or_else(|| of_unseen(session, ctx)) else { return Ok(()) };
-    let outcome = response_phases(session, ctx, plugins.run(), response).await;
+    let run = plugins.run();
+    if ctx.expired() {
+        // It is being answered for that: the plugins see this answer as any other.
+        run.exchange.deadline = None;
+    }
+    let outcome = if run.steps.iter().any(|step| step.invocation.configured().phases().response_headers()) {
+        Box::pin(response_phases(session, ctx, run, response)).await
+    } else {
+        Ok(())
+    };
     ctx.plugins = Some(plugins);
     outcome
 }
@@ -407,10 +416,6 @@ async fn response_phases(
     run: &mut Run,
     response: &mut ResponseHeader,
 ) -> Result<(), Reply> {
-    if ctx.expired() {
-        // It is being answered for that: the plugins see this answer as any other.
-        run.exchange.deadline = None;
-    }
     while run.unanswered > 0 {
         run.unanswered -= 1;
         let Some(step) = run.steps.get_mut(run.unanswered) else { continue };
@@ -443,31 +448,34 @@ async fn response_phases(
 /// Runs the log phases, each with what was sent. What fails there is the plugin's own affair.
 pub(super) async fn on_log(session: &mut Session, ctx: &mut RequestContext, summary: &Summary) {
     let Some(mut plugins) = ctx.plugins.take() else { return };
-    let run = plugins.run();
-    if run.steps.iter().any(|step| step.invocation.configured().phases().log()) {
-        let began = Instant::now();
-        // The exchange is over; what it took does not count here.
-        run.exchange.deadline = None;
-        run.exchange.outbound = None;
-        lend_request(session, ctx, &mut run.exchange);
-        if let Some(sent) = session.response_written() {
-            run.exchange.put_response(Box::new(GatewayResponse::new(sent.as_owned_parts())));
-        }
-        for step in &mut run.steps {
-            if !step.invocation.configured().phases().log() {
-                continue;
-            }
-            let began = Instant::now();
-            let logged = step.invocation.on_log(&mut run.exchange, summary.clone()).await;
-            note(ctx, step, "log", began, logged.as_ref().map(|()| Decision::Continue.outcome()));
-            if let Err(error) = logged {
-                tracing::debug!(%error, "a plugin's log phase failed");
-            }
-        }
-        take_request(session, ctx, run);
-        run.spent += began.elapsed();
+    if plugins.run().steps.iter().any(|step| step.invocation.configured().phases().log()) {
+        Box::pin(log_phases(session, ctx, plugins.run(), summary)).await;
     }
     ctx.plugins = Some(plugins);
+}
+
+async fn log_phases(session: &mut Session, ctx: &mut RequestContext, run: &mut Run, summary: &Summary) {
+    let began = Instant::now();
+    // The exchange is over; what it took does not count here.
+    run.exchange.deadline = None;
+    run.exchange.outbound = None;
+    lend_request(session, ctx, &mut run.exchange);
+    if let Some(sent) = session.response_written() {
+        run.exchange.put_response(Box::new(GatewayResponse::new(sent.as_owned_parts())));
+    }
+    for step in &mut run.steps {
+        if !step.invocation.configured().phases().log() {
+            continue;
+        }
+        let began = Instant::now();
+        let logged = step.invocation.on_log(&mut run.exchange, summary.clone()).await;
+        note(ctx, step, "log", began, logged.as_ref().map(|()| Decision::Continue.outcome()));
+        if let Err(error) = logged {
+            tracing::debug!(%error, "a plugin's log phase failed");
+        }
+    }
+    take_request(session, ctx, run);
+    run.spent += began.elapsed();
 }
 
 /// Whether a response is one by its head alone (RFC 9112, section 6.3).

@@ -28,10 +28,10 @@ pub(super) async fn apply(
     admit(session, ctx, &rule, shared)?;
     preflight(session, ctx, &rule)?;
     if let Some(auth) = &rule.auth {
-        external_auth::check(session, ctx, auth, &snapshot, &shared.metrics, &shared.counts).await?;
+        Box::pin(external_auth::check(session, ctx, auth, &snapshot, &shared.metrics, &shared.counts)).await?;
     }
     if !rule.plugins.is_empty() {
-        plugins::on_request(session, ctx, &snapshot, &rule, &shared.metrics).await?;
+        Box::pin(plugins::on_request(session, ctx, &snapshot, &rule, &shared.metrics)).await?;
     } else if rule.auth.is_some() {
         body::settle(session, ctx);
     }
@@ -138,7 +138,7 @@ async fn forward(
         Err(PickError::NoEndpoints) if matches!(runtime.config().source, EndpointSource::Dns { .. }) => {
             // A name that has just come into the configuration may not have been resolved yet.
             let connect = ctx.listener.as_ref().map(|listener| listener.edge().timeouts.connect).unwrap_or_default();
-            runtime.settled(ctx.left().map_or(connect, |left| left.min(connect))).await;
+            Box::pin(runtime.settled(ctx.left().map_or(connect, |left| left.min(connect)))).await;
             runtime.pick(&wanted)
         }
         picked => picked,
