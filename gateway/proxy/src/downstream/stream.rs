@@ -29,6 +29,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes that are gathered before they are written without a flush: one TLS record, less its overhead.
 const WRITE_BUFFER: usize = 16 * 1024 - 256;
+/// Room for what is written behind the first bytes of a response.
+const SHORT_BODY: usize = 512;
 /// Bytes of one read between requests. It is made on the stack, so that an idle connection owns no buffer.
 const READ_AHEAD: usize = 4 * 1024;
 /// Bytes that a client may send ahead while a request is being answered; then it waits.
@@ -504,6 +506,10 @@ impl AsyncWrite for DownstreamStream {
                 }
             }
         } else {
+            if this.out.capacity() == 0 {
+                // The body of a short response follows its head: one allocation holds both.
+                this.out.reserve(bytes.len() + SHORT_BODY);
+            }
             this.out.extend_from_slice(bytes);
             bytes.len()
         };
