@@ -95,7 +95,6 @@ impl Candidates {
     }
 
     /// Those that requests go to; beyond them, see [`Candidates::widest`].
-
     pub(super) fn endpoints(&self) -> &[Arc<EndpointState>] {
         &self.endpoints
     }
