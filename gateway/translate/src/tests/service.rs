@@ -166,16 +166,17 @@ fn gw_backend_protocol_follows_app_protocol() {
         ("kubernetes.io/ws", BackendProtocol::WebSocket, false),
         ("kubernetes.io/wss", BackendProtocol::WebSocket, true),
         ("https", BackendProtocol::Http1, true),
+        ("HTTPS", BackendProtocol::Http1, true),
         ("http", BackendProtocol::Http1, false),
         ("grpc", BackendProtocol::Http2, false),
     ] {
         let h = with(&service(&format!("{{ports: [{{port: 8080, appProtocol: {name}}}]}}")));
         assert_eq!((backend(&h).protocol, backend(&h).tls.is_some()), (protocol, tls), "{name}");
-        assert!(!h.problems().iter().any(|p| p.starts_with("P108")), "{name}");
+        assert!(!h.problems().iter().any(|p| p.starts_with("P217")), "{name}");
     }
     let h = with(&service("{ports: [{port: 8080, appProtocol: mysql}]}"));
-    assert_eq!(backend(&h).protocol, BackendProtocol::Http1);
-    assert!(h.problems().contains(&"P108 HTTPRoute infra/r spec.rules[0].backendRefs[0]".to_owned()));
+    assert_eq!(h.routes(PLACE), ["/* -> 500 invalid_backend"]);
+    assert_eq!(h.problems(), ["P217 HTTPRoute infra/r spec.rules[0].backendRefs[0]"]);
 }
 
 #[test]
