@@ -50,11 +50,11 @@ pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, respon
             // A plugin will change the body, so that its length is not known. HTTP/1.0 ends it with the connection. Of an
             // empty one there is nothing to change, and of one that is not sent (HEAD) the framing is told all the same.
             match request.version {
+                Version::HTTP_2 => {}
                 _ if length == "0" => response.insert_header(header::CONTENT_LENGTH, length)?,
                 Version::HTTP_11 => {
                     response.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
                 }
-                Version::HTTP_2 => {}
                 _ if has_body => session.set_keepalive(None),
                 _ => {}
             }
