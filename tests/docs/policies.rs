@@ -49,6 +49,32 @@ fn each_policy_is_listed_and_installed() {
     }
 }
 
+/// `make bench-plugins` writes both: a page with a row a policy, and a sentence in each policy's own page.
+#[test]
+fn what_a_policy_costs_is_said_alike_wherever_it_is_said() {
+    let page = std::fs::read_to_string(binary::root().join("docs/benchmarks-plugins.md")).unwrap_or_default();
+    for policy in guests::policies() {
+        let row = page.lines().find_map(|line| line.strip_prefix(&format!("| {policy} | ")));
+        assert!(page.is_empty() || row.is_some(), "docs/benchmarks-plugins.md lacks {policy}: make bench-plugins");
+        // What is called, fresh, two threads, pooled, two threads; a figure is `median [lowest-highest]`.
+        let sentence = row.map(|row| {
+            let median = |cell: &str| cell.split(" [").next().unwrap_or_default().to_owned();
+            let cells: Vec<&str> = row.split(" | ").collect();
+            let [_, fresh, _, pooled, ..] = cells[..] else { panic!("a row of {policy}: {row}") };
+            format!("A request costs {} us fresh, {} us pooled (", median(fresh), median(pooled))
+        });
+        let (_, own) = file(&format!("plugins/{policy}/README.md"));
+        let told = own.lines().find(|line| line.starts_with("A request costs "));
+        match (&sentence, told) {
+            (None, None) => {}
+            (Some(sentence), Some(told)) if told.starts_with(sentence.as_str()) => {}
+            _ => panic!(
+                "plugins/{policy}/README.md says {told:?}, docs/benchmarks-plugins.md {sentence:?}: make bench-plugins"
+            ),
+        }
+    }
+}
+
 /// A row a field, in the order of the schema.
 struct Table {
     schema: Value,
