@@ -243,6 +243,7 @@ pub(crate) enum Code {
     Filter {
         program: Arc<Program>,
         phases: Phases,
+        owned_headers: Box<[http::HeaderName]>,
     },
 }
 
@@ -326,7 +327,10 @@ impl Configured {
 
     /// Request headers that only this plugin writes: a client's are taken out before any plugin of the route runs.
     pub fn owned_headers(&self) -> &[http::HeaderName] {
-        self.image().map(|image| &*image.owned_headers).unwrap_or_default()
+        match &self.code {
+            Code::Component(image) => &image.owned_headers,
+            Code::Filter { owned_headers, .. } => owned_headers,
+        }
     }
 
     /// How instances are used: as the Plugin says, `Pooled` where its memory can't be made an image, or `Shared` where it is a

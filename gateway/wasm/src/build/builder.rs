@@ -5,7 +5,7 @@
 //! is large: a module of many megabytes holds up only others of its size.
 
 use super::module::{Form, Module};
-use super::{Failure, FunctionCache, Image, source};
+use super::{Failure, FunctionCache, Image, image, source};
 use crate::aside::{Aside, NICE, lower_priority};
 use crate::configured::{Code as Runs, Configured, Phases, PluginState};
 use crate::engine::Engine;
@@ -379,20 +379,21 @@ impl Builder {
         self.engine.wind();
         let module = self.module(source)?;
         let Some((plugin_use, plugin)) = plugin_use else { return Ok(None) };
+        let schema = module.schema.as_deref();
         let code = match &module.form {
             Form::Component(component) => {
                 self.functions.begin(&module.cache_name);
-                let schema = module.schema.as_deref();
                 let image = Image::build(&self.engine, component, schema, spec, &plugin_use.config, &plugin.log)?;
                 self.functions.finish();
                 Runs::Component(image)
             }
             Form::Filter(code) => {
+                let owned_headers = image::check(schema, image::normal(&plugin_use.config))?;
                 let (engine, aside) = (self.engine.clone(), self.aside.clone());
                 let host =
                     proxy_wasm::Host { engine, aside, backends: self.backends.clone(), vms: self.options.filter_vms };
                 let program = Program::build(host, code, spec, &plugin_use.config, plugin)?;
-                Runs::Filter { program, phases: Phases::of_filter(code.phases()) }
+                Runs::Filter { program, phases: Phases::of_filter(code.phases()), owned_headers }
             }
         };
         let (engine, aside) = (self.engine.clone(), self.aside.clone());

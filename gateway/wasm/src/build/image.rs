@@ -100,7 +100,7 @@ fn not_made(error: &wasmtime::Error) -> Failure {
 }
 
 /// No configuration is an empty one.
-fn normal(config: &str) -> &str {
+pub(super) fn normal(config: &str) -> &str {
     if matches!(config.trim(), "" | "null") { "{}" } else { config }
 }
 
@@ -112,7 +112,7 @@ fn takes_none(config: &str) -> Result<(), Failure> {
 }
 
 /// Holds the configuration against the module's schema, before any of its code runs. The headers that it says are its own.
-fn check(schema: Option<&ConfigSchema>, config: &str) -> Result<Box<[HeaderName]>, Failure> {
+pub(super) fn check(schema: Option<&ConfigSchema>, config: &str) -> Result<Box<[HeaderName]>, Failure> {
     let value = serde_json::from_str(config)
         .map_err(|error| Failure::new(Code::PluginConfig, "config", format!("it is not JSON: {error}")))?;
     let Some(schema) = schema else { return Ok(Box::default()) };
@@ -229,6 +229,8 @@ impl Reader<'_> {
         let outer = self.instance.get_export_index(&mut *self.store, None, instance).ok_or_else(missing)?;
         let inner = self.instance.get_export_index(&mut *self.store, Some(&outer), name).ok_or_else(missing)?;
         let accessor = self.instance.get_typed_func::<(), (R,)>(&mut *self.store, inner)?;
+        // Its own time: configure may have used its up, and what the host does with a large component in between counts too.
+        limit_cpu_time(self.store, Bounds { run_time: CONFIGURE_TIME, until: None });
         let value = if self.waits {
             at_once(accessor.call_async(&mut *self.store, ()))?
         } else {

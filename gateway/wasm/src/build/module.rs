@@ -53,10 +53,11 @@ impl Module {
             let code = version.and_then(|version| proxy_wasm::Code::compile(engine, bytes, version));
             let code = Arc::new(code.map_err(Failure::invalid)?);
             let phases = Phases::of_filter(code.phases()).names();
-            return Ok(Module { cache_name, size, schema: None, phases, form: Form::Filter(code) });
+            let schema = schema_of(bytes)?;
+            return Ok(Module { cache_name, size, schema, phases, form: Form::Filter(code) });
         }
         let component = componentize(bytes).map_err(Failure::invalid)?;
-        let schema = ConfigSchema::from_module(&component).map_err(|error| Failure::invalid(error.to_string()))?;
+        let schema = schema_of(&component)?;
         let (waits, phases, instrumented) = match instrument(&component) {
             Ok(code) => {
                 let (component, pre) = prepare(engine, &code)?;
@@ -67,10 +68,14 @@ impl Module {
                 (waits(engine, &component), phases(&pre)?, Err(reason))
             }
         };
-        let (schema, phases) = (schema.map(Arc::new), phases.names());
         let form = Form::Component(ComponentForm { component, waits, instrumented });
-        Ok(Module { cache_name, size, schema, phases, form })
+        Ok(Module { cache_name, size, schema, phases: phases.names(), form })
     }
+}
+
+fn schema_of(module: &[u8]) -> Result<Option<Arc<ConfigSchema>>, Failure> {
+    let schema = ConfigSchema::from_module(module).map_err(|error| Failure::invalid(error.to_string()))?;
+    Ok(schema.map(Arc::new))
 }
 
 /// The component with exports for its memories and globals; the error says why no image can be made of it: most often table

@@ -201,7 +201,7 @@ impl Program {
     pub(super) fn not_made(&self, reason: NotStarted) {
         let kind = match reason {
             NotStarted::Invalid(message) => Some((TrapKind::Contract, message)),
-            NotStarted::Refused(callback) => Some((TrapKind::Contract, format!("{callback} said no"))),
+            NotStarted::Refused { callback, .. } => Some((TrapKind::Contract, format!("{callback} said no"))),
             NotStarted::Failed { during, failed: Failed::Trapped { kind, message } } => {
                 self.plugin.metrics.trapped(kind);
                 Some((kind, format!("{message} in {during}")))
@@ -541,9 +541,11 @@ impl Slot {
 fn not_started(reason: &NotStarted) -> Failure {
     match reason {
         NotStarted::Invalid(message) => Failure::invalid(message.clone()),
-        NotStarted::Refused(callback) => {
-            let message =
-                format!("the filter refuses it ({callback} said no); its reason is in the log, if it tells one");
+        NotStarted::Refused { callback, said } => {
+            let message = match said {
+                Some(said) => format!("the filter refuses it ({callback} said no): {said}"),
+                None => format!("the filter refuses it ({callback} said no), and tells no reason in the log"),
+            };
             Failure::new(ProblemCode::PluginConfig, "config", message)
         }
         NotStarted::Failed { during, failed: Failed::Trapped { kind, message } } => {

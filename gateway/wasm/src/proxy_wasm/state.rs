@@ -52,6 +52,8 @@ pub(crate) struct VmState {
     pub(super) queues: QueueOwner,
     /// Streams that were paused and may go on.
     pub(super) woken: Vec<u32>,
+    /// The last warning or error of a filter that is being configured; none once it is.
+    pub(super) said: Option<String>,
 }
 
 /// One exchange, as the guest knows it by its number.

@@ -46,7 +46,11 @@ pub(super) enum NotStarted {
     /// The module is none of the ABI's.
     Invalid(String),
     /// The filter said no to its configuration.
-    Refused(&'static str),
+    Refused {
+        callback: &'static str,
+        /// What it told of it in the log, if it did.
+        said: Option<String>,
+    },
     Failed {
         during: &'static str,
         failed: Failed,
@@ -84,6 +88,7 @@ impl Vm {
             metrics: Vec::new(),
             queues: parts.queues.clone(),
             woken: Vec::new(),
+            said: Some(String::new()),
         };
         let mut store = Store::new(&parts.engine.engine, state);
         store.limiter(|state| &mut state.limits);
@@ -120,7 +125,7 @@ impl Vm {
             None => Ok(1),
         })?;
         if started == 0 {
-            return Err(NotStarted::Refused("proxy_on_vm_start"));
+            return Err(self.refused("proxy_on_vm_start"));
         }
         let length = u32::try_from(self.store.data().settings.configuration.len()).unwrap_or(u32::MAX);
         let configured = self.during("proxy_on_configure", |store, exports| match &exports.on_configure {
@@ -128,9 +133,15 @@ impl Vm {
             None => Ok(1),
         })?;
         if configured == 0 {
-            return Err(NotStarted::Refused("proxy_on_configure"));
+            return Err(self.refused("proxy_on_configure"));
         }
+        self.store.data_mut().said = None;
         Ok(())
+    }
+
+    fn refused(&mut self, callback: &'static str) -> NotStarted {
+        let said = self.store.data_mut().said.take().filter(|said| !said.is_empty());
+        NotStarted::Refused { callback, said }
     }
 
     fn during<T>(

@@ -266,7 +266,8 @@ async fn a_configuration_is_read_in_envoys_words_and_may_be_refused() {
     host.ensure(&[&filter("filter-config")], &[&plugin_use]).await;
     let problem = host.problem();
     assert_eq!((problem.code, &*problem.field), (Code::PluginConfig, "spec.plugins[0].config"));
-    assert!(problem.message.contains("proxy_on_configure said no"), "{problem}");
+    let said = "(proxy_on_configure said no): this filter takes anything but `refuse`";
+    assert!(problem.message.contains(said), "{problem}");
 }
 
 #[tokio::test]

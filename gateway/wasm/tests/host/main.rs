@@ -5,6 +5,7 @@
 
 mod cache;
 mod filter_bodies;
+mod filter_schema;
 mod filters;
 mod hostile_filters;
 mod isolation;

@@ -18,7 +18,11 @@ impl RootContext for Root {
     fn on_configure(&mut self, _: usize) -> bool {
         let bytes = self.get_plugin_configuration().unwrap_or_default();
         self.content = String::from_utf8(bytes).unwrap_or_default();
-        self.content != "refuse"
+        if self.content == "refuse" {
+            proxy_wasm::hostcalls::log(LogLevel::Error, "this filter takes anything but `refuse`").unwrap();
+            return false;
+        }
+        true
     }
 
     fn get_type(&self) -> Option<ContextType> {

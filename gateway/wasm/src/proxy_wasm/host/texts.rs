@@ -8,6 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::Level;
 use wasmtime::{Linker, Result};
 
+/// Characters of a filter's own words in a problem.
+const MAX_SAID: usize = 500;
+
 pub(super) fn define(linker: &mut Linker<VmState>) -> Result<()> {
     linker.func_wrap(ENV, "proxy_log", |mut guest: Guest<'_>, level: u32, at: u32, length: u32| {
         status(log(&mut guest, level, at, length))
@@ -32,6 +35,11 @@ fn log(guest: &mut Guest<'_>, level: u32, at: u32, length: u32) -> Answer {
         _ => return Err(Status::BadArgument.into()),
     };
     state.plugin.log.line(level, &message);
+    if level <= Level::WARN
+        && let Some(said) = &mut state.said
+    {
+        *said = message.chars().filter(|c| !c.is_control()).take(MAX_SAID).collect();
+    }
     Ok(())
 }
 
