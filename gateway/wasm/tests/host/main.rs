@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that can't go on fails")]
 
 mod cache;
+mod compiled;
 mod filter_bodies;
 mod filter_schema;
 mod filters;
