@@ -331,6 +331,7 @@ pub(super) fn answered(session: &Session, ctx: &mut RequestContext, response: &R
     }
     let now = Instant::now();
     ctx.upstream.headers_at = Some(now);
+    ctx.ends_apart = response.version != Version::HTTP_2;
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         if !ctx.websocket {
             // RFC 9110, section 15.2.2: it switches to what was asked for. What follows is nobody's protocol.

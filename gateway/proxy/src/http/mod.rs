@@ -220,10 +220,11 @@ impl ProxyHttp for Gateway {
     async fn response_trailer_filter(
         &self,
         session: &mut Session,
-        _trailers: &mut ::http::HeaderMap,
+        trailers: &mut ::http::HeaderMap,
         ctx: &mut RequestContext,
     ) -> Result<Option<Bytes>> {
-        Ok(plugins::on_response_trailers(session, ctx))
+        plugins::on_response_trailers(session, ctx, trailers).await;
+        Ok(None)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestContext) -> FailToProxy {

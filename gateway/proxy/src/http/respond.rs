@@ -26,7 +26,7 @@ pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, respon
     super::external_auth::decorate(ctx, response);
     if ctx.plugins.is_some() {
         let status = response.status;
-        let had_length = response.headers.contains_key(header::CONTENT_LENGTH);
+        let length = response.headers.get(header::CONTENT_LENGTH).cloned();
         if let Err(other) = plugins::on_response(session, ctx, response).await {
             // The engine knows no other way to send something else: the try ends, and the answer is the plugin's.
             ctx.refused = Some(other);
@@ -41,14 +41,22 @@ pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, respon
         let framed = |name| response.headers.contains_key(name);
         let request = session.req_header();
         let has_body = !reply::has_no_content(response.status) && request.method != Method::HEAD;
-        if had_length && has_body && !framed(header::CONTENT_LENGTH) && !framed(header::TRANSFER_ENCODING) {
-            // A plugin will change the body, so that its length is not known. HTTP/1.0 ends it with the connection.
+        let has_content = !reply::has_no_content(response.status);
+        if let Some(length) = length
+            && has_content
+            && !framed(header::CONTENT_LENGTH)
+            && !framed(header::TRANSFER_ENCODING)
+        {
+            // A plugin will change the body, so that its length is not known. HTTP/1.0 ends it with the connection. Of an
+            // empty one there is nothing to change, and of one that is not sent (HEAD) the framing is told all the same.
             match request.version {
+                Version::HTTP_2 => {}
+                _ if length == "0" => response.insert_header(header::CONTENT_LENGTH, length)?,
                 Version::HTTP_11 => {
                     response.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
                 }
-                Version::HTTP_2 => {}
-                _ => session.set_keepalive(None),
+                _ if has_body => session.set_keepalive(None),
+                _ => {}
             }
         }
         if has_body && plugins::see_response_body(ctx) {
