@@ -2,10 +2,10 @@
 
 use crate::edge::HOST;
 use sluice_tests::certificate::Authority;
-use sluice_tests::{Backend, Folder, Gateway, grpc::Call, http2::Connection, objects, ports};
+use sluice_tests::{Backend, Folder, Gateway, grpc::Call, http2, http2::Connection, objects, ports, wait};
 
 struct Grpc {
-    _gateway: Gateway,
+    gateway: Gateway,
     _folder: Folder,
     backend: Backend,
     authority: Authority,
@@ -32,7 +32,7 @@ async fn start() -> Grpc {
         ]),
     );
     let gateway = Gateway::start(&folder).await;
-    Grpc { _gateway: gateway, _folder: folder, backend, authority, https }
+    Grpc { gateway, _folder: folder, backend, authority, https }
 }
 
 impl Grpc {
@@ -85,4 +85,31 @@ async fn the_gateways_own_errors_are_grpc_statuses() {
             .or_else(|| answer.trailers.get("grpc-status").map(|v| v.to_str().unwrap().to_owned()));
         assert_eq!((answer.status, found.as_deref()), (200, Some(status)), "{path}");
     }
+}
+
+#[tokio::test]
+async fn rfc9113_8_1_requests_that_end_with_trailers_are_answered_and_keep_no_worker() {
+    let edge = start().await;
+    let connection = edge.connect().await;
+    let path = "/echo.Echo/Trailers";
+    for kind in ["text/plain", "application/grpc"] {
+        for piece in ["", "a body"] {
+            let request = connection.request("POST", HOST, path).header("content-type", kind);
+            let (response, mut body) = connection.open(request.body(()).unwrap()).await.unwrap();
+            if !piece.is_empty() {
+                body.send_data(piece.into(), false).unwrap();
+            }
+            let trailers = [(http::HeaderName::from_static("x-sum"), http::HeaderValue::from_static("1"))];
+            body.send_trailers(trailers.into_iter().collect()).unwrap();
+            let answer = http2::collect(response.await.unwrap()).await.unwrap();
+            assert_eq!(answer.status, 200, "{kind}, {piece:?}");
+        }
+    }
+    // One whose end is not seen would hold its worker for good: each has its line, and none is left.
+    wait::until("the access log", || async {
+        let lines = edge.gateway.access_log();
+        (lines.iter().filter(|line| line["path"] == path && line["reason"] == "upstream").count() == 4).then_some(())
+    })
+    .await;
+    assert_eq!(edge.gateway.metric("sluice_requests_in_flight", &[]).await, 0.0);
 }

@@ -1,9 +1,14 @@
-//! A request of HTTP/2 whose body has a pace to keep: the engine waits for a body for as long as the client likes.
+//! A request of HTTP/2 with a body: what the engine does not know of it by itself.
 //!
+//! A body has a pace to keep, while the engine waits for it for as long as the client likes.
 //! On HTTP/1 the engine has a timeout for reads, and the stream measures their rate. On HTTP/2 the stream of bytes
 //! belongs to all requests of a connection, so that both are done here, for the one request that is slow: it is answered
 //! 408, and its neighbours know nothing of it. Only time in which the request waits for its client counts. Once the
 //! response has begun, the exchange is a conversation, and lives by the idle timeout of streams.
+//!
+//! A body may be followed by trailers (RFC 9113, section 8.1). The engine takes a stream with something left to read for a
+//! body that goes on, and would read its end again and again, without a pause: it is told that the body is over. Trailers of
+//! requests go no further, as RFC 9110, section 6.5.1, permits.
 
 use super::metrics::DownstreamMetrics;
 use super::rate::BodyRate;
@@ -60,12 +65,18 @@ fn converses(request: &RequestHeader) -> bool {
 
 /// The session as the engine is to see it.
 pub(super) fn pace(mut session: ServerSession, timeouts: &Timeouts, slow: &Arc<SlowBodies>) -> ServerSession {
-    if session.is_body_done() || converses(session.req_header()) {
+    if session.is_body_done() {
         return session;
     }
+    let pace = (!converses(session.req_header())).then(|| Pace {
+        idle: timeouts.body_idle,
+        waited: Duration::ZERO,
+        rate: BodyRate::new(timeouts),
+    });
     ServerSession::new_custom(Box::new(Paced {
         inner: session,
-        pace: Pace { idle: timeouts.body_idle, waited: Duration::ZERO, rate: BodyRate::new(timeouts) },
+        pace,
+        read_all: false,
         ended: false,
         slow: slow.clone(),
     }))
@@ -105,23 +116,36 @@ impl Drop for Wait<'_> {
 
 struct Paced {
     inner: ServerSession,
-    pace: Pace,
+    /// None where the body is part of a conversation.
+    pace: Option<Pace>,
+    /// The end of the body has been read; trailers may be left.
+    read_all: bool,
     /// The response is at its end; what is left of the request is read for nobody.
     ended: bool,
     slow: Arc<SlowBodies>,
 }
 
 impl Paced {
-    fn conversation(&self) -> bool {
+    fn answered(&self) -> bool {
         !self.ended && self.inner.response_written().is_some_and(|sent| !sent.status.is_informational())
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>> {
-        if self.conversation() {
-            return self.inner.read_request_body().await;
+        if self.read_all {
+            return Ok(None);
         }
+        let read = self.read_in_time().await?;
+        self.read_all = read.is_none();
+        Ok(read)
+    }
+
+    async fn read_in_time(&mut self) -> Result<Option<Bytes>> {
+        let answered = self.answered();
+        let Some(pace) = self.pace.as_mut().filter(|_| !answered) else {
+            return self.inner.read_request_body().await;
+        };
         let read = {
-            let wait = Wait::begin(&mut self.pace);
+            let wait = Wait::begin(pace);
             tokio::time::timeout(wait.left(), self.inner.read_request_body()).await
         };
         let Ok(read) = read else {
@@ -131,9 +155,9 @@ impl Paced {
         let read = read.map_err(Error::into_down)?;
         let came = read.as_ref().map_or(0, Bytes::len);
         if came > 0 {
-            self.pace.waited = Duration::ZERO;
+            pace.waited = Duration::ZERO;
         }
-        if read.is_some() && !self.pace.rate.came(came) {
+        if read.is_some() && !pace.rate.came(came) {
             self.slow.metrics.timeout("body_min_rate");
             self.slow.note();
             let slow = io::Error::new(io::ErrorKind::TimedOut, "below the minimum rate");
@@ -160,7 +184,7 @@ impl ForeignSession for Paced {
     async fn drain_request_body(&mut self) -> Result<()> {
         let limit = self.inner.get_total_drain_timeout().unwrap_or(Duration::MAX);
         let drain = async {
-            while !self.inner.is_body_done() && self.read().await?.is_some() {}
+            while !self.is_body_done() && self.read().await?.is_some() {}
             Ok(())
         };
         match tokio::time::timeout(limit, drain).await {
@@ -234,7 +258,7 @@ impl ForeignSession for Paced {
     }
 
     fn is_body_done(&mut self) -> bool {
-        self.inner.is_body_done()
+        self.read_all || self.inner.is_body_done()
     }
 
     async fn finish(&mut self) -> Result<()> {
@@ -248,7 +272,7 @@ impl ForeignSession for Paced {
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
-        if no_body_expected || self.inner.is_body_done() {
+        if no_body_expected || self.is_body_done() {
             return self.inner.read_body_or_idle(true).await;
         }
         self.read().await
