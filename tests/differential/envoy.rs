@@ -78,14 +78,14 @@ impl Envoy {
 }
 
 fn listener(port: &Port, routes: &[(&str, &str)]) -> Value {
-    let hosts: Vec<_> = routes
+    let routes: Vec<_> = routes
         .iter()
         .map(|(host, cluster)| {
-            json!({
-                "name": host,
-                "domains": [host],
-                "routes": [{"match": {"prefix": "/"}, "route": {"cluster": cluster}}],
-            })
+            // By the case's name, which ends with the host's first label: Envoy looks for the route anew when a filter changes a
+            // field, and a filter may change the host.
+            let label = host.split('.').next();
+            let named = json!([{"name": "x-case", "string_match": {"suffix": label}}]);
+            json!({"match": {"prefix": "/", "headers": named}, "route": {"cluster": cluster}})
         })
         .collect();
     json!({
@@ -99,7 +99,7 @@ fn listener(port: &Port, routes: &[(&str, &str)]) -> Value {
                 "generate_request_id": false,
                 "use_remote_address": true,
                 "server_header_transformation": "PASS_THROUGH",
-                "route_config": {"name": "routes", "virtual_hosts": hosts},
+                "route_config": {"name": "routes", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
                 "http_filters": [wasm(port), {
                     "name": "envoy.filters.http.router",
                     "typed_config": {

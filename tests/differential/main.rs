@@ -86,6 +86,7 @@ async fn start_envoy(side: &Side, filters: &[Filter]) -> Envoy {
 
 async fn start_sluice(side: &Side, filters: &[Filter]) -> (Folder, Gateway) {
     let folder = Folder::new();
+    // A client of HTTP/1 that still sends when it is refused is read to its end, as the client of the test hears nothing before.
     let mut documents = vec![
         objects::class(),
         service("one", &[side.backend.address()]),
@@ -99,7 +100,7 @@ kind: GatewayConfig
 metadata: {{name: edge, namespace: {NAMESPACE}}}
 spec:
   listeners:
-  - {{name: \"*\", via: false, requestId: false, serverHeader: {{mode: Remove}}, limits: {{requestsPerConnection: 100000}}}}
+  - {{name: \"*\", via: false, requestId: false, serverHeader: {{mode: Remove}}, limits: {{requestsPerConnection: 100000, drainBytes: 1Mi}}}}
 "
         ),
     ];

@@ -153,8 +153,14 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        body::piece(session, ctx)?;
-        plugins::on_request_piece(session, ctx, piece, end).await?;
+        let passes = match body::piece(session, ctx) {
+            Ok(()) => plugins::on_request_piece(session, ctx, piece, end).await,
+            refused => refused,
+        };
+        if let Err(error) = passes {
+            forward::abandon(ctx);
+            return Err(error);
+        }
         if end {
             forward::request_ended(ctx);
         }

@@ -512,6 +512,7 @@ pub(super) async fn on_response(
     session: &mut Session,
     ctx: &mut RequestContext,
     response: &mut ResponseHeader,
+    ended: bool,
 ) -> Result<(), Reply> {
     let Some(mut plugins) = ctx.plugins.take().or_else(|| of_unseen(session, ctx)) else { return Ok(()) };
     let run = plugins.run();
@@ -520,7 +521,7 @@ pub(super) async fn on_response(
         run.exchange.deadline = None;
     }
     let outcome = if run.steps.iter().any(|step| step.invocation.configured().phases().response_headers()) {
-        Box::pin(response_phases(session, ctx, run, response)).await
+        Box::pin(response_phases(session, ctx, run, response, ended)).await
     } else {
         Ok(())
     };
@@ -533,6 +534,7 @@ async fn response_phases(
     ctx: &mut RequestContext,
     run: &mut Run,
     response: &mut ResponseHeader,
+    ended: bool,
 ) -> Result<(), Reply> {
     while run.unanswered > 0 {
         run.unanswered -= 1;
@@ -543,7 +545,7 @@ async fn response_phases(
         }
         let began = Instant::now();
         // Before the request is lent: its method is asked for.
-        run.exchange.response_ends = has_no_body(session, response);
+        run.exchange.response_ends = ended || has_no_body(session, response);
         lend_request(session, ctx, &mut run.exchange);
         run.exchange.put_response(Box::new(GatewayResponse::new(parts::take_response(response))));
         run.exchange.outbound = outbound(ctx, step.invocation.configured());

@@ -50,7 +50,7 @@ pub(super) async fn send(session: &mut Session, ctx: &mut RequestContext, mut re
             // What plugins see; the one that is sent is counted at the end.
             response.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
         }
-        match plugins::on_response(session, ctx, &mut response).await {
+        match plugins::on_response(session, ctx, &mut response, false).await {
             Ok(()) => break (response, body),
             Err(other) if replacements < MAX_REPLACEMENTS => reply = other,
             Err(_) => break (response, body),

@@ -186,7 +186,7 @@ async fn properties_have_envoys_names_and_forms() {
         ("connection/mtls", "01"),
         ("route_name", "shop/all"),
         ("cluster_name", "shop/one"),
-        ("listener_direction", "0000000000000000"),
+        ("listener_direction", "none"),
         ("response/code", "none"),
         ("node/id", "none"),
         ("request/headers/x-absent", "none"),
