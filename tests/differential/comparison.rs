@@ -61,6 +61,8 @@ pub(crate) struct Known {
     /// Part of the name of each case that it concerns.
     pub(crate) case: &'static str,
     pub(crate) why: &'static str,
+    /// Not in each run: it depends on what arrives when.
+    pub(crate) sometimes: bool,
 }
 
 impl fmt::Display for Known {

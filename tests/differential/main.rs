@@ -187,6 +187,7 @@ async fn filters_do_the_same_as_under_envoy() {
         }
     }
     assert!(unknown.is_empty(), "{} differences:\n{}", unknown.len(), unknown.join("\n"));
-    let stale: Vec<_> = KNOWN.iter().zip(met).filter(|(_, met)| !met).map(|(known, _)| known.to_string()).collect();
+    let stale = KNOWN.iter().zip(met).filter(|(known, met)| !met && !known.sometimes);
+    let stale: Vec<_> = stale.map(|(known, _)| known.to_string()).collect();
     assert!(stale.is_empty(), "these are listed as differences, and are none any more:\n{}", stale.join("\n"));
 }
