@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the toolchains of plugins in Python and C that this machine lacks, for the tests of `sluice plugin`;
-# does nothing where all of them are there. What their projects need besides comes from PyPI, by the projects.
+# Installs the toolchains of plugins in JavaScript, Python, C and Go that this machine lacks, for the tests of `sluice plugin`;
+# does nothing where all of them are there. What their projects need besides comes from npm and PyPI, by the projects.
 set -eu
 
 have() {
@@ -12,6 +12,9 @@ python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages="$packages pytho
 if [ -z "${WASI_SDK_PATH:-}" ] && ! { have clang-19 && have wasm-ld-19 && [ -f /usr/include/wasm32-wasi/stdlib.h ]; }; then
     packages="$packages clang-19 lld-19 wasi-libc libclang-rt-19-dev-wasm32"
 fi
+{ have node && have npm; } || packages="$packages nodejs npm"
+# 1.24 or newer, as Debian 13 has it.
+have go || packages="$packages golang-go"
 [ -n "$packages" ] || exit 0
 if ! have apt-get; then
     echo "setup: please install:$packages" >&2

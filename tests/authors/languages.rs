@@ -40,6 +40,34 @@ fn python() {
     assert!(report["measured"]["fresh"].is_null());
 }
 
+/// Its component has 12 MB.
+#[test]
+#[ignore = "a debug build compiles a JavaScript engine for minutes"]
+fn javascript() {
+    let report = builds_and_passes("javascript");
+    assert_eq!(report["imports"].as_array().unwrap().iter().find(|name| name.as_str().unwrap().contains("wasi")), None);
+}
+
+/// As JavaScript's.
+#[test]
+#[ignore = "a debug build compiles a JavaScript engine for minutes"]
+fn typescript() {
+    builds_and_passes("typescript");
+}
+
+/// A filter of the proxy-wasm ABI, which meets the same cases.
+#[test]
+fn go() {
+    let project = kept("demo", "go");
+    let tested = run(&["plugin", "test", "--project", project.to_str().unwrap()]);
+    assert!(tested.status.success() && text(&tested).contains(ALL_PASSED), "{}", all(&tested));
+    let inspected =
+        run(&["plugin", "inspect", project.join("build/plugin.wasm").to_str().unwrap(), "--output", "json"]);
+    let report: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    assert_eq!(report["kind"], "proxy-wasm", "{report}");
+    assert_eq!(report["schema"]["required"], serde_json::json!(["header"]), "{report}");
+}
+
 #[test]
 fn c() {
     let report = builds_and_passes("c");
@@ -51,8 +79,10 @@ fn c() {
 fn all_languages_have_the_same_cases_schema_and_world() {
     let root = sluice_tests::binary::root().join("sdk/templates");
     let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
-    assert_eq!(read("python/world.wit"), read("c/world.wit"));
-    for language in ["rust", "python", "c"] {
+    for language in ["javascript", "typescript", "python"] {
+        assert_eq!(read(&format!("{language}/world.wit")), read("c/world.wit"), "{language}");
+    }
+    for language in ["rust", "javascript", "typescript", "python", "c", "go"] {
         for file in ["tests", "schema.json"] {
             assert!(!root.join(language).join(file).exists(), "{language} has its own {file}");
         }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 pub(crate) const ALL_PASSED: &str = "7 cases: 7 passed, 0 failed";
 
 /// What stays in a project's folder from one run to the next: packages, at the place that they were installed for.
-const KEPT: [&str; 1] = [".venv"];
+const KEPT: [&str; 3] = [".venv", "node_modules", "package-lock.json"];
 
 /// Where this user's tests keep what took long.
 pub(crate) fn cache() -> PathBuf {

@@ -2,6 +2,8 @@
 //! own follow its fail mode.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod swaps;
+
 use sluice_tests::certificate::Authority;
 use sluice_tests::load::{Kind, Plan, Report, Target};
 use sluice_tests::objects::{

@@ -23,14 +23,19 @@ impl Edge {
 
     /// With settings of its listeners: the inside of a flow mapping (`limits: {headerCount: 5}`).
     pub(crate) async fn configured(settings: &str) -> Edge {
-        Edge::before(settings, Backend::echo("echo").await).await
+        Edge::before(settings, None, Backend::echo("echo").await).await
+    }
+
+    /// Before a backend of HTTP/2.
+    pub(crate) async fn before_http2(settings: &str, handler: Handler) -> Edge {
+        Edge::before(settings, Some("kubernetes.io/h2c"), Backend::with(handler).await).await
     }
 
     pub(crate) async fn with_backend(handler: Handler) -> Edge {
-        Edge::before("", Backend::with(handler).await).await
+        Edge::before("", None, Backend::with(handler).await).await
     }
 
-    async fn before(settings: &str, backend: Backend) -> Edge {
+    async fn before(settings: &str, protocol: Option<&str>, backend: Backend) -> Edge {
         let (folder, authority) = (Folder::new(), Authority::default());
         let (http, https) = (ports::free(), ports::free());
         let leaf = authority.leaf(&[HOST, "*.edge.example"]);
@@ -45,7 +50,7 @@ impl Edge {
                 gateway,
                 objects::secret("leaf", &leaf),
                 objects::route_to("all", &[], "echo"),
-                objects::service("echo", &[backend.address]),
+                objects::service_speaking("echo", protocol, &[backend.address]),
             ]),
         );
         let gateway = Gateway::start(&folder).await;
@@ -82,7 +87,8 @@ impl Edge {
         let before = self.backend.count();
         let answer = raw::get(self.http, HOST, "/sentinel").await.unwrap();
         assert_eq!(answer.status, 200, "a good request after the bad ones: {}", answer.text());
-        let seen: Vec<_> = self.backend.seen().into_iter().map(|s| s.target).filter(|t| t != "/sentinel").collect();
+        let seen: Vec<_> =
+            self.backend.seen().into_iter().map(|s| s.target).filter(|t| !t.ends_with("/sentinel")).collect();
         assert!(seen.is_empty(), "refused requests reached the backend: {seen:?} ({before} before)");
     }
 

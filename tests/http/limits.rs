@@ -1,21 +1,23 @@
 //! Limits of bodies and connections.
 
 use crate::edge::{Edge, HOST, get, post};
-use sluice_tests::raw;
+use sluice_tests::{backend, raw};
 
 #[tokio::test]
 async fn rfc9110_15_5_14_a_body_above_the_limit_is_refused_announced_or_not() {
-    let edge = Edge::configured("limits: {body: 10}").await;
-    let mut client = raw::Client::connect(edge.http).await.unwrap();
-    client.send(post("Content-Length: 11\r\n", "")).await.unwrap();
-    assert_eq!(client.response().await.unwrap().status, 413);
-    edge.untouched().await;
+    let limit = "limits: {body: 10}";
+    for edge in [Edge::configured(limit).await, Edge::before_http2(limit, backend::echo_as("echo")).await] {
+        let mut client = raw::Client::connect(edge.http).await.unwrap();
+        client.send(post("Content-Length: 11\r\n", "")).await.unwrap();
+        assert_eq!(client.response().await.unwrap().status, 413);
+        edge.untouched().await;
 
-    let answer =
-        raw::exchange(edge.http, post("Transfer-Encoding: chunked\r\n", "b\r\n01234567890\r\n0\r\n\r\n")).await;
-    assert_eq!(answer.unwrap().status, 413);
-    assert_eq!(edge.gateway.logged(|l| l["status"] == 413).await["reason"], "body_too_large");
-    edge.passes(&post("Content-Length: 10\r\n", "0123456789")).await;
+        let answer =
+            raw::exchange(edge.http, post("Transfer-Encoding: chunked\r\n", "b\r\n01234567890\r\n0\r\n\r\n")).await;
+        assert_eq!(answer.unwrap().status, 413);
+        assert_eq!(edge.gateway.logged(|l| l["status"] == 413).await["reason"], "body_too_large");
+        edge.passes(&post("Content-Length: 10\r\n", "0123456789")).await;
+    }
 }
 
 #[tokio::test]

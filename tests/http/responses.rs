@@ -1,9 +1,11 @@
 //! What a backend does wrong stays on its own connection: nothing of it is taken for the next answer.
 
-use crate::edge::{HOST, get};
+use crate::edge::{Edge, HOST, get};
+use sluice_tests::backend::text;
 use sluice_tests::raw_backend::{RawBackend, Then};
 use sluice_tests::{Folder, Gateway, objects, ports, raw};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 struct Setup {
     gateway: Gateway,
@@ -144,4 +146,11 @@ async fn rfc9110_15_2_interim_answers_are_passed_on() {
         answer = client.response().await.unwrap();
     }
     assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+}
+
+#[tokio::test]
+async fn rfc9113_8_1_an_answer_whose_stream_ends_with_its_head_is_told_as_empty() {
+    let edge = Edge::before_http2("", Arc::new(|_| Box::pin(async { text(http::StatusCode::OK, "") }))).await;
+    let answer = raw::get(edge.http, HOST, "/").await.unwrap();
+    assert_eq!((answer.header("content-length").as_deref(), answer.header("transfer-encoding")), (Some("0"), None));
 }

@@ -44,7 +44,7 @@ fn build(workspace: &str) -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
 }
 
-/// A plugin whose version stands in its code: it answers with `x-plugin-version`.
+/// A plugin whose version stands in its code.
 pub struct Versioned {
     module: Vec<u8>,
     at: usize,
@@ -53,21 +53,66 @@ pub struct Versioned {
 /// As long as what replaces it.
 const PLACE: &[u8] = b"version-0000";
 
+/// It answers with `x-plugin-version`.
 pub fn versioned() -> Versioned {
-    let module = std::fs::read(module("versioned")).unwrap();
-    let at = module.windows(PLACE.len()).position(|w| w == PLACE).expect("the version's place in the data");
-    Versioned { module, at }
+    Versioned::of("versioned")
+}
+
+/// It stamps its version on each phase, or refuses or traps in `configure` where its version begins so.
+pub fn stamped() -> Versioned {
+    Versioned::of("stamped")
 }
 
 impl Versioned {
+    fn of(guest: &str) -> Versioned {
+        let module = std::fs::read(module(guest)).unwrap();
+        let at = module.windows(PLACE.len()).position(|w| w == PLACE).expect("the version's place in the data");
+        Versioned { module, at }
+    }
+
     pub fn name(version: usize) -> String {
         format!("version-{version:04}")
     }
 
     /// The module of another version: other bytes, another digest, another answer.
     pub fn with_version(&self, version: usize) -> Vec<u8> {
+        self.named(&Versioned::name(version))
+    }
+
+    /// Likewise, by the text that stands for the version.
+    pub fn named(&self, version: &str) -> Vec<u8> {
         let mut bytes = self.module.clone();
-        bytes[self.at..self.at + PLACE.len()].copy_from_slice(Versioned::name(version).as_bytes());
+        bytes[self.at..self.at + PLACE.len()].copy_from_slice(version.as_bytes());
         bytes
+    }
+}
+
+/// A module whose sections are whole, and whose code is none.
+pub fn with_broken_code(mut module: Vec<u8>) -> Vec<u8> {
+    const CODE: u8 = 10;
+    let mut at = 8;
+    loop {
+        let id = module[at];
+        let (length, content) = leb128(&module, at + 1);
+        if id == CODE {
+            // The middle is in some function's body; 0xff is no instruction.
+            let middle = content + length / 2;
+            module[middle..middle + 64].fill(0xff);
+            return module;
+        }
+        at = content + length;
+    }
+}
+
+/// A number and where it ends.
+fn leb128(bytes: &[u8], mut at: usize) -> (usize, usize) {
+    let (mut number, mut shift) = (0, 0);
+    loop {
+        let byte = bytes[at];
+        number |= usize::from(byte & 0x7f) << shift;
+        (at, shift) = (at + 1, shift + 7);
+        if byte & 0x80 == 0 {
+            return (number, at);
+        }
     }
 }

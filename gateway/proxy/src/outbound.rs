@@ -68,9 +68,9 @@ impl Outbound for Calls {
         let (client, connections) = (self.client, self.calls.connections.clone());
         let held = HeldBytes::none(&self.calls.metrics);
         async move {
-            let Answer { status, headers, body, held, .. } =
+            let Answer { status, headers, body, trailers, held } =
                 call(&backend, request, client, &connections, held).await?;
-            Ok(OutboundResponse { status, headers, body, held: held.map(|held| held as _) })
+            Ok(OutboundResponse { status, headers, body, trailers, held: held.map(|held| held as _) })
         }
         .boxed()
     }

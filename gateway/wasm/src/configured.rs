@@ -40,12 +40,19 @@ pub(crate) enum Phase {
     ResponseHeaders,
     /// Of filters of the proxy-wasm ABI alone.
     ResponseBody,
+    ResponseTrailers,
     Log,
 }
 
 impl Phase {
-    pub(crate) const ALL: [Phase; 5] =
-        [Phase::RequestHeaders, Phase::RequestBody, Phase::ResponseHeaders, Phase::ResponseBody, Phase::Log];
+    pub(crate) const ALL: [Phase; 6] = [
+        Phase::RequestHeaders,
+        Phase::RequestBody,
+        Phase::ResponseHeaders,
+        Phase::ResponseBody,
+        Phase::ResponseTrailers,
+        Phase::Log,
+    ];
 
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -53,6 +60,7 @@ impl Phase {
             Phase::RequestBody => "request_body",
             Phase::ResponseHeaders => "response_headers",
             Phase::ResponseBody => "response_body",
+            Phase::ResponseTrailers => "response_trailers",
             Phase::Log => "log",
         }
     }
@@ -63,7 +71,7 @@ impl Phase {
             Phase::RequestHeaders => ("request-headers", "on-request"),
             Phase::RequestBody => ("request-body", "on-request-body"),
             Phase::ResponseHeaders => ("response-headers", "on-response"),
-            Phase::ResponseBody => return None,
+            Phase::ResponseBody | Phase::ResponseTrailers => return None,
             Phase::Log => ("log", "on-log"),
         })
     }
@@ -122,6 +130,11 @@ impl Phases {
     /// Whether it sees the response's body, piece by piece.
     pub fn response_pieces(&self) -> bool {
         self.callback(Phase::ResponseBody)
+    }
+
+    /// Whether it sees the trailers of responses.
+    pub fn response_trailers(&self) -> bool {
+        self.callback(Phase::ResponseTrailers)
     }
 
     fn callback(&self, phase: Phase) -> bool {

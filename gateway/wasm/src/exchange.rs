@@ -79,6 +79,8 @@ pub struct Exchange {
     pub request_ends: bool,
     pub response_ends: bool,
     pub(crate) body: Passing,
+    /// Of the response, while they pass.
+    pub(crate) trailers: Option<HeaderMap>,
     /// What calls backends for the plugin that is called next; none where it is given no backend.
     pub outbound: Option<Arc<dyn Outbound>>,
     /// When the exchange must be over: a call that would last longer ends then, by [`Deadline`](crate::PluginError::Deadline).

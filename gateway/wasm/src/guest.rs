@@ -138,8 +138,8 @@ macro_rules! caller {
                     let function = function(&mut self.response_headers, export, store, instance)?;
                     function.$call(&mut *store, (request, response))$(.$await)??
                 }
-                // The contract has no such phase.
-                Phase::ResponseBody => (None,),
+                // The contract has no such phases.
+                Phase::ResponseBody | Phase::ResponseTrailers => (None,),
                 Phase::Log => {
                     let response = has_response.then(|| Resource::<Response>::new_borrow(THE_ONE));
                     let summary = Resource::<End>::new_borrow(THE_ONE);

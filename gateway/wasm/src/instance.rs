@@ -38,6 +38,7 @@ pub(crate) enum Call {
     /// Of filters of the proxy-wasm ABI: bytes of a message's body, and whether it ends with them.
     RequestPiece(Bytes, bool),
     ResponsePiece(Bytes, bool),
+    ResponseTrailers,
     Log(Summary),
 }
 
@@ -48,6 +49,7 @@ impl Call {
             Call::RequestBody(_) | Call::RequestPiece(..) => Phase::RequestBody,
             Call::ResponsePiece(..) => Phase::ResponseBody,
             Call::ResponseHeaders => Phase::ResponseHeaders,
+            Call::ResponseTrailers => Phase::ResponseTrailers,
             Call::Log(_) => Phase::Log,
         }
     }
@@ -318,7 +320,11 @@ impl Live {
         match call {
             Call::RequestBody(body) => state.body = body,
             Call::Log(summary) => state.summary = summary,
-            Call::RequestHeaders | Call::ResponseHeaders | Call::RequestPiece(..) | Call::ResponsePiece(..) => {}
+            Call::RequestHeaders
+            | Call::ResponseHeaders
+            | Call::RequestPiece(..)
+            | Call::ResponsePiece(..)
+            | Call::ResponseTrailers => {}
         }
         state.exchange.response.is_some()
     }

@@ -13,6 +13,7 @@ use crate::instance::{Call, Failed, Finished, Live, State};
 use crate::metrics::Outcome;
 use crate::proxy_wasm::Stream;
 use bytes::Bytes;
+use http::HeaderMap;
 use sluice_model::plugin::InstanceMode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -83,6 +84,34 @@ impl Invocation {
         self.judge(&result);
         self.count(Phase::ResponseBody, &result, started);
         self.went_on(piece, result)
+    }
+
+    /// The response's trailers. `before` becomes what was held back of the body, which goes before them.
+    pub async fn on_response_trailers(
+        &mut self,
+        exchange: &mut Exchange,
+        trailers: &mut HeaderMap,
+        before: &mut Bytes,
+    ) -> Result<(), PluginError> {
+        let result = if self.configured.phases().response_trailers() {
+            exchange.trailers = Some(std::mem::take(trailers));
+            let result = self.call(exchange, Call::ResponseTrailers).await;
+            *trailers = exchange.trailers.take().unwrap_or_default();
+            result
+        } else {
+            Ok(Finished::nothing())
+        };
+        let held = self.stream.as_mut().and_then(Stream::take_held).map(|held| held.bytes.freeze());
+        match result {
+            Ok(finished) => {
+                *before = finished.replacement.or(held).unwrap_or_default();
+                Ok(())
+            }
+            Err(error) => {
+                *before = held.unwrap_or_default();
+                Err(error)
+            }
+        }
     }
 
     /// Whether it holds back some of a body.
@@ -250,7 +279,7 @@ impl Invocation {
                             && matches!(result, Ok(Finished { decision: Decision::ReadBody(_), .. })))
                 }
                 Phase::RequestBody => phases.response_headers(),
-                Phase::ResponseHeaders | Phase::ResponseBody | Phase::Log => false,
+                Phase::ResponseHeaders | Phase::ResponseBody | Phase::ResponseTrailers | Phase::Log => false,
             }
     }
 }

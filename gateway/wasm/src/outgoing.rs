@@ -64,6 +64,7 @@ pub struct OutboundResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
+    pub trailers: HeaderMap,
     /// Accounts for the body's bytes for as long as the guest has the answer.
     pub held: Option<Arc<dyn Any + Send + Sync>>,
 }

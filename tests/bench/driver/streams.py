@@ -5,12 +5,15 @@ import os
 import shutil
 import statistics
 import subprocess
+import time
 
 from . import measure, proxies
 from .clients import Load
 from .proxies import CLIENT_CORE, Proxy
 
 BACKEND_PORT = 19001
+# Longer than a session lives without a datagram (`udpIdle` below, `proxy_timeout` of the peer).
+SESSIONS_END = 7
 
 # What is counted, how many at once, and the proxies that carry it.
 TCP = ("haproxy", "nginx", "sluice")
@@ -29,6 +32,9 @@ def scenario(kind, count, losses):
         command = ["taskset", "-c", CLIENT_CORE, "python3", "-m", "driver.stream_load", kind, str(proxy.plain), str(seconds),
                    str(count)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
+        if kind == "sessions":
+            # Their end is a part of what they cost; and those of one proxy would hold the local ports that the next one needs.
+            time.sleep(SESSIONS_END)
         found = json.loads(done.stdout)
         losses.setdefault(proxy.name, []).append((found.get("lost", 0), found["done"]))
         times = {key: found[key] for key in ("p50_us", "p99_us") if key in found}

@@ -48,6 +48,10 @@ pub(crate) struct RequestContext {
     pub(super) deadline: Option<Instant>,
     /// Where the client's session comes back to, while another stands in for it.
     pub(super) replayed: Option<super::replay::Home>,
+    /// The same, where the response has something before its trailers. Taken off first.
+    pub(super) completed: Option<super::replay::Home>,
+    /// The answer came over HTTP/1, which tells a body's end apart from its last piece.
+    pub(super) ends_apart: bool,
     pub(super) upstream: Upstream,
     pub(super) tries: Tries,
     /// `None` where the rule uses no plugin.
@@ -167,6 +171,8 @@ impl RequestContext {
             body_limit: None,
             deadline: None,
             replayed: None,
+            completed: None,
+            ends_apart: false,
             upstream: Upstream::default(),
             tries: Tries::default(),
             plugins: None,

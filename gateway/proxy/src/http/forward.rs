@@ -134,6 +134,13 @@ fn wait_until(ctx: &mut RequestContext, until: Option<Instant>) {
     }
 }
 
+/// The request was refused while its body went out: the endpoint's answer is not waited for.
+pub(super) fn abandon(ctx: &mut RequestContext) {
+    if let Some(wait) = &mut ctx.upstream.wait {
+        wait.give_up();
+    }
+}
+
 /// The last byte of the request goes out: the response may take `response_headers` from now on.
 pub(super) fn request_ended(ctx: &mut RequestContext) {
     if ctx.upstream.headers_at.is_none() {
@@ -331,6 +338,7 @@ pub(super) fn answered(session: &Session, ctx: &mut RequestContext, response: &R
     }
     let now = Instant::now();
     ctx.upstream.headers_at = Some(now);
+    ctx.ends_apart = response.version != Version::HTTP_2;
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         if !ctx.websocket {
             // RFC 9110, section 15.2.2: it switches to what was asked for. What follows is nobody's protocol.

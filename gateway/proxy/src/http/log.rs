@@ -32,7 +32,7 @@ pub(super) fn count(counts: &DownstreamMetrics, reason: Reason) {
 }
 
 pub(super) async fn end(shared: &Shared, session: &mut Session, ctx: &mut RequestContext, error: Option<&Error>) {
-    if let Some(home) = ctx.replayed.take() {
+    for home in [ctx.completed.take(), ctx.replayed.take()].into_iter().flatten() {
         home.restore(session);
     }
     let status = session.response_written().map_or(0, |sent| sent.status.as_u16());

@@ -153,8 +153,14 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        body::piece(session, ctx)?;
-        plugins::on_request_piece(session, ctx, piece, end).await?;
+        let passes = match body::piece(session, ctx) {
+            Ok(()) => plugins::on_request_piece(session, ctx, piece, end).await,
+            refused => refused,
+        };
+        if let Err(error) = passes {
+            forward::abandon(ctx);
+            return Err(error);
+        }
         if end {
             forward::request_ended(ctx);
         }
@@ -220,10 +226,11 @@ impl ProxyHttp for Gateway {
     async fn response_trailer_filter(
         &self,
         session: &mut Session,
-        _trailers: &mut ::http::HeaderMap,
+        trailers: &mut ::http::HeaderMap,
         ctx: &mut RequestContext,
     ) -> Result<Option<Bytes>> {
-        Ok(plugins::on_response_trailers(session, ctx))
+        plugins::on_response_trailers(session, ctx, trailers).await;
+        Ok(None)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestContext) -> FailToProxy {

@@ -9,12 +9,13 @@ pub(super) use views::protocol;
 use views::{GatewayRequest, GatewayResponse, RequestConditions, RequestFacts};
 
 use super::context::{Content, Reply, RequestContext};
+use super::replay::Replay;
 use super::{body, parts};
 use crate::metrics::RequestMetrics;
 use crate::outbound::Calls;
 use crate::snapshot::{RuleRuntime, Snapshot};
 use crate::trace::Called;
-use ::http::{Method, header};
+use ::http::{HeaderMap, Method, Version, header};
 use bytes::Bytes;
 use pingora_core::ErrorType;
 use pingora_http::ResponseHeader;
@@ -263,7 +264,18 @@ pub(super) async fn on_request_piece(
     let Some(mut plugins) = ctx.plugins.take() else { return Ok(()) };
     ctx.body_passed = true;
     let mut bytes = piece.take().unwrap_or_default();
-    let outcome = Box::pin(request_pieces(session, ctx, plugins.run(), &mut bytes, end)).await;
+    let outcome = Box::pin(async {
+        let run = plugins.run();
+        if !(end && !bytes.is_empty() && ends_apart(session.req_header().version)) {
+            return request_pieces(session, ctx, run, &mut bytes, end).await;
+        }
+        request_pieces(session, ctx, run, &mut bytes, false).await?;
+        let mut rest = Bytes::new();
+        let outcome = request_pieces(session, ctx, run, &mut rest, true).await;
+        bytes = joined(std::mem::take(&mut bytes), rest);
+        outcome
+    })
+    .await;
     ctx.plugins = Some(plugins);
     if outcome.is_ok() && !ctx.request_unsent.takes(bytes.len(), end) {
         return Err(refuse_length(ctx));
@@ -271,6 +283,22 @@ pub(super) async fn on_request_piece(
     // None is the body's end to the engine; nothing of it is what is held back.
     *piece = (!end || !bytes.is_empty()).then_some(bytes);
     outcome.map_err(|reply| refuse(ctx, reply))
+}
+
+/// HTTP/1 tells the end of a body apart from its bytes, by a last chunk or by the length that was told: filters that were
+/// written for Envoy see both apart. HTTP/2 has the end on its last frame.
+fn ends_apart(version: Version) -> bool {
+    version != Version::HTTP_2
+}
+
+fn joined(bytes: Bytes, more: Bytes) -> Bytes {
+    if bytes.is_empty() {
+        return more;
+    }
+    if more.is_empty() {
+        return bytes;
+    }
+    [&bytes[..], &more[..]].concat().into()
 }
 
 async fn request_pieces(
@@ -319,7 +347,17 @@ pub(super) fn on_response_piece(
         return Ok(());
     }
     let mut bytes = piece.take().unwrap_or_default();
-    let outcome = response_pieces(session, ctx, plugins.run(), &mut bytes, end);
+    let run = plugins.run();
+    let outcome = if end && !bytes.is_empty() && ctx.ends_apart {
+        response_pieces(session, ctx, run, &mut bytes, false).and_then(|()| {
+            let mut rest = Bytes::new();
+            let outcome = response_pieces(session, ctx, run, &mut rest, true);
+            bytes = joined(std::mem::take(&mut bytes), rest);
+            outcome
+        })
+    } else {
+        response_pieces(session, ctx, run, &mut bytes, end)
+    };
     ctx.plugins = Some(plugins);
     if outcome.is_ok() && !ctx.response_unsent.takes(bytes.len(), end) {
         return Err(refuse_length(ctx));
@@ -328,15 +366,107 @@ pub(super) fn on_response_piece(
     outcome.map_err(|reply| refuse(ctx, reply))
 }
 
-/// Trailers end a body without a last piece. What was held back of it goes before them, in their place.
-pub(super) fn on_response_trailers(session: &mut Session, ctx: &mut RequestContext) -> Option<Bytes> {
-    let holds = ctx.plugins.as_mut()?.run().steps.iter().any(|step| step.invocation.holds_body());
-    if !holds {
-        return None;
+/// Shows the body of an answer of the gateway's own, or of a plugin's, to the plugins that see bodies.
+pub(super) fn on_reply_body(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    response: &ResponseHeader,
+    body: &mut Bytes,
+) -> Result<(), Reply> {
+    if !see_response_body(ctx) {
+        return Ok(());
     }
-    let mut piece = None;
-    on_response_piece(session, ctx, &mut piece, true).ok()?;
-    piece
+    let Some(mut plugins) = ctx.plugins.take() else { return Ok(()) };
+    plugins.run().answered = Some(Box::new(GatewayResponse::new(response.as_owned_parts())));
+    let outcome = response_pieces(session, ctx, plugins.run(), body, true);
+    ctx.plugins = Some(plugins);
+    outcome
+}
+
+/// Shows the response's trailers to the plugins that see them, in reverse order. They end a body without a last piece: what
+/// was held back of it goes before them. Where a plugin fails the response is cut short.
+pub(super) async fn on_response_trailers(session: &mut Session, ctx: &mut RequestContext, trailers: &mut HeaderMap) {
+    let Some(mut plugins) = ctx.plugins.take() else { return };
+    let run = plugins.run();
+    let sees = |step: &Step| {
+        let phases = step.invocation.configured().phases();
+        phases.response_trailers() || phases.response_pieces()
+    };
+    let mut outcome = Ok(());
+    let mut bytes = Bytes::new();
+    if !ctx.tunnel && run.steps.iter().any(sees) {
+        outcome = response_trailers(session, ctx, run, trailers, &mut bytes).await;
+    }
+    ctx.plugins = Some(plugins);
+    let outcome = outcome.map_err(|reply| refuse(ctx, reply));
+    let outcome = match outcome {
+        Ok(()) if !ctx.response_unsent.takes(bytes.len(), true) => Err(refuse_length(ctx)),
+        outcome => outcome,
+    };
+    match outcome {
+        Ok(()) if bytes.is_empty() || ctx.bodiless => {}
+        Ok(()) => ctx.completed = Some(Replay::put_before_trailers(session, bytes)),
+        Err(error) => {
+            // The engine goes on, whatever this filter says: the client's stream is ended here.
+            tracing::debug!(%error, "a response is cut short before its trailers");
+            trailers.clear();
+            session.as_downstream_mut().shutdown().await;
+        }
+    }
+}
+
+async fn response_trailers(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    run: &mut Run,
+    trailers: &mut HeaderMap,
+    bytes: &mut Bytes,
+) -> Result<(), Reply> {
+    let began = Instant::now();
+    lend_both(session, ctx, run);
+    let mut outcome = Ok(());
+    for step in run.steps.iter_mut().rev() {
+        run.exchange.outbound = outbound(ctx, step.invocation.configured());
+        if !bytes.is_empty() && step.invocation.configured().phases().response_pieces() {
+            let decision = step.invocation.on_response_piece(&mut run.exchange, bytes, false);
+            outcome = judged(run.exchange.deadline, decision, step.fail_mode).map(|_| ());
+            if outcome.is_err() {
+                break;
+            }
+        }
+        let mut before = Bytes::new();
+        let began = Instant::now();
+        let seen = step.invocation.on_response_trailers(&mut run.exchange, trailers, &mut before).await;
+        if step.invocation.configured().phases().response_trailers() {
+            let outcome = seen.as_ref().map(|()| Decision::Continue.outcome());
+            note(ctx, step, "response_trailers", began, outcome);
+        }
+        *bytes = joined(std::mem::take(bytes), before);
+        outcome = judged(run.exchange.deadline, seen, step.fail_mode);
+        if outcome.is_err() {
+            break;
+        }
+    }
+    let back = take_both(session, ctx, run);
+    run.spent += began.elapsed();
+    if back { outcome } else { Err(Reason::PluginFailed.into()) }
+}
+
+/// Lends the request, and the response as it was sent.
+fn lend_both(session: &mut Session, ctx: &RequestContext, run: &mut Run) {
+    lend_request(session, ctx, &mut run.exchange);
+    if let Some(head) = run.answered.take().or_else(|| {
+        let sent = session.response_written()?;
+        Some(Box::new(GatewayResponse::new(sent.as_owned_parts())))
+    }) {
+        run.exchange.put_response(head);
+    }
+}
+
+/// Takes both back. `false`: the host lost the request.
+fn take_both(session: &mut Session, ctx: &mut RequestContext, run: &mut Run) -> bool {
+    run.answered = run.exchange.take_response::<GatewayResponse>();
+    take_request(session, ctx, run)
 }
 
 fn response_pieces(
@@ -347,13 +477,7 @@ fn response_pieces(
     end: bool,
 ) -> Result<(), Reply> {
     let began = Instant::now();
-    lend_request(session, ctx, &mut run.exchange);
-    if let Some(head) = run.answered.take().or_else(|| {
-        let sent = session.response_written()?;
-        Some(Box::new(GatewayResponse::new(sent.as_owned_parts())))
-    }) {
-        run.exchange.put_response(head);
-    }
+    lend_both(session, ctx, run);
     let mut outcome = Ok(());
     for step in run.steps.iter_mut().rev() {
         if !step.invocation.configured().phases().response_pieces() || (bytes.is_empty() && !end) {
@@ -362,17 +486,11 @@ fn response_pieces(
         run.exchange.outbound = outbound(ctx, step.invocation.configured());
         let decision = step.invocation.on_response_piece(&mut run.exchange, bytes, end);
         outcome = judged(run.exchange.deadline, decision, step.fail_mode).map(|_| ());
-        if outcome.is_ok() && ctx.grpc && step.invocation.holds_body() {
-            // Its trailers, which say how the call ended, come before what is held back.
-            tracing::debug!("a plugin holds back a message of a gRPC call");
-            outcome = Err(Reason::PluginFailed.into());
-        }
         if outcome.is_err() {
             break;
         }
     }
-    run.answered = run.exchange.take_response::<GatewayResponse>();
-    let back = take_request(session, ctx, run);
+    let back = take_both(session, ctx, run);
     run.spent += began.elapsed();
     if back { outcome } else { Err(Reason::PluginFailed.into()) }
 }
@@ -394,6 +512,7 @@ pub(super) async fn on_response(
     session: &mut Session,
     ctx: &mut RequestContext,
     response: &mut ResponseHeader,
+    ended: bool,
 ) -> Result<(), Reply> {
     let Some(mut plugins) = ctx.plugins.take().or_else(|| of_unseen(session, ctx)) else { return Ok(()) };
     let run = plugins.run();
@@ -402,7 +521,7 @@ pub(super) async fn on_response(
         run.exchange.deadline = None;
     }
     let outcome = if run.steps.iter().any(|step| step.invocation.configured().phases().response_headers()) {
-        Box::pin(response_phases(session, ctx, run, response)).await
+        Box::pin(response_phases(session, ctx, run, response, ended)).await
     } else {
         Ok(())
     };
@@ -415,6 +534,7 @@ async fn response_phases(
     ctx: &mut RequestContext,
     run: &mut Run,
     response: &mut ResponseHeader,
+    ended: bool,
 ) -> Result<(), Reply> {
     while run.unanswered > 0 {
         run.unanswered -= 1;
@@ -424,8 +544,9 @@ async fn response_phases(
             continue;
         }
         let began = Instant::now();
+        // Before the request is lent: its method is asked for.
+        run.exchange.response_ends = ended || has_no_body(session, response);
         lend_request(session, ctx, &mut run.exchange);
-        run.exchange.response_ends = has_no_body(session, response);
         run.exchange.put_response(Box::new(GatewayResponse::new(parts::take_response(response))));
         run.exchange.outbound = outbound(ctx, step.invocation.configured());
         let decision = step.invocation.on_response(&mut run.exchange).await;

@@ -1,4 +1,5 @@
-//! A client's session whose body begins with bytes that were read before, or is another body altogether.
+//! A client's session whose body begins with bytes that were read before, or is another body altogether; or whose response
+//! has bytes before its trailers that come only with them.
 //!
 //! The engine keeps 64 KiB of a body for sending it again. Where a plugin read more, or gave another body to a request
 //! without one, the session is put behind the engine's interface for foreign protocols; everything but the body passes
@@ -51,23 +52,32 @@ pub(super) struct Replay {
     follows: bool,
     /// Some of the rest has been sent: it is not kept, so that there is no further try.
     passed_on: bool,
+    /// Of the response: what goes before its trailers.
+    before_trailers: Option<Bytes>,
 }
 
 impl Replay {
     /// `front`, and then what the client sends.
     pub(super) fn put_before(session: &mut Session, front: Bytes) -> Home {
-        Replay::wrap(session, front, true)
+        Replay::wrap(session, front, true, None)
+    }
+
+    /// Writes `bytes` between the body that has been sent so far and the trailers. What stood in for the client's session
+    /// before goes on to.
+    pub(super) fn put_before_trailers(session: &mut Session, bytes: Bytes) -> Home {
+        Replay::wrap(session, Bytes::new(), true, Some(bytes))
     }
 
     /// `body` instead of the client's, which has been read.
     pub(super) fn put_instead(session: &mut Session, body: Bytes) -> Home {
-        Replay::wrap(session, body, false)
+        Replay::wrap(session, body, false, None)
     }
 
-    fn wrap(session: &mut Session, front: Bytes, follows: bool) -> Home {
+    fn wrap(session: &mut Session, front: Bytes, follows: bool, before_trailers: Option<Bytes>) -> Home {
         let home = Home::default();
         let inner = std::mem::replace(&mut session.downstream_session, placeholder());
-        let replay = Replay { inner: Some(inner), home: home.0.clone(), front, follows, passed_on: false };
+        let replay =
+            Replay { inner: Some(inner), home: home.0.clone(), front, follows, passed_on: false, before_trailers };
         *session.downstream_session = ServerSession::new_custom(Box::new(replay));
         home
     }
@@ -132,7 +142,12 @@ impl ForeignSession for Replay {
         self.inner_mut().write_response_trailers(trailers).await
     }
 
-    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+    async fn response_duplex_vec(&mut self, mut tasks: Vec<HttpTask>) -> Result<bool> {
+        if let Some(trailers) = tasks.iter().position(|task| matches!(task, HttpTask::Trailer(_)))
+            && let Some(bytes) = self.before_trailers.take()
+        {
+            tasks.insert(trailers, HttpTask::Body(Some(bytes), false));
+        }
         self.inner_mut().response_duplex_vec(tasks).await
     }
 

@@ -42,17 +42,31 @@ pub(super) async fn send(session: &mut Session, ctx: &mut RequestContext, mut re
         home.restore(session);
     }
     let mut replacements = 0;
-    let (mut response, body) = loop {
+    let (mut response, mut body) = loop {
         ctx.reason = reply.reason;
         let (mut response, body) = compose(session, ctx, &mut reply)?;
         decorate(session, ctx, &mut response);
-        match plugins::on_response(session, ctx, &mut response).await {
+        if !body.is_empty() {
+            // What plugins see; the one that is sent is counted at the end.
+            response.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
+        }
+        match plugins::on_response(session, ctx, &mut response, false).await {
             Ok(()) => break (response, body),
             Err(other) if replacements < MAX_REPLACEMENTS => reply = other,
             Err(_) => break (response, body),
         }
         replacements += 1;
     };
+    let has_body = !body.is_empty() && !ctx.grpc && !has_no_content(response.status);
+    if has_body
+        && session.req_header().method != Method::HEAD
+        && let Err(failed) = plugins::on_reply_body(session, ctx, &response, &mut body)
+    {
+        ctx.reason = failed.reason;
+        reply = failed;
+        (response, body) = compose(session, ctx, &mut reply)?;
+        response.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
+    }
     let body = finish_head(session, ctx, &mut response, body)?;
     let reusable = prepare_connection(session, ctx, &reply);
     ctx.answered_at = Some(Instant::now());
@@ -156,11 +170,22 @@ fn finish_head(session: &Session, ctx: &RequestContext, response: &mut ResponseH
         }
         return Ok(Bytes::new());
     }
+    // A plugin may take the length away, as it can from a backend's answer.
+    let unframed = !body.is_empty() && !response.headers.contains_key(header::CONTENT_LENGTH);
     if has_no_content(response.status) {
         response.remove_header(&header::CONTENT_LENGTH);
         return Ok(Bytes::new());
     }
-    response.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
+    let request = session.req_header();
+    let is_plugins = matches!(ctx.reason, Reason::PluginDenied | Reason::PluginReplied);
+    if body.is_empty() && is_plugins && request.version == Version::HTTP_2 {
+        // There its end is told by the head itself.
+        response.remove_header(&header::CONTENT_LENGTH);
+    } else if unframed && request.version == Version::HTTP_11 {
+        response.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+    } else if !unframed || request.version != Version::HTTP_2 {
+        response.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
+    }
     Ok(if session.req_header().method == Method::HEAD { Bytes::new() } else { body })
 }
 

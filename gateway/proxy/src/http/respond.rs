@@ -3,6 +3,7 @@
 use super::body::Unsent;
 use super::context::RequestContext;
 use super::{headers, plugins, reply};
+use crate::upstream::Deadline;
 use ::http::{HeaderValue, Method, StatusCode, Version, header};
 use bytes::Bytes;
 use pingora_core::{Error, ErrorType, Result};
@@ -24,10 +25,11 @@ pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, respon
     reply::decorate(session, ctx, response);
     super::session::write(session, ctx, response);
     super::external_auth::decorate(ctx, response);
+    let ended = ctx.upstream.wait.as_ref().is_some_and(Deadline::response_ended_with_head);
     if ctx.plugins.is_some() {
         let status = response.status;
-        let had_length = response.headers.contains_key(header::CONTENT_LENGTH);
-        if let Err(other) = plugins::on_response(session, ctx, response).await {
+        let length = response.headers.get(header::CONTENT_LENGTH).cloned();
+        if let Err(other) = plugins::on_response(session, ctx, response, ended).await {
             // The engine knows no other way to send something else: the try ends, and the answer is the plugin's.
             ctx.refused = Some(other);
             return Err(Error::explain(ErrorType::InternalError, "a plugin answers instead of the backend"));
@@ -41,19 +43,37 @@ pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, respon
         let framed = |name| response.headers.contains_key(name);
         let request = session.req_header();
         let has_body = !reply::has_no_content(response.status) && request.method != Method::HEAD;
-        if had_length && has_body && !framed(header::CONTENT_LENGTH) && !framed(header::TRANSFER_ENCODING) {
-            // A plugin will change the body, so that its length is not known. HTTP/1.0 ends it with the connection.
+        let has_content = !reply::has_no_content(response.status);
+        if let Some(length) = length
+            && has_content
+            && !framed(header::CONTENT_LENGTH)
+            && !framed(header::TRANSFER_ENCODING)
+        {
+            // A plugin will change the body, so that its length is not known. HTTP/1.0 ends it with the connection. Of an
+            // empty one there is nothing to change, and of one that is not sent (HEAD) the framing is told all the same.
             match request.version {
+                Version::HTTP_2 => {}
+                _ if length == "0" => response.insert_header(header::CONTENT_LENGTH, length)?,
                 Version::HTTP_11 => {
                     response.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
                 }
-                Version::HTTP_2 => {}
-                _ => session.set_keepalive(None),
+                _ if has_body => session.set_keepalive(None),
+                _ => {}
             }
         }
         if has_body && plugins::see_response_body(ctx) {
             ctx.response_unsent = Unsent::told_by(&response.headers);
         }
+    }
+    let request = session.req_header();
+    if ended
+        && matches!(request.version, Version::HTTP_10 | Version::HTTP_11)
+        && request.method != Method::HEAD
+        && !reply::has_no_content(response.status)
+        && !response.headers.contains_key(header::CONTENT_LENGTH)
+    {
+        // The end of a stream says it over HTTP/2; over HTTP/1 it would be chunks, or the end of the connection.
+        response.insert_header(header::CONTENT_LENGTH, HeaderValue::from_static("0"))?;
     }
     if upgraded {
         ctx.tunnel = true;

@@ -5,6 +5,9 @@
 //! rest is a deadline that the request moves as it goes on: it is armed when the request has ended, changed when the
 //! response begins, and gone in a tunnel. It is read where bytes are waited for: in the stream of an HTTP/1 connection,
 //! and in the session of an HTTP/2 stream. Who waits also looks now and then whether there is still anybody to wait for.
+//!
+//! On the same way a request gives up: the engine goes on waiting for an answer over HTTP/2 after a filter has refused the
+//! request's body. And on it a stream of HTTP/2 says that its response ended with the head, which the engine keeps to itself.
 
 use super::lost::{LOST_AFTER, is_lost};
 use futures::task::AtomicWaker;
@@ -13,7 +16,7 @@ use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_http::ResponseHeader;
 use std::os::fd::RawFd;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -25,12 +28,16 @@ static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// No deadline.
 const NONE: u64 = 0;
 
+/// The request wants no answer any more.
+const GIVEN_UP: u64 = 1;
+
 /// The deadline of one connection (HTTP/1) or stream (HTTP/2).
 #[derive(Debug, Default)]
 pub(super) struct ReadDeadline {
-    /// Microseconds since [`ORIGIN`], and one.
+    /// Microseconds since [`ORIGIN`], and two.
     at: AtomicU64,
     reader: AtomicWaker,
+    ended_with_head: AtomicBool,
 }
 
 impl ReadDeadline {
@@ -46,8 +53,17 @@ impl ReadDeadline {
     fn at(&self) -> Option<Instant> {
         match self.at.load(SeqCst) {
             NONE => None,
-            at => ORIGIN.checked_add(Duration::from_micros(at - 1)),
+            at => ORIGIN.checked_add(Duration::from_micros(at.saturating_sub(2))),
         }
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.at.load(SeqCst) == GIVEN_UP
+    }
+
+    /// The response has no body, and no trailers: its stream ended with the head.
+    pub(super) fn note_end_with_head(&self) {
+        self.ended_with_head.store(true, SeqCst);
     }
 
     /// Ready once the deadline has passed, or the endpoint at the other end of `socket` is lost. The timer is made when it
@@ -56,6 +72,9 @@ impl ReadDeadline {
     pub(super) fn poll(&self, timer: &mut Option<Pin<Box<Sleep>>>, socket: RawFd, cx: &mut Context<'_>) -> Poll<Over> {
         self.reader.register(cx.waker());
         let Some(at) = self.at() else { return Poll::Pending };
+        if self.is_given_up() {
+            return Poll::Ready(Over::GivenUp);
+        }
         let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next_look(at).into())));
         if timer.deadline() > at.into() {
             timer.as_mut().reset(at.into());
@@ -80,6 +99,8 @@ pub(super) enum Over {
     TimedOut,
     /// Nobody is there any more.
     Lost,
+    /// The request is answered by somebody else.
+    GivenUp,
 }
 
 /// Between two looks at whether the endpoint is still there.
@@ -116,8 +137,19 @@ impl Deadline {
     /// `None`: nothing is waited for in vain any more but by the engine's own timeouts.
     pub fn set(&mut self, at: Option<Instant>) {
         let since = at.map(|at| at.saturating_duration_since(*ORIGIN).as_micros());
-        self.set = since.map_or(NONE, |since| u64::try_from(since).unwrap_or(u64::MAX - 1) + 1);
+        self.set = since.map_or(NONE, |since| u64::try_from(since).unwrap_or(u64::MAX - 2) + 2);
         self.deadline.store(self.set);
+    }
+
+    /// Nothing is waited for any more: who does so is told at once.
+    pub fn give_up(&mut self) {
+        self.set = GIVEN_UP;
+        self.deadline.store(GIVEN_UP);
+    }
+
+    /// Whether the response ended with its head, where that is known: over HTTP/2, once the head has been read.
+    pub fn response_ended_with_head(&self) -> bool {
+        self.deadline.ended_with_head.load(SeqCst)
     }
 }
 
@@ -173,6 +205,25 @@ mod tests {
             deadline.store(at);
             assert_eq!(wakes.0.load(SeqCst), woken, "{at}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_waits_learns_that_its_request_was_given_up() {
+        let shared = Arc::new(ReadDeadline::default());
+        let digest = Digest { proxy_digest: Some(digest_of(&shared)), ..Digest::default() };
+        let mut request = Deadline::of(&digest).unwrap();
+        request.set(Instant::now().checked_add(Duration::from_secs(3600)));
+        let mut timer = None;
+        let waits = std::future::poll_fn(|cx| shared.poll(&mut timer, -1, cx));
+        let gives_up = async {
+            tokio::task::yield_now().await;
+            request.give_up();
+        };
+        let (over, ()) =
+            tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(waits, gives_up) }).await.unwrap();
+        assert_eq!(over, Over::GivenUp);
+        drop(request);
+        assert_eq!(shared.at(), None);
     }
 
     #[test]

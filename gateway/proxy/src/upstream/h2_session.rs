@@ -98,6 +98,8 @@ async fn in_time<T>(
                 "the request's deadline passed while the endpoint was waited for",
             ),
             Over::Lost => Err(Error::because(ErrorType::ReadError, "waiting for the endpoint", lost())),
+            // Not the endpoint's doing, and nothing is wrong with its connection.
+            Over::GivenUp => Error::e_explain(ErrorType::InternalError, "the request is answered by the gateway"),
         }),
         ready => ready,
     })
@@ -180,6 +182,9 @@ impl Session for H2Session {
         // The engine's client would count from the request's head on.
         self.inner.read_timeout = None;
         let result = in_time(&self.deadline, &mut self.timer, self.inner.fd(), self.inner.read_response_header()).await;
+        if result.is_ok() && self.inner.response_finished() {
+            self.deadline.note_end_with_head();
+        }
         self.noted(result)
     }
 

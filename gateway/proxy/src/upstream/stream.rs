@@ -48,6 +48,7 @@ impl<S: AsyncRead + UniqueID + Unpin> AsyncRead for Timed<S> {
                 Err(match over {
                     Over::TimedOut => io::ErrorKind::TimedOut.into(),
                     Over::Lost => lost(),
+                    Over::GivenUp => io::Error::other("the request is answered by the gateway"),
                 })
             }),
             ready => ready,

@@ -39,11 +39,7 @@ pub(crate) fn run(args: &NewArgs) -> Result<ExitCode> {
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     };
     ensure!(is_free, "{} is there already, and is no empty folder", args.path.display());
-    let language = match args.language {
-        Language::Rust => "rust",
-        Language::Python => "python",
-        Language::C => "c",
-    };
+    let language = args.language.name();
     let named = |content: &[u8]| match std::str::from_utf8(content) {
         Ok(text) => text.replace(NAME, name).replace(IDENTIFIER, &name.replace('-', "_")).into_bytes(),
         Err(_) => content.to_vec(),
@@ -85,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_project_bears_its_name_and_has_the_sdk() {
-        for language in [Language::Rust, Language::Python, Language::C] {
+        for language in Language::ALL {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("tenant-check");
             run(&NewArgs { path: path.clone(), language }).unwrap();
@@ -93,7 +89,8 @@ mod tests {
             assert_eq!(project.language, language);
             let cases = fs::read_to_string(path.join("tests/header.yaml")).unwrap();
             assert!(cases.contains("tenant-check") && !cases.contains(NAME), "{cases}");
-            for file in ["sdk/wit/types.wit", "schema.json", ".gitignore", "README.md"] {
+            let contract = if language == Language::Go { "sdk/go/abi.go" } else { "sdk/wit/types.wit" };
+            for file in [contract, "schema.json", ".gitignore", "README.md"] {
                 assert!(path.join(file).is_file(), "{language:?}: {file}");
             }
             let error = run(&NewArgs { path, language }).unwrap_err().to_string();

@@ -9,21 +9,42 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Language {
     Rust,
+    #[value(name = "javascript", alias = "js")]
+    JavaScript,
+    #[value(name = "typescript", alias = "ts")]
+    TypeScript,
     Python,
     C,
+    Go,
 }
 
 impl Language {
+    /// As it is written on the command line, and as the folder of its template is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Language::Rust => "rust",
+            Language::JavaScript => "javascript",
+            Language::TypeScript => "typescript",
+            Language::Python => "python",
+            Language::C => "c",
+            Language::Go => "go",
+        }
+    }
+
     /// The file that the plugin begins in.
     pub(crate) fn source(self) -> &'static str {
         match self {
             Language::Rust => "src/lib.rs",
+            Language::JavaScript => "src/plugin.js",
+            Language::TypeScript => "src/plugin.ts",
             Language::Python => "src/plugin.py",
             Language::C => "src/plugin.c",
+            Language::Go => "src/plugin.go",
         }
     }
 
-    const ALL: [Language; 3] = [Language::Rust, Language::Python, Language::C];
+    pub(crate) const ALL: [Language; 6] =
+        [Language::Rust, Language::JavaScript, Language::TypeScript, Language::Python, Language::C, Language::Go];
 }
 
 #[derive(Debug)]
@@ -82,7 +103,7 @@ mod tests {
     fn a_project_is_of_the_language_that_it_begins_in() {
         let folder = tempfile::tempdir().unwrap();
         let error = Project::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("none of src/lib.rs, src/plugin.py"), "{error}");
+        assert!(error.contains("none of src/lib.rs, src/plugin.js"), "{error}");
         std::fs::create_dir(folder.path().join("src")).unwrap();
         std::fs::write(folder.path().join("src/plugin.py"), "").unwrap();
         assert_eq!(Project::open(folder.path()).unwrap().language, Language::Python);

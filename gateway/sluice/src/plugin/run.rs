@@ -26,7 +26,8 @@ const CONNECT: Duration = Duration::from_secs(1);
 const DRAIN: &str = "2";
 
 /// What builds write, and what is no source.
-const IGNORED: [&str; 6] = ["build", "target", ".venv", ".git", "__pycache__", "Cargo.lock"];
+const IGNORED: [&str; 8] =
+    ["build", "target", ".venv", "node_modules", ".git", "__pycache__", "Cargo.lock", "package-lock.json"];
 
 /// Try the project: a gateway with this one plugin before a backend, which builds and swaps it when a file is saved
 #[derive(Args, Debug)]

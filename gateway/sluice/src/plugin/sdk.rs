@@ -16,6 +16,8 @@ use std::process::ExitCode;
 static WIT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../sdk/wit");
 static RUST_SOURCE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../sdk/rust/src");
 static RUST_MANIFEST: &[u8] = include_bytes!("../../../../sdk/rust/Cargo.toml");
+static JAVASCRIPT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../sdk/javascript");
+static GO: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../sdk/go");
 static C: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../sdk/c");
 
 /// Write this version's SDK into a project, instead of the one that it has
@@ -36,12 +38,14 @@ pub(crate) fn run(args: &SdkArgs) -> Result<ExitCode> {
 /// Writes the parts that a language needs; what stood there goes.
 pub(super) fn write(project: &Path, language: Language) -> Result<()> {
     let sdk = project.join("sdk");
-    let mut parts = vec![("wit", &WIT)];
-    match language {
-        Language::Rust => parts.push(("rust/src", &RUST_SOURCE)),
-        Language::C => parts.push(("c", &C)),
-        Language::Python => {}
-    }
+    let parts = match language {
+        Language::Rust => vec![("wit", &WIT), ("rust/src", &RUST_SOURCE)],
+        Language::JavaScript | Language::TypeScript => vec![("wit", &WIT), ("javascript", &JAVASCRIPT)],
+        Language::C => vec![("wit", &WIT), ("c", &C)],
+        Language::Python => vec![("wit", &WIT)],
+        // It speaks the proxy-wasm ABI.
+        Language::Go => vec![("go", &GO)],
+    };
     for (folder, files) in parts {
         let folder = sdk.join(folder);
         if folder.exists() {

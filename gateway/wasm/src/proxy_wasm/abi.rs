@@ -9,6 +9,7 @@ pub(super) enum Status {
     Ok = 0,
     NotFound = 1,
     BadArgument = 2,
+    ParseFailure = 4,
     InvalidMemoryAccess = 6,
     Empty = 7,
     CasMismatch = 8,
@@ -88,6 +89,7 @@ pub(super) mod buffer {
     pub(crate) const REQUEST_BODY: u32 = 0;
     pub(crate) const RESPONSE_BODY: u32 = 1;
     pub(crate) const CALL_RESPONSE_BODY: u32 = 4;
+    pub(crate) const GRPC_RECEIVE: u32 = 5;
     pub(crate) const VM_CONFIGURATION: u32 = 6;
     pub(crate) const PLUGIN_CONFIGURATION: u32 = 7;
     pub(crate) const LAST: u32 = 8;
@@ -97,7 +99,9 @@ pub(super) mod buffer {
 pub(super) mod map {
     pub(crate) const REQUEST_HEADERS: u32 = 0;
     pub(crate) const RESPONSE_HEADERS: u32 = 2;
+    pub(crate) const RESPONSE_TRAILERS: u32 = 3;
     pub(crate) const CALL_RESPONSE_HEADERS: u32 = 6;
+    pub(crate) const CALL_RESPONSE_TRAILERS: u32 = 7;
     pub(crate) const LAST: u32 = 7;
 }
 

@@ -1,8 +1,11 @@
 //! Calls of filters to backends, by number. The guest goes on at once; the answer is a callback, in any later call of its
 //! VM.
 
-use crate::outgoing::{Outbound, OutboundRequest, OutboundResponse};
+use super::grpc::{self, Closed};
+use crate::outgoing::{FetchError, Outbound, OutboundRequest, OutboundResponse};
+use bytes::Bytes;
 use foldhash::fast::RandomState;
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::task::AbortHandle;
@@ -13,16 +16,41 @@ const MAX_UNDER_WAY: usize = 1_024;
 /// What `proxy_get_status` says of a callout that got no answer: a broken connection.
 const BROKEN: u32 = 11;
 
+/// What a call is, to the guest that makes it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Http,
+    Grpc,
+}
+
+impl Kind {
+    pub(super) const fn callback(self) -> &'static str {
+        match self {
+            Kind::Http => "on_http_call_response",
+            Kind::Grpc => "on_grpc_receive",
+        }
+    }
+}
+
+/// How a call ended, and the sizes that its callback is told.
+pub(super) enum Answered {
+    Http { fields: usize, length: usize, trailers: usize },
+    Message { length: usize },
+    Closed { status: u32 },
+}
+
 /// A call that is to be sent.
 pub(super) struct Started {
     pub(super) backend: String,
     pub(super) request: OutboundRequest,
     pub(super) outbound: Arc<dyn Outbound>,
+    pub(super) kind: Kind,
 }
 
 struct UnderWay {
     /// The context that made it.
     context: u32,
+    kind: Kind,
     task: Option<AbortHandle>,
 }
 
@@ -35,7 +63,9 @@ pub(super) struct Callouts {
     under_way: HashMap<u32, UnderWay, RandomState>,
     /// Of the callout whose callback runs; none where it failed.
     answer: Option<OutboundResponse>,
-    status: (u32, &'static str),
+    /// The message that an answer of gRPC is, and what accounts for its bytes.
+    message: Option<(Bytes, Option<Arc<dyn Any + Send + Sync>>)>,
+    status: (u32, String),
     /// What the plugin may call outside of an exchange: in ticks, and when it is configured.
     own: Option<Arc<dyn Outbound>>,
 }
@@ -62,7 +92,7 @@ impl Callouts {
                 break;
             }
         }
-        self.under_way.insert(self.last, UnderWay { context, task: None });
+        self.under_way.insert(self.last, UnderWay { context, kind: call.kind, task: None });
         self.started.push((self.last, call));
         Some(self.last)
     }
@@ -84,25 +114,73 @@ impl Callouts {
         self.under_way.values().any(|call| call.context == context)
     }
 
-    /// The answer is there, or there will be none. The context that made the call; none where nobody waits for it.
-    pub(super) fn answered(&mut self, token: u32, answer: Option<OutboundResponse>) -> Option<u32> {
-        self.status = if answer.is_some() { (0, "") } else { (BROKEN, "reset") };
-        self.answer = answer;
-        self.under_way.remove(&token).map(|call| call.context)
+    pub(super) fn is_grpc(&self, token: u32) -> bool {
+        self.under_way.get(&token).is_some_and(|call| call.kind == Kind::Grpc)
+    }
+
+    /// Ends a call of gRPC. Its callback is not called; `false` where there is no such call.
+    pub(super) fn cancel(&mut self, token: u32) -> bool {
+        if !self.is_grpc(token) {
+            return false;
+        }
+        self.started.retain(|(started, _)| *started != token);
+        if let Some(UnderWay { task: Some(task), .. }) = self.under_way.remove(&token) {
+            task.abort();
+        }
+        true
+    }
+
+    /// The answer is there, or there will be none. With the context that made the call; none where nobody waits for it.
+    pub(super) fn answered(
+        &mut self,
+        token: u32,
+        answer: Result<OutboundResponse, FetchError>,
+    ) -> Option<(u32, Answered)> {
+        let call = self.under_way.remove(&token)?;
+        let answered = match call.kind {
+            Kind::Http => {
+                self.status = if answer.is_ok() { (0, String::new()) } else { (BROKEN, "reset".to_owned()) };
+                self.answer = answer.ok();
+                let sizes = self.answer.as_ref().map(|answer| Answered::Http {
+                    fields: answer.headers.len() + 1,
+                    length: answer.body.len(),
+                    trailers: answer.trailers.len(),
+                });
+                sizes.unwrap_or(Answered::Http { fields: 0, length: 0, trailers: 0 })
+            }
+            Kind::Grpc => {
+                match answer.map_err(Closed::failed).and_then(|answer| Ok((grpc::message(&answer)?, answer.held))) {
+                    Ok((message, held)) => {
+                        let length = message.len();
+                        (self.status, self.message) = ((0, String::new()), Some((message, held)));
+                        Answered::Message { length }
+                    }
+                    Err(Closed { status, message }) => {
+                        self.status = (status, message);
+                        Answered::Closed { status }
+                    }
+                }
+            }
+        };
+        Some((call.context, answered))
+    }
+
+    pub(super) fn message(&self) -> Option<&Bytes> {
+        self.message.as_ref().map(|(message, _)| message)
     }
 
     pub(super) fn answer(&self) -> Option<&OutboundResponse> {
         self.answer.as_ref()
     }
 
-    pub(super) fn status(&self) -> (u32, &'static str) {
-        self.status
+    pub(super) fn status(&self) -> &(u32, String) {
+        &self.status
     }
 
     /// The callback is over.
     pub(super) fn forget_answer(&mut self) {
-        self.answer = None;
-        self.status = (0, "");
+        (self.answer, self.message) = (None, None);
+        self.status = (0, String::new());
     }
 }
 

@@ -17,6 +17,7 @@
 mod abi;
 mod callouts;
 mod exports;
+mod grpc;
 mod host;
 mod keeper;
 mod memory;

@@ -60,13 +60,15 @@ impl Code {
             (Phase::RequestBody, "proxy_on_request_body"),
             (Phase::ResponseHeaders, "proxy_on_response_headers"),
             (Phase::ResponseBody, "proxy_on_response_body"),
+            (Phase::ResponseTrailers, "proxy_on_response_trailers"),
         ] {
             if exports(callback) {
                 phases.push(phase);
             }
         }
         phases.push(Phase::Log);
-        let calls_backends = module.imports().any(|import| import.name() == "proxy_http_call");
+        let calls_backends =
+            module.imports().any(|import| matches!(import.name(), "proxy_http_call" | "proxy_grpc_call"));
         Ok(Code { pre, version, phases, calls_backends })
     }
 

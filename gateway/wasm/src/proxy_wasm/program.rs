@@ -475,13 +475,14 @@ impl Program {
     /// Sends a call and calls the guest back. Ended with the VM.
     async fn callout(&self, index: usize, number: u32, token: u32, call: Started) {
         let began = Instant::now();
+        let name = call.kind.callback();
         let answer = call.outbound.fetch(&call.backend, call.request).await;
         self.plugin.log.fetched(answer.as_ref().err().map(|error| error.kind), began.elapsed());
         if let Err(error) = &answer {
             tracing::debug!(plugin = %self.plugin_key(), backend = %call.backend, %error, "a callout got no answer");
         }
-        let answered = move |vm: &mut Vm| ((), vm.answered(token, answer.ok()));
-        self.callback(index, number, "on_http_call_response", false, answered).await;
+        let answered = move |vm: &mut Vm| ((), vm.answered(token, answer));
+        self.callback(index, number, name, false, answered).await;
     }
 
     /// A call of the guest that no exchange waits for. What it fails at ends its VM, and is told in the log.

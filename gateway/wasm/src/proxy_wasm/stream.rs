@@ -147,7 +147,7 @@ impl Stream {
             return None;
         }
         match call {
-            Call::ResponseHeaders => Some(Finished::nothing()),
+            Call::ResponseHeaders | Call::ResponseTrailers => Some(Finished::nothing()),
             Call::RequestPiece(piece, _) | Call::ResponsePiece(piece, _) => {
                 Some(Finished { decision: Decision::Continue, replacement: Some(piece.clone()) })
             }

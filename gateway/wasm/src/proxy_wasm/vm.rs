@@ -2,7 +2,7 @@
 //! synchronous, as the guest is called back for memory; so whoever has it has it alone.
 
 use super::abi::CONTINUE;
-use super::callouts::{Callouts, Started};
+use super::callouts::{Answered, Callouts, Started};
 use super::exports::{Exports, OnHeaders};
 use super::module::Code;
 use super::shared::QueueOwner;
@@ -13,7 +13,8 @@ use crate::engine::Engine;
 use crate::exchange::Exchange;
 use crate::instance::{Call, Failed};
 use crate::limits::Limits;
-use crate::outgoing::{Outbound, OutboundResponse};
+use crate::outgoing::{FetchError, Outbound, OutboundResponse};
+use http::HeaderMap;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,6 +212,7 @@ impl Vm {
                 body.held.extend_from_slice(piece);
                 (stream.ends, stream.holds) = (*ends, None);
             }
+            Call::ResponseTrailers => (stream.released, stream.holds) = (false, None),
             _ => {}
         }
         stream.exchange = Some(lent);
@@ -273,6 +275,14 @@ impl Vm {
             ),
             Call::RequestPiece(_, ends) => self.on_body(context, |exports| exports.on_request_body.as_ref(), *ends),
             Call::ResponsePiece(_, ends) => self.on_body(context, |exports| exports.on_response_body.as_ref(), *ends),
+            Call::ResponseTrailers => {
+                let exchange = self.store.data().streams.get(&context).and_then(|stream| stream.exchange.as_ref());
+                let fields = exchange.and_then(|exchange| exchange.trailers.as_ref()).map_or(0, HeaderMap::len);
+                self.enter(context, |store, exports| match &exports.on_response_trailers {
+                    Some(callback) => callback.call(store, (context, size(fields))),
+                    None => Ok(CONTINUE),
+                })
+            }
             // Of components.
             Call::RequestBody(_) => Ok(CONTINUE),
             Call::Log(_) => {
@@ -312,20 +322,20 @@ impl Vm {
         })
     }
 
-    /// The last callbacks of a context.
+    /// The last callbacks of a context, in Envoy's order.
     fn end(&mut self, context: u32, log: bool) -> wasmtime::Result<()> {
-        self.enter(context, |store, exports| {
-            if let Some(done) = &exports.on_done {
-                done.call(store, context)?;
-            }
-            Ok(())
-        })?;
         if log {
             self.enter(context, |store, exports| match &exports.on_log {
                 Some(log) => log.call(store, context),
                 None => Ok(()),
             })?;
         }
+        self.enter(context, |store, exports| {
+            if let Some(done) = &exports.on_done {
+                done.call(store, context)?;
+            }
+            Ok(())
+        })?;
         self.enter(context, |store, exports| match &exports.on_delete {
             Some(delete) => delete.call(store, context),
             None => Ok(()),
@@ -362,14 +372,25 @@ impl Vm {
     }
 
     /// The callback of a callout.
-    pub(super) fn answered(&mut self, token: u32, answer: Option<OutboundResponse>) -> wasmtime::Result<()> {
-        let sizes = answer.as_ref().map(|answer| (answer.headers.len() + 1, answer.body.len())).unwrap_or_default();
-        let size = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
-        let (fields, length) = (size(sizes.0), size(sizes.1));
-        let Some(context) = self.store.data_mut().callouts.answered(token, answer) else { return Ok(()) };
-        let called = self.enter(ROOT, |store, exports| match &exports.on_http_call_response {
-            Some(callback) => callback.call(store, (ROOT, token, fields, length, 0)),
-            None => Ok(()),
+    pub(super) fn answered(
+        &mut self,
+        token: u32,
+        answer: Result<OutboundResponse, FetchError>,
+    ) -> wasmtime::Result<()> {
+        let Some((context, answered)) = self.store.data_mut().callouts.answered(token, answer) else { return Ok(()) };
+        let called = self.enter(ROOT, |store, exports| match answered {
+            Answered::Http { fields, length, trailers } => match &exports.on_http_call_response {
+                Some(callback) => callback.call(store, (ROOT, token, size(fields), size(length), size(trailers))),
+                None => Ok(()),
+            },
+            Answered::Message { length } => match &exports.on_grpc_receive {
+                Some(callback) => callback.call(store, (ROOT, token, size(length))),
+                None => Ok(()),
+            },
+            Answered::Closed { status } => match &exports.on_grpc_close {
+                Some(callback) => callback.call(store, (ROOT, token, status)),
+                None => Ok(()),
+            },
         });
         let state = self.store.data_mut();
         state.callouts.forget_answer();
@@ -416,6 +437,11 @@ impl Vm {
     pub(super) fn sent(&mut self, token: u32, task: AbortHandle) {
         self.store.data_mut().callouts.sent(token, task);
     }
+}
+
+/// As the ABI counts.
+fn size(size: usize) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
 }
 
 impl Drop for Vm {

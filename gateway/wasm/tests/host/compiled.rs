@@ -158,7 +158,14 @@ impl Outbound for Teapot {
         let headers: HeaderMap =
             [(http::HeaderName::from_static("x-backend"), HeaderValue::from_static("one"))].into_iter().collect();
         let body = Bytes::from_static(b"hello");
-        std::future::ready(Ok(OutboundResponse { status: StatusCode::IM_A_TEAPOT, headers, body, held: None })).boxed()
+        std::future::ready(Ok(OutboundResponse {
+            status: StatusCode::IM_A_TEAPOT,
+            headers,
+            body,
+            trailers: HeaderMap::new(),
+            held: None,
+        }))
+        .boxed()
     }
 }
 

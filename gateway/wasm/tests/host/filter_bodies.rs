@@ -3,9 +3,44 @@
 use crate::filters::{Auth, filter, reply, response};
 use crate::setup::{Host, header, response_header};
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use sluice_wasm::{Configured, Decision, Exchange, PlainRequest, PluginError};
 use std::sync::Arc;
+
+#[tokio::test]
+async fn trailers_are_seen_and_changed_and_what_was_held_back_goes_before_them() {
+    let host = Host::new();
+    let version = host.ready(&filter("filter-witness"), "{}").await;
+    assert!(version.phases().response_trailers());
+    let passed = async |act: &'static str| {
+        let mut exchange = Exchange::new(PlainRequest::get("/").header("x-act", act));
+        exchange.outbound = Some(Arc::new(Auth { body: b"ok", ..Auth::default() }));
+        let mut invocation = version.begin();
+        invocation.on_request(&mut exchange).await.unwrap();
+        exchange.put_response(response("x-a", "1"));
+        invocation.on_response(&mut exchange).await.unwrap();
+        let (mut piece, mut before) = (Bytes::from_static(b"a piece"), Bytes::new());
+        invocation.on_response_piece(&mut exchange, &mut piece, false).unwrap();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-trailer", HeaderValue::from_static("kept"));
+        trailers.insert("x-other", HeaderValue::from_static("1"));
+        invocation.on_response_trailers(&mut exchange, &mut trailers, &mut before).await.unwrap();
+        let mut trailers: Vec<_> =
+            trailers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
+        trailers.sort();
+        (piece, before, trailers.join(" "))
+    };
+    let (piece, before, trailers) = passed("").await;
+    assert_eq!((&*piece, &*before, &*trailers), (&b"a piece"[..], &b""[..], "x-other=1 x-trailer=kept"));
+    let (piece, before, trailers) = passed("hold-response edit-trailers").await;
+    let changed = "x-added=1 x-added=2 x-trailer=changed";
+    assert_eq!((&*piece, &*before, &*trailers), (&b""[..], &b"a piece"[..], changed));
+    let (_, _, trailers) = passed("replace-trailers").await;
+    assert_eq!(trailers, "x-only=this");
+    // It may pause there for a callout.
+    let (_, before, trailers) = passed("ask-trailers hold-response").await;
+    assert_eq!((&*before, &*trailers), (&b"a piece"[..], "x-other=1 x-trailer=kept"));
+}
 
 /// What a body filter makes of a request's body that comes in these pieces; a failure ends it.
 async fn pass(

@@ -5,7 +5,7 @@ use crate::setup::{Host, guest, header, plugin, response_header};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use sluice_model::plugin::{InstanceMode, PluginKey, PluginSpec};
 use sluice_model::problem::Code;
 use sluice_wasm::{
@@ -186,7 +186,7 @@ async fn properties_have_envoys_names_and_forms() {
         ("connection/mtls", "01"),
         ("route_name", "shop/all"),
         ("cluster_name", "shop/one"),
-        ("listener_direction", "0000000000000000"),
+        ("listener_direction", "none"),
         ("response/code", "none"),
         ("node/id", "none"),
         ("request/headers/x-absent", "none"),
@@ -242,8 +242,9 @@ async fn what_is_not_carried_is_refused_with_the_abis_status() {
     let version = host.ready(&probe(), "{}").await;
     assert_eq!(found(&version, told("foreign")).await, "Err(NotFound)");
     assert_eq!(found(&version, told("unknown-backend")).await, "Err(BadArgument)");
+    assert_eq!(found(&version, told("grpc")).await, "Err(ParseFailure)");
     // The SDK ends a filter that is told of what it knows no case of.
-    let error = version.begin().on_request(&mut told("grpc")).await.unwrap_err();
+    let error = version.begin().on_request(&mut told("grpc-stream")).await.unwrap_err();
     assert!(matches!(error, PluginError::Trap { kind: TrapKind::Panic, .. }), "{error}");
 }
 
@@ -320,6 +321,7 @@ impl Outbound for Auth {
                 status: StatusCode::IM_A_TEAPOT,
                 headers,
                 body: Bytes::from_static(body),
+                trailers: HeaderMap::new(),
                 held: None,
             })
         }
@@ -424,4 +426,64 @@ async fn a_filter_calls_backends_from_its_ticks() {
     let version = host.ready(&probe(), &text("call")).await;
     eventually(&version, "root-answer", "fetched true").await;
     assert_eq!(auth.asked.lock().unwrap().first().unwrap().target.as_str(), "/tick");
+}
+
+/// A service of gRPC: each call is answered with these trailers, or fails.
+struct Calls {
+    asked: Mutex<Vec<OutboundRequest>>,
+    trailers: &'static [(&'static str, &'static str)],
+    fails: Option<FetchErrorKind>,
+}
+
+impl Outbound for Calls {
+    fn has(&self, backend: &str) -> bool {
+        backend == "calls"
+    }
+
+    fn fetch(&self, _: &str, request: OutboundRequest) -> BoxFuture<'static, Result<OutboundResponse, FetchError>> {
+        let body = request.body.clone();
+        self.asked.lock().unwrap().push(request);
+        let (trailers, fails) = (self.trailers, self.fails);
+        async move {
+            if let Some(kind) = fails {
+                return Err(FetchError::new(kind, "no answer"));
+            }
+            let pairs = trailers.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)));
+            let (headers, trailers) = (HeaderMap::new(), pairs.collect());
+            Ok(OutboundResponse { status: StatusCode::OK, headers, body, trailers, held: None })
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_call_of_grpc_is_one_message_each_way_or_ends_with_its_status() {
+    let host = Host::new();
+    let version = host.ready(&filter("filter-grpc-auth"), "{}").await;
+    let answered = async |trailers, fails| {
+        let calls = Arc::new(Calls { asked: Mutex::default(), trailers, fails });
+        let request = PlainRequest::get("/a").header("content-type", "application/grpc").header("x-status", "Method");
+        let mut exchange = Exchange::new(request);
+        exchange.outbound = Some(calls.clone());
+        let decision = version.begin().on_request(&mut exchange).await.unwrap();
+        let asked = calls.asked.lock().unwrap().pop().unwrap();
+        let told = match &decision {
+            Decision::Respond(reply) => reply.headers.get("x-answer").unwrap().to_str().unwrap().to_owned(),
+            _ => header(&exchange, "x-answer").unwrap(),
+        };
+        (asked, matches!(decision, Decision::Continue), told)
+    };
+    let (asked, allowed, told) = answered(&[("grpc-status", "0")], None).await;
+    assert_eq!((allowed, &*told), (true, "0 0  may it"));
+    assert_eq!((asked.method.as_str(), asked.target.as_str()), ("POST", "/grpc/Method"));
+    assert_eq!(asked.authority.unwrap(), "calls");
+    let fields = ["content-type", "te", "grpc-timeout", "x-asked-by"].map(|name| asked.headers.get(name).unwrap());
+    assert_eq!(fields, ["application/grpc", "trailers", "5000m", "filter"]);
+    assert_eq!(&*asked.body, b"\0\0\0\0\x06may it");
+    let (_, allowed, told) = answered(&[("grpc-status", "7"), ("grpc-message", "not%20you")], None).await;
+    assert_eq!((allowed, &*told), (false, "7 7 not you "));
+    let (_, allowed, told) = answered(&[], Some(FetchErrorKind::Timeout)).await;
+    assert_eq!((allowed, &*told), (true, "4 4 no answer "));
+    let (_, allowed, told) = answered(&[], None).await;
+    assert_eq!((allowed, &*told), (true, "2 2 the answer has no grpc-status "));
 }

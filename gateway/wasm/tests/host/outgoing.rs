@@ -52,7 +52,13 @@ impl Outbound for Stub {
             }
             let mut headers = HeaderMap::new();
             headers.insert("x-backend", HeaderValue::from_static("one"));
-            Ok(OutboundResponse { status: StatusCode::IM_A_TEAPOT, headers, body, held: None })
+            Ok(OutboundResponse {
+                status: StatusCode::IM_A_TEAPOT,
+                headers,
+                body,
+                trailers: HeaderMap::new(),
+                held: None,
+            })
         }
         .boxed()
     }

@@ -53,7 +53,7 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Probe { id, queue: self.queue, seen: 0 }))
+        Some(Box::new(Probe { id, queue: self.queue, seen: 0, then: String::new() }))
     }
 }
 
@@ -62,6 +62,8 @@ struct Probe {
     queue: u32,
     /// Phases so far: its own memory lasts from one to the next.
     seen: u32,
+    /// What it is to do with the response. Envoy has no request's fields any more by then.
+    then: String,
 }
 
 impl Probe {
@@ -96,6 +98,7 @@ impl HttpContext for Probe {
     fn on_http_request_headers(&mut self, fields: usize, ends: bool) -> Action {
         self.seen += 1;
         let argument = self.header("x-with");
+        self.then = self.header("x-then");
         match self.header("x-do").as_str() {
             "count" => self.tell(&format!("{fields} {} {ends}", self.get_http_request_headers().len())),
             "pairs" => {
@@ -186,7 +189,11 @@ impl HttpContext for Probe {
                 std::hint::black_box(());
             },
             "allocate" => drop(std::hint::black_box(vec![1u8; 1 << 30])),
-            "grpc" => drop(self.dispatch_grpc_call("auth", "s", "m", vec![], None, Duration::from_secs(1))),
+            "grpc" => {
+                let called = self.dispatch_grpc_call("nobody", "s", "m", vec![], None, Duration::from_secs(1));
+                self.tell(&format!("{called:?}"));
+            }
+            "grpc-stream" => drop(self.open_grpc_stream("auth", "s", "m", vec![])),
             "unknown-backend" => {
                 let head = vec![(":method", "GET"), (":path", "/"), (":authority", "a")];
                 self.tell(&format!("{:?}", self.dispatch_http_call("nobody", head, None, vec![], Duration::ZERO)));
@@ -209,7 +216,7 @@ impl HttpContext for Probe {
         self.seen += 1;
         let status = self.get_http_response_header(":status").unwrap_or_default();
         self.add_http_response_header("x-seen", &format!("{} {fields} {ends} {status}", self.seen));
-        match self.get_http_request_header("x-then").unwrap_or_default().as_str() {
+        match self.then.as_str() {
             "status" => self.set_http_response_header(":status", Some("202")),
             "reply" => self.send_http_response(451, vec![], Some(b"instead")),
             "trap" => panic!("told to"),

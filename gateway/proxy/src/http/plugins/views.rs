@@ -183,10 +183,16 @@ impl RequestView for GatewayRequest {
         Ok(())
     }
 
-    /// As HTTP/1 has it: HTTP/2's `:authority` is made of it when the request goes out.
+    /// As HTTP/1 has it: HTTP/2's `:authority` is made of it when the request goes out. Where the target names one itself, as
+    /// that of an HTTP/2 client does, the engine would take that.
     fn set_authority(&mut self, authority: &str) -> Result<(), Refused> {
         canonical(authority.as_bytes()).ok_or(Refused::Authority)?;
         let value = HeaderValue::from_str(authority).map_err(|_| Refused::Authority)?;
+        if self.head.uri.authority().is_some() {
+            let mut parts = self.head.uri.clone().into_parts();
+            parts.authority = Some(authority.parse().map_err(|_| Refused::Authority)?);
+            self.head.uri = Uri::from_parts(parts).map_err(|_| Refused::Authority)?;
+        }
         self.head.headers.insert(header::HOST, value);
         Ok(())
     }

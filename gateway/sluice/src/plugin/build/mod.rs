@@ -4,6 +4,8 @@
 //! installs it. Toolchains that make no schema section get the project's `schema.json` put in.
 
 mod c;
+mod go;
+mod javascript;
 mod python;
 mod rust;
 mod schema;
@@ -40,8 +42,10 @@ pub(crate) fn build(project: &Project) -> Result<PathBuf> {
     let bytes = match project.language {
         // The SDK's macro has put the schema in.
         Language::Rust => rust::build(project)?,
+        Language::JavaScript | Language::TypeScript => schema::put(project, javascript::build(project)?)?,
         Language::Python => schema::put(project, python::build(project)?)?,
         Language::C => schema::put(project, c::build(project)?)?,
+        Language::Go => schema::put(project, go::build(project)?)?,
     };
     let module = project.module();
     replace(&module, &bytes)?;

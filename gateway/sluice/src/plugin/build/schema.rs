@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::io::ErrorKind;
 use wasm_encoder::{ComponentSection, CustomSection};
 
-/// The component with the project's schema; as it is where there is no `schema.json`.
+/// The component, or the module, with the project's schema; as it is where there is no `schema.json`.
 pub(super) fn put(project: &Project, mut component: Vec<u8>) -> Result<Vec<u8>> {
     let file = project.folder.join("schema.json");
     let text = match std::fs::read(&file) {
@@ -21,6 +21,7 @@ pub(super) fn put(project: &Project, mut component: Vec<u8>) -> Result<Vec<u8>> 
         name: Cow::Borrowed(SCHEMA_SECTION),
         data: Cow::Owned(schema.as_json().to_string().into_bytes()),
     };
+    // The same bytes at the end of a module.
     section.append_to_component(&mut component);
     Ok(component)
 }

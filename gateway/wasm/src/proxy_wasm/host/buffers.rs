@@ -40,8 +40,12 @@ pub(super) fn define(linker: &mut Linker<VmState>) -> Result<()> {
 
 /// The body of a message, in the phase that is for it.
 fn body(state: &VmState, kind: u32) -> Option<&BytesMut> {
-    let phase = if kind == buffer::REQUEST_BODY { Phase::RequestBody } else { Phase::ResponseBody };
-    state.exchange().filter(|_| state.is_in(phase)).map(|exchange| &exchange.body.held)
+    let is_now = match kind {
+        buffer::REQUEST_BODY => state.is_in(Phase::RequestBody),
+        // What is held back of it goes on with the trailers.
+        _ => state.is_in(Phase::ResponseBody) || state.is_in(Phase::ResponseTrailers),
+    };
+    state.exchange().filter(|_| is_now).map(|exchange| &exchange.body.held)
 }
 
 fn content(state: &VmState, kind: u32) -> Answer<&[u8]> {
@@ -51,6 +55,7 @@ fn content(state: &VmState, kind: u32) -> Answer<&[u8]> {
         // A Plugin has none.
         buffer::VM_CONFIGURATION => Some(&[][..]),
         buffer::CALL_RESPONSE_BODY => state.callouts.answer().map(|answer| &*answer.body),
+        buffer::GRPC_RECEIVE => state.callouts.message().map(|message| &**message),
         _ if kind <= buffer::LAST => None,
         _ => return Err(Status::BadArgument.into()),
     };
@@ -77,7 +82,7 @@ fn set(guest: &mut Guest<'_>, kind: u32, start: u32, length: u32, bytes: (u32, u
     match kind {
         buffer::REQUEST_BODY | buffer::RESPONSE_BODY => {}
         // They are not the filter's to change.
-        buffer::PLUGIN_CONFIGURATION | buffer::VM_CONFIGURATION | buffer::CALL_RESPONSE_BODY => {
+        buffer::PLUGIN_CONFIGURATION | buffer::VM_CONFIGURATION | buffer::CALL_RESPONSE_BODY | buffer::GRPC_RECEIVE => {
             return Err(Status::BadArgument.into());
         }
         _ if kind <= buffer::LAST => return Err(Status::NotFound.into()),

@@ -35,7 +35,7 @@ fn set_effective(state: &mut VmState, context: u32) -> Answer {
 }
 
 fn get_status(guest: &mut Guest<'_>, code_to: u32, to: u32, size_to: u32) -> Answer {
-    let (code, message) = guest.data().callouts.status();
+    let (code, message) = guest.data().callouts.status().clone();
     write_u32(guest, code_to, code)?;
     give(guest, message.as_bytes(), to, size_to)
 }

@@ -78,6 +78,7 @@ enum Fields<'s> {
     Request(&'s dyn RequestView),
     Response(&'s dyn ResponseView),
     Answer(&'s crate::OutboundResponse),
+    Trailers(&'s HeaderMap),
     /// There is no such message now, or it has no such fields.
     None,
 }
@@ -87,7 +88,11 @@ impl<'s> Fields<'s> {
         let fields = match map {
             map::REQUEST_HEADERS => state.exchange().and_then(|exchange| exchange.request()).map(Fields::Request),
             map::RESPONSE_HEADERS => state.exchange().and_then(|exchange| exchange.response()).map(Fields::Response),
+            map::RESPONSE_TRAILERS => {
+                state.exchange().and_then(|exchange| exchange.trailers.as_ref()).map(Fields::Trailers)
+            }
             map::CALL_RESPONSE_HEADERS => state.callouts.answer().map(Fields::Answer),
+            map::CALL_RESPONSE_TRAILERS => state.callouts.answer().map(|answer| Fields::Trailers(&answer.trailers)),
             _ if map <= map::LAST => None,
             _ => return Err(Status::BadArgument.into()),
         };
@@ -99,7 +104,7 @@ impl<'s> Fields<'s> {
             Fields::Request(view) => of_request(*view, name),
             Fields::Response(view) => (name == ":status").then(|| view.status().as_str().to_owned().into()),
             Fields::Answer(answer) => (name == ":status").then(|| answer.status.as_str().to_owned().into()),
-            Fields::None => None,
+            Fields::Trailers(_) | Fields::None => None,
         };
         if let Some(value) = pseudo {
             return Some(match value {
@@ -115,6 +120,7 @@ impl<'s> Fields<'s> {
             Fields::Request(view) => Some(view.headers()),
             Fields::Response(view) => Some(view.headers()),
             Fields::Answer(answer) => Some(&answer.headers),
+            Fields::Trailers(trailers) => Some(trailers),
             Fields::None => None,
         }
     }
@@ -128,6 +134,7 @@ impl<'s> Fields<'s> {
                 let status = (Cow::Borrowed(&b":status"[..]), status);
                 std::iter::once(status).chain(self.headers().into_iter().flat_map(plain)).collect()
             }
+            Fields::Trailers(trailers) => plain(trailers).collect(),
             Fields::None => Vec::new(),
         }
     }
@@ -216,6 +223,7 @@ fn set(state: &mut VmState, how: How, map: u32, key: &[u8], value: &[u8]) -> Ans
     let outcome = match map {
         map::REQUEST_HEADERS => set_of_request(request(state)?, how, &name, value),
         map::RESPONSE_HEADERS => set_of_response(response(state)?, how, &name, value),
+        map::RESPONSE_TRAILERS => set_of_trailers(trailers(state)?, how, &name, value),
         _ => return Err(Status::BadArgument.into()),
     };
     match outcome {
@@ -235,6 +243,12 @@ fn response(state: &mut VmState) -> Answer<&mut dyn ResponseView> {
     let is_open = state.is_in(Phase::ResponseHeaders);
     let view = state.exchange_mut().filter(|_| is_open).and_then(|exchange| exchange.response.as_deref_mut());
     Ok(view.ok_or(Status::BadArgument)?)
+}
+
+/// They are there in their own phase alone.
+fn trailers(state: &mut VmState) -> Answer<&mut HeaderMap> {
+    let trailers = state.exchange_mut().and_then(|exchange| exchange.trailers.as_mut());
+    Ok(trailers.ok_or(Status::BadArgument)?)
 }
 
 fn set_of_request(view: &mut dyn RequestView, how: How, name: &str, value: &[u8]) -> std::result::Result<(), Refused> {
@@ -286,6 +300,15 @@ fn set_of_response(
     Ok(())
 }
 
+fn set_of_trailers(trailers: &mut HeaderMap, how: How, name: &str, value: &[u8]) -> std::result::Result<(), Refused> {
+    let (name, value) = field(trailers, how, name, value)?;
+    match how {
+        How::Add => trailers.append(name, value),
+        How::Replace => trailers.insert(name, value).is_some(),
+    };
+    Ok(())
+}
+
 fn field(
     headers: &HeaderMap,
     how: How,
@@ -308,6 +331,7 @@ fn remove_value(guest: &mut Guest<'_>, map: u32, key: u32, key_size: u32) -> Ans
             match map {
                 map::REQUEST_HEADERS => request(state)?.remove_header(&name),
                 map::RESPONSE_HEADERS => response(state)?.remove_header(&name),
+                map::RESPONSE_TRAILERS => drop(trailers(state)?.remove(&name)),
                 _ => return Err(Status::BadArgument.into()),
             }
             return Ok(());
@@ -337,6 +361,10 @@ fn set_pairs(guest: &mut Guest<'_>, map: u32, at: u32, length: u32) -> Answer {
         map::RESPONSE_HEADERS => {
             let view = response(state)?;
             names(view.headers()).iter().for_each(|name| view.remove_header(name));
+        }
+        map::RESPONSE_TRAILERS => {
+            let trailers = trailers(state)?;
+            names(trailers).iter().for_each(|name| drop(trailers.remove(name)));
         }
         _ => return Err(Status::BadArgument.into()),
     }

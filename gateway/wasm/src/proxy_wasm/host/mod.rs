@@ -3,6 +3,7 @@
 
 mod buffers;
 mod contexts;
+mod grpc;
 mod maps;
 mod metrics;
 mod properties;
@@ -26,6 +27,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<VmState>> {
     buffers::define(&mut linker)?;
     properties::define(&mut linker)?;
     streams::define(&mut linker)?;
+    grpc::define(&mut linker)?;
     shared::define(&mut linker)?;
     metrics::define(&mut linker)?;
     refused::define(&mut linker)?;

@@ -72,8 +72,6 @@ fn property(state: &VmState, parts: &[&str]) -> Option<Vec<u8>> {
     match parts {
         ["plugin_name"] => return Some(text(&state.settings.plugin.name)),
         ["plugin_root_id" | "plugin_vm_id"] => return Some(Vec::new()),
-        // Neither inbound nor outbound.
-        ["listener_direction"] => return Some(number(0)),
         _ => {}
     }
     let exchange = state.exchange()?;

@@ -11,22 +11,9 @@ pub(super) fn define(linker: &mut Linker<VmState>) -> Result<()> {
     type N = u32;
     linker.func_wrap(
         ENV,
-        "proxy_grpc_call",
-        |_: Guest<'_>, _: N, _: N, _: N, _: N, _: N, _: N, _: N, _: N, _: N, _: N, _: N, _: N| {
-            status(Err(UNIMPLEMENTED.into()))
-        },
-    )?;
-    linker.func_wrap(
-        ENV,
         "proxy_grpc_stream",
         |_: Guest<'_>, _: N, _: N, _: N, _: N, _: N, _: N, _: N, _: N, _: N| status(Err(UNIMPLEMENTED.into())),
     )?;
-    // Of streams and calls that there can't be.
-    linker.func_wrap(ENV, "proxy_grpc_send", |_: Guest<'_>, _: N, _: N, _: N, _: N| {
-        status(Err(Status::NotFound.into()))
-    })?;
-    linker.func_wrap(ENV, "proxy_grpc_cancel", |_: Guest<'_>, _: N| status(Err(Status::NotFound.into())))?;
-    linker.func_wrap(ENV, "proxy_grpc_close", |_: Guest<'_>, _: N| status(Err(Status::NotFound.into())))?;
     // There is none.
     linker.func_wrap(ENV, "proxy_call_foreign_function", |_: Guest<'_>, _: N, _: N, _: N, _: N, _: N, _: N| {
         status(Err(Status::NotFound.into()))

@@ -1,7 +1,8 @@
 //! What becomes of an exchange: it goes on, it is answered here, or it waits for a callout.
 
 use super::super::abi::{Answer, DOWNSTREAM, REQUEST, RESPONSE, Status, UPSTREAM, status};
-use super::super::callouts::Started;
+use super::super::callouts::{Kind, Started};
+use super::super::grpc;
 use super::super::memory::{Guest, slice, view, write_u32};
 use super::super::pairs;
 use super::super::state::VmState;
@@ -10,18 +11,19 @@ use super::maps::{collect, with_type};
 use crate::configured::Phase;
 use crate::decision::LocalReply;
 use crate::fields::{self, Refused};
-use crate::outgoing::{MAX_BODY, OutboundRequest};
+use crate::outgoing::{MAX_BODY, Outbound, OutboundRequest};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wasmtime::{Linker, Result};
 
 /// Of a callout that names none, and the most that one may name.
 const LONGEST_CALLOUT: Duration = Duration::from_secs(60);
 
-/// No gRPC status.
+/// No gRPC status: it is what the status of HTTP says.
 const NO_GRPC_STATUS: u32 = u32::MAX;
 
 pub(super) fn define(linker: &mut Linker<VmState>) -> Result<()> {
@@ -84,7 +86,7 @@ fn go_on(state: &mut VmState, stream: u32) -> Answer {
     // One that is not paused at this side goes on anyhow.
     let is_this = match context.phase.or(context.holds) {
         Some(Phase::RequestHeaders | Phase::RequestBody) => is_request,
-        Some(Phase::ResponseHeaders | Phase::ResponseBody) => !is_request,
+        Some(Phase::ResponseHeaders | Phase::ResponseBody | Phase::ResponseTrailers) => !is_request,
         Some(Phase::Log) | None => false,
     };
     if is_this {
@@ -112,7 +114,9 @@ fn answer(state: &mut VmState, reply: LocalReply) -> Answer {
     match context.phase {
         Some(Phase::RequestHeaders | Phase::RequestBody | Phase::ResponseHeaders) => {}
         // The response has begun.
-        Some(Phase::ResponseBody | Phase::Log) | None => return Err(Status::BadArgument.into()),
+        Some(Phase::ResponseBody | Phase::ResponseTrailers | Phase::Log) | None => {
+            return Err(Status::BadArgument.into());
+        }
     }
     // The first one stands.
     context.reply.get_or_insert_with(|| Box::new(reply));
@@ -140,8 +144,9 @@ fn respond(guest: &mut Guest<'_>, code: u32, texts: [(u32, u32); 3], grpc_status
         Ok(made) => made,
         Err(refused) => return state.refuse(Status::BadArgument, FUNCTION, &refused),
     };
-    if grpc_status != NO_GRPC_STATUS && is_grpc(state) {
-        tell_grpc(&mut headers, grpc_status, body);
+    if is_grpc(state) {
+        let status = if grpc_status == NO_GRPC_STATUS { grpc::of_http(code) } else { grpc_status };
+        tell_grpc(&mut headers, status, body);
     }
     if !body.is_empty() {
         headers = with_type(headers);
@@ -169,6 +174,19 @@ fn tell_grpc(headers: &mut HeaderMap, status: u32, message: &[u8]) {
     }
 }
 
+/// What calls backends for the exchange, or, outside of one, for the plugin itself.
+pub(super) fn outbound(state: &VmState) -> Option<Arc<dyn Outbound>> {
+    state.exchange().and_then(|exchange| exchange.outbound.clone()).or_else(|| state.callouts.own())
+}
+
+/// How long a callout may take, of so many milliseconds.
+pub(super) fn callout_time(timeout: u32) -> Duration {
+    match timeout {
+        0 => LONGEST_CALLOUT,
+        millis => Duration::from_millis(u64::from(millis)).min(LONGEST_CALLOUT),
+    }
+}
+
 fn call(guest: &mut Guest<'_>, texts: [(u32, u32); 4], timeout: u32, to: u32) -> Answer {
     const FUNCTION: &str = "proxy_http_call";
     // Where the number goes must be there before anything is sent.
@@ -180,8 +198,7 @@ fn call(guest: &mut Guest<'_>, texts: [(u32, u32); 4], timeout: u32, to: u32) ->
     }
     let [upstream, headers, body, trailers] = parts;
     let upstream = String::from_utf8_lossy(upstream).into_owned();
-    let outbound = state.exchange().and_then(|exchange| exchange.outbound.clone()).or_else(|| state.callouts.own());
-    let Some(outbound) = outbound.filter(|outbound| outbound.has(&upstream)) else {
+    let Some(outbound) = outbound(state).filter(|outbound| outbound.has(&upstream)) else {
         let why = format!("the Plugin's capabilities.backends has no `{upstream}`");
         return state.refuse(Status::BadArgument, FUNCTION, &why);
     };
@@ -194,16 +211,12 @@ fn call(guest: &mut Guest<'_>, texts: [(u32, u32); 4], timeout: u32, to: u32) ->
     let Some(pairs) = pairs::decode(headers) else {
         return state.refuse(Status::BadArgument, FUNCTION, &"its headers are no map");
     };
-    let timeout = match timeout {
-        0 => LONGEST_CALLOUT,
-        millis => Duration::from_millis(u64::from(millis)).min(LONGEST_CALLOUT),
-    };
-    let request = match outgoing(pairs, body, timeout, state.settings.body_buffer) {
+    let request = match outgoing(pairs, body, callout_time(timeout), state.settings.body_buffer) {
         Ok(request) => request,
         Err(why) => return state.refuse(Status::BadArgument, FUNCTION, &why),
     };
     let context = state.context();
-    match state.callouts.start(context, Started { backend: upstream, request, outbound }) {
+    match state.callouts.start(context, Started { backend: upstream, request, outbound, kind: Kind::Http }) {
         Some(token) => write_u32(guest, to, token),
         None => state.refuse(Status::InternalFailure, FUNCTION, &"too many calls are under way"),
     }
