@@ -282,6 +282,13 @@ impl Outbound for Backends {
                 Bytes::new()
             }
         };
-        std::future::ready(Ok(OutboundResponse { status: StatusCode::OK, headers, body, held: None })).boxed()
+        std::future::ready(Ok(OutboundResponse {
+            status: StatusCode::OK,
+            headers,
+            body,
+            trailers: HeaderMap::new(),
+            held: None,
+        }))
+        .boxed()
     }
 }
