@@ -154,7 +154,8 @@ async fn bodies_pass_through_a_filter_in_both_directions() {
             ("", "nothing to hide", "nothing to hide"),
             ("upper", "small letters", "SMALL LETTERS"),
             ("pass", "as it is", "as it is"),
-            ("frame", "framed", "<framed>"),
+            // The end of a body comes by itself, as it does under Envoy.
+            ("frame", "framed", "<framed<>"),
             ("keep-length", "of one length", "of one length"),
             ("ask", "asked about", "asked about"),
         ] {

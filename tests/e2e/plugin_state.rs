@@ -86,6 +86,10 @@ async fn a_secret_is_read_where_it_is_named_and_a_rotated_one_without_a_build() 
     assert!(config.contains("plugin_grants") && !config.contains("hunter"), "{config}");
     shop.folder.write("more.yaml", keeper("Pooled", capabilities, "{}"));
     wait::until("the end of it", || async { (told(&shop, "secret token").await? == "None").then_some(()) }).await;
-    let (_, problems) = shop.gateway.admin_get("/problems").await.unwrap();
-    assert!(problems.contains("there is no Secret default/oidc"), "{problems}");
+    // What the plugin reads is changed first, and then what is said of it.
+    wait::until("the problem", || async {
+        let (_, problems) = shop.gateway.admin_get("/problems").await.ok()?;
+        problems.contains("there is no Secret default/oidc").then_some(())
+    })
+    .await;
 }
