@@ -74,7 +74,7 @@ const WASI: &[(&str, &str)] = &[
     ("environ_sizes_get", "ii"),
     ("args_get", "ii"),
     ("fd_fdstat_get", "ii"),
-    ("path_open", "iiiiilliii"),
+    ("path_open", "iiiiillii"),
 ];
 
 /// Bytes of the guest's memory, what `malloc` gives, and the part in which the program lies. No argument points to that, or
