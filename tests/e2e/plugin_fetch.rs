@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 /// The Plugin `caller` with these backends, each a flow mapping, on the route to `one`.
 fn caller(backends: &[&str], more: &str) -> String {
     let backends: String = backends.iter().map(|backend| format!("    - {backend}\n")).collect();
-    let spec = format!("  limits: {{runTime: 20ms}}\n{more}  capabilities:\n    backends:\n{backends}");
+    let spec = format!("  limits: {{runTime: 20ms, deadline: 10s}}\n{more}  capabilities:\n    backends:\n{backends}");
     join([
         route_to("shop", &[HOST], "one"),
         plugin("caller", "caller.wasm", &spec),

@@ -37,7 +37,7 @@ async fn shop_with(uses: &[(&str, &str)]) -> Shop {
 async fn shop_of(route: &str, spec: &str, target: &str, uses: &[(&str, &str)]) -> Shop {
     let shop = Shop::start(&["one"], "").await;
     // The most with which a call stays on the thread that serves: a debug build copies slowly.
-    let spec = if spec.is_empty() { "  limits: {runTime: 20ms}\n" } else { spec };
+    let spec = if spec.is_empty() { "  limits: {runTime: 20ms, deadline: 10s}\n" } else { spec };
     shop.folder.write("steps.wasm", std::fs::read(guests::module("steps")).unwrap());
     shop.folder.write("more.yaml", join([route.to_owned(), plugin("steps", "steps.wasm", spec), steps(target, uses)]));
     // The answer bears the marks of all that are ready; 503 and 404 come before.
@@ -449,7 +449,7 @@ async fn shop_when(uses: &[(&str, &str)]) -> Shop {
     let shop = Shop::start(&["one"], "").await;
     shop.folder.write("steps.wasm", std::fs::read(guests::module("steps")).unwrap());
     let (route, plugin) =
-        (route_to("shop", &[HOST], "one"), plugin("steps", "steps.wasm", "  limits: {runTime: 20ms}\n"));
+        (route_to("shop", &[HOST], "one"), plugin("steps", "steps.wasm", "  limits: {runTime: 20ms, deadline: 10s}\n"));
     shop.folder.write("more.yaml", join([route, plugin, conditional(uses)]));
     // Each has a configuration, and so a version, of its own: this request asks for all of them.
     wait::until("the plugins", || async {
@@ -491,7 +491,7 @@ async fn a_condition_that_cannot_be_read_refuses_its_requests_and_says_why() {
     let shop = shop_when(&[("a", "true")]).await;
     let policy = conditional(&[("a", "request.body == ''")]);
     let (route, plugin) =
-        (route_to("shop", &[HOST], "one"), plugin("steps", "steps.wasm", "  limits: {runTime: 20ms}\n"));
+        (route_to("shop", &[HOST], "one"), plugin("steps", "steps.wasm", "  limits: {runTime: 20ms, deadline: 10s}\n"));
     shop.folder.write("more.yaml", join([route, plugin, policy]));
     shop.until("the refusal", "/", |answer| answer.status == 503).await;
     let problems = wait::until("the problem", || async {

@@ -6,7 +6,7 @@ use sluice_tests::{guests, wait};
 
 /// The Plugin `keeper` on the route to `one`; `capabilities` is a YAML flow mapping.
 fn keeper(instance: &str, capabilities: &str, config: &str) -> String {
-    let limits = "  limits: {runTime: 20ms}\n";
+    let limits = "  limits: {runTime: 20ms, deadline: 10s}\n";
     let spec = format!("{limits}  instance: {instance}\n  capabilities: {capabilities}\n");
     join([
         route_to("shop", &[HOST], "one"),

@@ -104,7 +104,7 @@ async fn a_request_with_a_retry_and_a_plugin_is_one_tree_under_its_trusted_paren
     let objects = [
         http_route("shop", &[HOST], rules),
         service("flaky", &[backend.address]),
-        plugin("steps", "steps.wasm", "  limits: {runTime: 20ms}\n"),
+        plugin("steps", "steps.wasm", "  limits: {runTime: 20ms, deadline: 10s}\n"),
         plugin_on_route("steps", "shop", "steps", "{name: a}"),
     ];
     let traced = Traced::within(folder, "trustedProxies: [127.0.0.0/8]", &to(&collector, 0.0), objects).await;

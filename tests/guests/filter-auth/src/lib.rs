@@ -17,7 +17,7 @@ impl HttpContext for Auth {
     fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
         let path = self.get_http_request_header("x-ask").unwrap_or_else(|| "/bytes/1".to_owned());
         let head = vec![(":method", "GET"), (":path", path.as_str()), (":authority", "auth.example")];
-        match self.dispatch_http_call("auth", head, None, vec![], Duration::from_secs(1)) {
+        match self.dispatch_http_call("auth", head, None, vec![], Duration::from_secs(10)) {
             Ok(_) => Action::Pause,
             Err(status) => {
                 self.send_http_response(500, vec![], Some(format!("{status:?}\n").as_bytes()));
