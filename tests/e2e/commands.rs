@@ -65,7 +65,13 @@ async fn explain_names_the_route_and_why_the_others_did_not_match() {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let offline: serde_json::Value = serde_json::from_str(&text(&output)).unwrap();
     let said = offline.to_string();
-    for part in ["default/edge", "shop", "default/one:80", &shop.backend("one").address.to_string(), "method"] {
+    for part in [
+        "default/edge",
+        "HTTPRoute default/shop/api",
+        "default/one:80",
+        &shop.backend("one").address.to_string(),
+        "method",
+    ] {
         assert!(said.contains(part), "{part} is missing in {said}");
     }
     let admin = shop.gateway.admin.to_string();

@@ -201,7 +201,10 @@ async fn a_gateway_gets_the_address_that_it_asks_for_or_says_that_it_has_not() {
     let running = cluster.options("all").start().await;
     cluster
         .until("the unsupported address to be refused", |server| {
-            says(server, &["Accepted=False/UnsupportedAddress", "Programmed=False/Invalid"])
+            says(
+                server,
+                &["Accepted=False/UnsupportedAddress", "Programmed=False/Invalid", "ResolvedRefs=True/ResolvedRefs"],
+            )
         })
         .await;
     assert!(service_of(&cluster.server, "edge").is_none());
@@ -213,7 +216,10 @@ async fn a_gateway_gets_the_address_that_it_asks_for_or_says_that_it_has_not() {
     cluster.give_address("edge", "192.0.2.99").await;
     cluster
         .until("the address to be missed", |server| {
-            says(server, &["Accepted=True/Accepted", "Programmed=False/AddressNotUsable"])
+            says(
+                server,
+                &["Accepted=True/Accepted", "Programmed=False/AddressNotUsable", "ResolvedRefs=True/ResolvedRefs"],
+            )
         })
         .await;
 
@@ -769,6 +775,11 @@ async fn what_stays_wrong_with_an_ingress_is_told_by_one_event_whoever_leads() {
     let same =
         cluster.server.all("events").into_iter().find(|other| other["metadata"]["name"] == event["metadata"]["name"]);
     assert_eq!(same.unwrap()["count"], 1);
+    // It is counted when the server has said that it has it.
+    wait::until("the Event to be counted", || async {
+        (second.metric("sluice_events_total", &[]).await >= 1.0).then_some(())
+    })
+    .await;
     assert_eq!(second.metric("sluice_events_total", &[]).await, 1.0);
     assert!(second.stop().await.success());
 }

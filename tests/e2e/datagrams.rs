@@ -168,6 +168,7 @@ async fn of_ten_thousand_clients_each_hears_its_own_answers_and_no_others() {
         sockets.push(Arc::new(client(port).await));
     }
     let at_once = Arc::new(Semaphore::new(100));
+    let mut first = 0;
     for round in 0..2 {
         let mut asking = JoinSet::new();
         for (n, socket) in sockets.iter().enumerate() {
@@ -181,9 +182,12 @@ async fn of_ten_thousand_clients_each_hears_its_own_answers_and_no_others() {
         while let Some(asked) = asking.join_next().await {
             let (answer, question) = asked.unwrap();
             let answer = answer.unwrap_or_else(|| panic!("no answer to {question}"));
-            assert_eq!(answer.split_once(':').unwrap().1, question);
+            let (name, echoed) = answer.split_once(':').unwrap();
+            assert_eq!(echoed, question);
+            first += u32::from(name == "one" && round == 0);
         }
     }
+    assert!((4_000..=6_000).contains(&first), "{first} of 10,000 sessions went to one of two endpoints");
     let mut buffer = [0; 64];
     assert!(sockets.iter().all(|socket| socket.try_recv(&mut buffer).is_err()), "an answer that nobody asked for");
     assert_eq!(gateway.metric("sluice_requests_in_flight", &["default/edge/dns"]).await, f64::from(clients));
@@ -193,7 +197,8 @@ async fn of_ten_thousand_clients_each_hears_its_own_answers_and_no_others() {
 async fn a_session_goes_elsewhere_with_the_next_datagram_once_its_endpoint_has_gone() {
     let folder = Folder::new();
     let (one, two, port) = (Echo::named("one").await, Echo::named("two").await, ports::free());
-    folder.write("udp.yaml", dns(port, [route("it")]));
+    let (more, idle) = (ports::free(), "timeouts: {udpIdle: 60s}");
+    folder.write("udp.yaml", configured(idle, &[("dns", port)], [route("it")]));
     folder.write("service.yaml", service("it", &[one.address]));
     let gateway = Gateway::start(&folder).await;
     let (first, other) = (client(port).await, client(port).await);
@@ -205,14 +210,66 @@ async fn a_session_goes_elsewhere_with_the_next_datagram_once_its_endpoint_has_g
     let line = gateway.logged(|line| line["reason"] == "endpoint_gone").await;
     assert_eq!(line["endpoint"], one.address.to_string());
     // A change elsewhere ends nothing.
-    folder.write("more.yaml", service("more", &[one.address]));
     let generation = gateway.metric("sluice_config_generation", &[]).await;
+    folder.write("udp.yaml", configured(idle, &[("dns", port), ("more", more)], [route("it")]));
     wait::until("the change", || async {
-        (gateway.metric("sluice_config_generation", &[]).await >= generation).then_some(())
+        (gateway.metric("sluice_config_generation", &[]).await > generation).then_some(())
     })
     .await;
     assert_eq!(asked(&first, "b").await.unwrap(), "two:b");
     assert_eq!(gateway.metric("sluice_datagram_sessions_total", &["endpoint_gone"]).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_listener_of_datagrams_comes_and_goes_while_another_serves() {
+    let folder = Folder::new();
+    let (one, port, more) = (Echo::named("one").await, ports::free(), ports::free());
+    let second = route("it").replace("{name: dns,", "{name: more,").replace("sectionName: dns", "sectionName: more");
+    let rest = || [route("it"), second.clone(), service("it", &[one.address])];
+    let idle = "timeouts: {udpIdle: 60s}";
+    folder.write("udp.yaml", configured(idle, &[("dns", port)], rest()));
+    let _gateway = Gateway::start(&folder).await;
+    let stays = client(port).await;
+    assert_eq!(asked(&stays, "a").await.unwrap(), "one:a");
+    for _ in 0..3 {
+        folder.write("udp.yaml", configured(idle, &[("dns", port), ("more", more)], rest()));
+        let comes = client(more).await;
+        until_answered(&comes, "one:x").await;
+        folder.write("udp.yaml", configured(idle, &[("dns", port)], rest()));
+        wait::until("the port to close", || async {
+            // Nobody has it any more: the kernel says so to the one that sends there.
+            let _ = comes.send(b"x").await;
+            let mut buffer = [0; 64];
+            match timeout(Duration::from_millis(100), comes.recv(&mut buffer)).await {
+                Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => Some(()),
+                _ => None,
+            }
+        })
+        .await;
+        assert_eq!(asked(&stays, "b").await.unwrap(), "one:b");
+    }
+}
+
+#[tokio::test]
+async fn a_backend_of_another_namespace_takes_datagrams_where_a_grant_permits_it() {
+    let folder = Folder::new();
+    let (one, port) = (Echo::named("one").await, ports::free());
+    let far = route("far").replace("{name: far,", "{name: far, namespace: other,");
+    let more = [far, service("far", &[one.address]).replace("namespace: default", "namespace: other")];
+    folder.write("udp.yaml", dns(port, more));
+    let gateway = Gateway::start(&folder).await;
+    let client = client(port).await;
+    client.send(b"x").await.unwrap();
+    wait::until("the datagram to be dropped", || async {
+        (gateway.metric("sluice_datagrams_dropped_total", &["invalid_backend"]).await >= 1.0).then_some(())
+    })
+    .await;
+    folder.write(
+        "grant.yaml",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: far, namespace: other}\nspec:\n  \
+         from: [{group: gateway.networking.k8s.io, kind: UDPRoute, namespace: default}]\n  to: [{group: \"\", kind: Service}]\n",
+    );
+    until_answered(&client, "one:x").await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use crate::shop::{HOST, backend_of};
 use sluice_tests::certificate::Authority;
 use sluice_tests::objects::{class, http_route, join, route_to, secret, service};
-use sluice_tests::{Address, Backend, Folder, Gateway, ports, raw};
+use sluice_tests::{Address, Backend, Folder, Gateway, ports, raw, wait};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A Gateway `edge`; `spec` is YAML at column 2.
@@ -47,6 +47,33 @@ async fn a_gateway_of_an_ipv6_address_is_reached_there_and_leads_to_endpoints_of
         assert_eq!(status(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await, None);
         let line = gateway.logged(|line| line["status"] == 200).await;
         assert_eq!((&line["client_ip"], &line["endpoint"]), (&"::1".into(), &backend.address.to_string().into()));
+    }
+}
+
+/// GEP-3793: `spec.defaultScope` of a Gateway, `spec.useDefaultGateways` of a route.
+#[tokio::test]
+async fn gep_3793_a_route_that_asks_for_default_gateways_is_served_by_those_of_that_scope() {
+    let backend = Backend::echo("one").await;
+    let [default, other] = [(); 2].map(|()| ports::free());
+    let gateway_of = |name: &str, scope: &str, port: u16| {
+        gateway(&format!("{scope}  listeners: [{{name: http, port: {port}, protocol: HTTP}}]\n"))
+            .replace("{name: edge,", &format!("{{name: {name},"))
+    };
+    let asks = |scope: &str| {
+        route_to("asks", &["asks.example"], "one")
+            .replace("  parentRefs: [{name: edge}]\n", &format!("  useDefaultGateways: {scope}\n"))
+    };
+    let all = [gateway_of("all", "  defaultScope: All\n", default), gateway_of("none", "", other), asks("All")];
+    let (_gateway, folder) = with(&backend, all.clone()).await;
+    let of = |port: u16| async move { raw::get(port, "asks.example", "/").await.map(|answer| answer.status).ok() };
+    assert_eq!((of(default).await, of(other).await), (Some(200), Some(404)));
+    // A route that does not ask any more is served nowhere, and one that asks again is.
+    for (scope, status) in [("None", 404), ("All", 200)] {
+        let [all, none, _] = all.clone();
+        let rest = [class(), route_to("all", &[HOST], "one"), service("one", &[backend.address]), all, none];
+        folder.write("all.yaml", join(rest.into_iter().chain([asks(scope)])));
+        let is = || async { (of(default).await == Some(status)).then_some(()) };
+        wait::until("the route to be served as it asks", is).await;
     }
 }
 

@@ -16,8 +16,12 @@ fn grpc_route(name: &str, rules: &str) -> String {
 
 /// Who answered, and the trailers' status.
 async fn call(shop: &Shop, path: &str) -> anyhow::Result<(String, String)> {
+    call_with(shop, path, &[]).await
+}
+
+async fn call_with(shop: &Shop, path: &str, metadata: &[(&str, &str)]) -> anyhow::Result<(String, String)> {
     let connection = Connection::clear(shop.http).await?;
-    let mut call = Call::open(&connection, HOST, path).await?;
+    let mut call = Call::open_with(&connection, HOST, path, metadata).await?;
     let backend = call.headers().await?.get("x-backend").map(|name| name.to_str().unwrap().to_owned());
     let trailers = call.finish().await?;
     Ok((backend.unwrap_or_default(), trailers["grpc-status"].to_str().unwrap().to_owned()))
@@ -26,6 +30,8 @@ async fn call(shop: &Shop, path: &str) -> anyhow::Result<(String, String)> {
 #[tokio::test]
 async fn calls_go_by_service_method_and_header_and_a_stream_passes_both_ways() {
     let rules = "  - {matches: [{method: {service: echo.Echo, method: One}}], backendRefs: [{name: one, port: 80}]}
+  - {matches: [{method: {service: echo.Echo}, headers: [{name: x-tenant, value: blue}]}], backendRefs: [{name: three, port: 80}]}
+  - {matches: [{method: {service: echo.Echo}, headers: [{type: RegularExpression, name: x-tenant, value: 'r.*d'}]}], backendRefs: [{name: one, port: 80}]}
   - {matches: [{method: {service: echo.Echo}}], backendRefs: [{name: two, port: 80}]}
   - {matches: [{method: {method: Anywhere}}], backendRefs: [{name: three, port: 80}]}
   - {matches: [{method: {type: RegularExpression, service: 'v[0-9]+\\..*', method: 'Get|List'}}], backendRefs: [{name: one, port: 80}]}
@@ -38,6 +44,10 @@ async fn calls_go_by_service_method_and_header_and_a_stream_passes_both_ways() {
         ("/v2.Shop/List", "one"),
     ] {
         assert_eq!(call(&shop, path).await.unwrap(), (backend.to_owned(), "0".to_owned()), "{path}");
+    }
+    for (tenant, backend) in [("blue", "three"), ("red", "one"), ("green", "two")] {
+        let (by, _) = call_with(&shop, "/echo.Echo/Two", &[("x-tenant", tenant)]).await.unwrap();
+        assert_eq!(by, backend, "{tenant}");
     }
     assert_eq!(shop.backend("one").seen()[0].version, http::Version::HTTP_2);
     // Nothing has this method: UNIMPLEMENTED, as 404 maps to.

@@ -12,6 +12,7 @@ mod datagrams;
 mod delivery;
 mod doctor;
 mod external_auth;
+mod features;
 mod filters;
 mod gateways;
 mod grpc_routes;

@@ -303,7 +303,7 @@ async fn a_backend_of_web_sockets_is_spoken_to_by_upgrade() {
     assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("chat: hello"));
 }
 
-fn backend_tls(service: &str, hostname: &str, ca: &str, more: &str) -> String {
+pub(crate) fn backend_tls(service: &str, hostname: &str, ca: &str, more: &str) -> String {
     format!(
         "\
 apiVersion: gateway.networking.k8s.io/v1
@@ -316,7 +316,7 @@ spec:
     )
 }
 
-fn config_map(name: &str, authority: &Authority) -> String {
+pub(crate) fn config_map(name: &str, authority: &Authority) -> String {
     let pem: String = authority.pem().lines().map(|l| format!("    {l}\n")).collect();
     format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: default}}\ndata:\n  ca.crt: |\n{pem}"

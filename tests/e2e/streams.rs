@@ -318,6 +318,127 @@ async fn connections_are_spread_by_weight_and_a_backend_that_is_none_takes_its_s
 }
 
 #[tokio::test]
+async fn connections_go_to_every_endpoint_of_a_service() {
+    let folder = Folder::new();
+    let (one, two, port) = (Parrot::named("one").await, Parrot::named("two").await, ports::free());
+    let both = service("both", &[one.address, two.address]);
+    folder.write("tcp.yaml", database(port, [route("TCPRoute", "db", "db", "", "both"), both]));
+    let _gateway = Gateway::start(&folder).await;
+    let mut first = 0;
+    for _ in 0..100 {
+        first += u32::from(greeting(port).await.unwrap().1 == "one");
+    }
+    assert!((30..=70).contains(&first), "{first} of 100 went to one of two endpoints");
+}
+
+/// As long as its name is spoken for: what a client hears that connects by TLS with this name.
+async fn secure_greeting(port: u16, name: &str, authority: &Authority) -> std::io::Result<String> {
+    let mut stream = certificate::connect(port, name, authority.client(&[])).await?;
+    let mut said = [0; 3];
+    stream.read_exact(&mut said).await?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+#[tokio::test]
+async fn connections_of_tls_are_spread_by_weight_too() {
+    let (folder, authority, port) = (Folder::new(), Authority::new("edge"), ports::free());
+    let (one, two) = (Parrot::named("one").await, Parrot::named("two").await);
+    folder.write(
+        "tls.yaml",
+        join([
+            class(),
+            gateway(&[tls("ends", port, "ends.example", "mode: Terminate, certificateRefs: [{name: edge}]")]),
+            secret("edge", &authority.leaf(&["ends.example"])),
+            route("TLSRoute", "ends", "ends", "ends.example", "one*3 two"),
+            service("one", &[one.address]),
+            service("two", &[two.address]),
+        ]),
+    );
+    let _gateway = Gateway::start(&folder).await;
+    let mut first = 0_i32;
+    for _ in 0..200 {
+        first += i32::from(secure_greeting(port, "ends.example", &authority).await.unwrap() == "one");
+    }
+    // Six standard deviations of a fair draw.
+    assert!((first - 150).abs() < 37, "{first} of 200 went where three of four should");
+}
+
+#[tokio::test]
+async fn listeners_of_bytes_come_and_go_while_others_serve() {
+    let (folder, authority) = (Folder::new(), Authority::new("edge"));
+    let [port, more, secure] = [(); 3].map(|()| ports::free());
+    let (one, two) = (Parrot::named("one").await, Parrot::named("two").await);
+    folder.write(
+        "rest.yaml",
+        join([
+            class(),
+            secret("edge", &authority.leaf(&["ends.example"])),
+            route("TCPRoute", "db", "db", "", "one"),
+            route("TCPRoute", "more", "more", "", "two"),
+            route("TLSRoute", "ends", "ends", "ends.example", "two"),
+            service("one", &[one.address]),
+            service("two", &[two.address]),
+        ]),
+    );
+    folder.write("gateway.yaml", gateway(&[tcp("db", port)]));
+    let _gateway = Gateway::start(&folder).await;
+    let (mut running, _) = greeting(port).await.unwrap();
+    for round in 0..3 {
+        let ends = tls("ends", secure, "ends.example", "mode: Terminate, certificateRefs: [{name: edge}]");
+        folder.write("gateway.yaml", gateway(&[tcp("db", port), tcp("more", more), ends]));
+        wait::until("the new port", || async { (greeting(more).await.ok()?.1 == "two").then_some(()) }).await;
+        let heard = || async { secure_greeting(secure, "ends.example", &authority).await.ok() };
+        assert_eq!(wait::until("TLS on another", heard).await, "two");
+        folder.write("gateway.yaml", gateway(&[tcp("db", port)]));
+        for gone in [more, secure] {
+            let refused = || async { TcpStream::connect((Ipv4Addr::LOCALHOST, gone)).await.is_err().then_some(()) };
+            wait::until("the port to close", refused).await;
+        }
+        exchange(&mut running, round).await.unwrap();
+        assert_eq!(greeting(port).await.unwrap().1, "one");
+    }
+}
+
+#[tokio::test]
+async fn a_backend_of_another_namespace_takes_connections_where_a_grant_permits_it() {
+    let (folder, authority) = (Folder::new(), Authority::new("edge"));
+    let (port, secure, one) = (ports::free(), ports::free(), Parrot::named("one").await);
+    let far = |route: String| route.replace("{name: far, port: 80}", "{name: far, namespace: other, port: 80}");
+    folder.write(
+        "rest.yaml",
+        join([
+            class(),
+            gateway(&[
+                tcp("db", port),
+                tls("ends", secure, "ends.example", "mode: Terminate, certificateRefs: [{name: edge}]"),
+            ]),
+            secret("edge", &authority.leaf(&["ends.example"])),
+            far(route("TCPRoute", "db", "db", "", "far")),
+            far(route("TLSRoute", "ends", "ends", "ends.example", "far")),
+            service("far", &[one.address]).replace("namespace: default", "namespace: other"),
+        ]),
+    );
+    let gateway = Gateway::start(&folder).await;
+    let grant = |kind: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {{name: far, namespace: other}}\nspec:\n  \
+             from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: default}}]\n  to: [{{group: \"\", kind: Service}}]\n"
+        )
+    };
+    assert!(greeting(port).await.is_err() && secure_greeting(secure, "ends.example", &authority).await.is_err());
+    assert_eq!(gateway.metric("sluice_stream_connections_total", &["default/edge/db", "invalid_backend"]).await, 1.0);
+    // It permits the one kind and not the other.
+    folder.write("grant.yaml", grant("TCPRoute"));
+    let heard = || async { greeting(port).await.ok().map(|(_, name)| name) };
+    assert_eq!(wait::until("the grant for TCPRoutes", heard).await, "one");
+    assert!(secure_greeting(secure, "ends.example", &authority).await.is_err());
+    folder.write("grant.yaml", grant("TLSRoute"));
+    let heard = || async { secure_greeting(secure, "ends.example", &authority).await.ok() };
+    assert_eq!(wait::until("the grant for TLSRoutes", heard).await, "one");
+    assert!(greeting(port).await.is_err());
+}
+
+#[tokio::test]
 async fn an_endpoint_that_cannot_be_connected_to_is_passed_over_and_without_any_the_client_is_let_go() {
     let folder = Folder::new();
     let (one, port, other) = (Parrot::named("one").await, ports::free(), ports::free());

@@ -28,11 +28,24 @@ pub fn frame(message: &[u8]) -> Bytes {
 
 impl Call {
     pub async fn open(connection: &Connection, authority: &str, path: &str) -> Result<Call> {
-        let request = connection
+        Call::open_with(connection, authority, path, &[]).await
+    }
+
+    /// With metadata: names in lower case, and values.
+    pub async fn open_with(
+        connection: &Connection,
+        authority: &str,
+        path: &str,
+        metadata: &[(&str, &str)],
+    ) -> Result<Call> {
+        let mut request = connection
             .request("POST", authority, path)
             .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())?;
+            .header("te", "trailers");
+        for (name, value) in metadata {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(())?;
         let (response, send) = connection.open(request).await?;
         Ok(Call { send, receive: Receive::Waiting(response) })
     }

@@ -2,29 +2,10 @@
 //! what other controllers wrote stays, and where nothing differs nothing is written.
 
 use serde_json::{Map, Value, json};
-use sluice_translate::GATEWAY_CONTROLLER;
-
-/// A condition as it should be; when it became so is not known yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Condition {
-    pub(crate) kind: &'static str,
-    pub(crate) status: bool,
-    pub(crate) reason: &'static str,
-    pub(crate) message: String,
-}
+use sluice_translate::{Condition, GATEWAY_CONTROLLER};
 
 /// Characters of a condition's message, by the API's schema.
 const MAX_MESSAGE: usize = 32 << 10;
-
-impl Condition {
-    pub(crate) fn good(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Condition {
-        Condition { kind, status: true, reason, message: message.into() }
-    }
-
-    pub(crate) fn bad(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Condition {
-        Condition { kind, status: false, reason, message: message.into() }
-    }
-}
 
 /// The conditions to write over those that stand there. Types that are not ours stay.
 pub(crate) fn merged(wanted: &[Condition], held: &Value, generation: i64, ours: &[&str], now: &str) -> Value {

@@ -1,11 +1,11 @@
 //! The status that each object should have, from what `translate` says of it and what is served.
 
-use crate::conditions::{Condition, Entry};
+use crate::conditions::Entry;
 use crate::model::Reach;
 use serde_json::{Value, json};
 use sluice_model::{Kind, ObjectRef, ServedPlugin};
 use sluice_translate::{
-    Ancestor, AncestorStatus, ClassStatus, ConfigStatus, GatewayStatus, ListenerSetStatus, ListenerStatus,
+    Ancestor, AncestorStatus, ClassStatus, Condition, ConfigStatus, GatewayStatus, ListenerSetStatus, ListenerStatus,
     ParentStatus, PluginStatus, PolicyStatus, RouteStatus,
 };
 use std::collections::BTreeSet;
@@ -106,10 +106,7 @@ const GROUP: &str = "gateway.networking.k8s.io";
 
 /// `bundle`: the installed CRDs, where they may be looked at.
 pub(crate) fn class(status: &ClassStatus, bundle: Option<&Bundle>) -> Vec<Condition> {
-    let mut conditions = vec![match &status.rejected {
-        None => Condition::good("Accepted", "Accepted", "Sluice serves Gateways of this class"),
-        Some(message) => Condition::bad("Accepted", "InvalidParameters", message),
-    }];
+    let mut conditions = status.conditions();
     if let Some(installed) = bundle {
         let bundle = &installed.version;
         conditions.push(if installed.is_known() {
@@ -126,64 +123,26 @@ pub(crate) fn class(status: &ClassStatus, bundle: Option<&Bundle>) -> Vec<Condit
 
 /// A Gateway's conditions, given how far it reaches.
 pub(crate) fn gateway(status: &GatewayStatus, reach: &Reach) -> Vec<Condition> {
-    let accepted = match &status.rejected {
-        Some((reason, message)) => Condition::bad("Accepted", reason, message),
-        None => match status.listeners.iter().find(|listener| !listener.accepted()) {
-            Some(listener) => {
-                let message = format!("listener `{}` cannot be served; the others are", listener.name);
-                Condition::good("Accepted", "ListenersNotValid", message)
-            }
-            None => Condition::good("Accepted", "Accepted", "all listeners can be served"),
-        },
-    };
-    let serves = |listener: &&ListenerStatus| listener.serves;
-    let programmed = if !accepted.status {
+    let mut conditions = status.conditions();
+    let mut served = status.listeners.iter().filter(|listener| listener.serves).peekable();
+    let programmed = if status.rejected.is_some() {
         Condition::bad("Programmed", "Invalid", "the Gateway is not accepted")
-    } else if !status.listeners.iter().any(|listener| listener.serves) && status.attached_listener_sets == 0 {
+    } else if served.peek().is_none() && status.attached_listener_sets == 0 {
         Condition::bad("Programmed", "Invalid", "no listener can be served")
     } else if let Some((reason, message)) = &reach.lacking {
         Condition::bad("Programmed", reason, message)
-    } else if let Some(listener) =
-        status.listeners.iter().filter(serves).find(|listener| !reach.listeners.contains(&listener.name))
-    {
+    } else if let Some(listener) = served.find(|listener| !reach.listeners.contains(&listener.name)) {
         let message = format!("not every proxy serves listener `{}` of this generation yet", listener.name);
         Condition::bad("Programmed", "Pending", message)
     } else {
         Condition::good("Programmed", "Programmed", "every proxy serves this generation")
     };
-    let mut conditions = vec![accepted, programmed];
-    if let Some((reason, message)) = &status.unresolved {
-        conditions.push(Condition::bad("ResolvedRefs", reason, message));
-    } else if status.refers {
-        conditions.push(Condition::good(
-            "ResolvedRefs",
-            "ResolvedRefs",
-            "the client certificate for backends is there",
-        ));
-    }
-    if status.is_default {
-        let message = "it has the default scope All: routes with useDefaultGateways: All attach to it";
-        conditions.push(Condition::good("DefaultGateway", "DefaultGateway", message));
-    }
-    if status.insecure_frontend {
-        let message = "clients without a valid certificate are served (AllowInsecureFallback)";
-        conditions.push(Condition::good("InsecureFrontendValidationMode", "ConfigurationChanged", message));
-    }
+    conditions.insert(1, programmed);
     conditions
 }
 
 /// A ListenerSet's conditions, given how far its Gateway reaches with its listeners.
 pub(crate) fn listener_set(status: &ListenerSetStatus, reach: &Reach) -> Vec<Condition> {
-    let accepted = match &status.rejected {
-        Some((reason, message)) => Condition::bad("Accepted", reason, message),
-        None => match status.listeners.iter().find(|listener| !listener.serves) {
-            Some(listener) => {
-                let message = format!("listener `{}` cannot be served; the others are", listener.name);
-                Condition::good("Accepted", "ListenersNotValid", message)
-            }
-            None => Condition::good("Accepted", "Accepted", "all listeners can be served"),
-        },
-    };
     let mut served = status.listeners.iter().filter(|listener| listener.serves);
     let programmed = if let Some((reason, message)) = &status.rejected {
         let reason = if *reason == "ParentNotAccepted" { "ParentNotProgrammed" } else { *reason };
@@ -196,23 +155,12 @@ pub(crate) fn listener_set(status: &ListenerSetStatus, reach: &Reach) -> Vec<Con
     } else {
         Condition::good("Programmed", "Programmed", "every proxy serves this generation")
     };
-    vec![accepted, programmed]
+    let mut conditions = status.conditions();
+    conditions.push(programmed);
+    conditions
 }
 
 pub(crate) fn listener(status: &ListenerStatus, rejected: bool, reach: &Reach) -> Vec<Condition> {
-    let accepted = match (&status.rejected, status.conflicted) {
-        (Some((reason, message)), _) => Condition::bad("Accepted", reason, message),
-        (None, Some(reason)) => Condition::bad("Accepted", reason, "it conflicts with another listener of this port"),
-        (None, None) => Condition::good("Accepted", "Accepted", "the listener can be served"),
-    };
-    let conflicted = match status.conflicted {
-        Some(reason) => Condition::good("Conflicted", reason, "it conflicts with another listener of this port"),
-        None => Condition::bad("Conflicted", "NoConflicts", "no other listener is in its way"),
-    };
-    let resolved = match &status.unresolved {
-        Some((reason, message)) => Condition::bad("ResolvedRefs", reason, message),
-        None => Condition::good("ResolvedRefs", "ResolvedRefs", "all references are resolved"),
-    };
     let programmed = if let Some(reason) = status.conflicted {
         Condition::bad("Programmed", reason, "it conflicts with another listener of this port")
     } else if !status.serves || rejected {
@@ -222,7 +170,9 @@ pub(crate) fn listener(status: &ListenerStatus, rejected: bool, reach: &Reach) -
     } else {
         Condition::bad("Programmed", "Pending", "not every proxy serves it yet")
     };
-    vec![accepted, conflicted, resolved, programmed]
+    let mut conditions = status.conditions();
+    conditions.push(programmed);
+    conditions
 }
 
 pub(crate) fn supported_kinds(status: &ListenerStatus) -> Value {
@@ -237,7 +187,7 @@ pub(crate) fn parents(status: &RouteStatus, ours: impl Fn(&ObjectRef) -> bool) -
         let gateway = gateway.map(|name| ObjectRef::new(Kind::Gateway, name.namespace.clone(), name.name.clone()));
         let reference = reference(parent);
         if gateway.is_some_and(|gateway| ours(&gateway)) && parents.iter().all(|other| other.reference != reference) {
-            parents.push(Entry { reference, conditions: of_parent(parent, status.invalid.as_deref()) });
+            parents.push(Entry { reference, conditions: parent.conditions(status.invalid.as_deref()) });
         }
     }
     parents
@@ -256,30 +206,8 @@ fn reference(parent: &ParentStatus) -> Value {
     reference
 }
 
-fn of_parent(parent: &ParentStatus, invalid: Option<&str>) -> Vec<Condition> {
-    let accepted = match &parent.rejected {
-        None => Condition::good("Accepted", "Accepted", "the route is served here"),
-        Some((reason, message)) => Condition::bad("Accepted", reason, message),
-    };
-    let resolved = match &parent.unresolved {
-        None => Condition::good("ResolvedRefs", "ResolvedRefs", "all references are resolved"),
-        Some((reason, message)) => Condition::bad("ResolvedRefs", reason, message),
-    };
-    let is_accepted = accepted.status;
-    let mut conditions = vec![accepted, resolved];
-    if let Some(message) = invalid.filter(|_| is_accepted) {
-        let message = format!("Dropped Rule: {message}");
-        conditions.push(Condition::good("PartiallyInvalid", "UnsupportedValue", message));
-    }
-    conditions
-}
-
 /// A Plugin's conditions, given what every ready proxy has made of its code.
 pub(crate) fn plugin(status: &PluginStatus, made: Option<&ServedPlugin>) -> Vec<Condition> {
-    let accepted = match &status.rejected {
-        None => Condition::good("Accepted", "Accepted", "the Plugin can be used"),
-        Some((reason, message)) => Condition::bad("Accepted", reason, message),
-    };
     let ready = match made {
         _ if status.code.is_none() && !status.remote => Condition::bad("Ready", "Invalid", "there is no code to run"),
         Some(ServedPlugin { error: Some(error), .. }) => Condition::bad("Ready", "Failed", error),
@@ -290,7 +218,9 @@ pub(crate) fn plugin(status: &PluginStatus, made: Option<&ServedPlugin>) -> Vec<
         Some(_) => Condition::bad("Ready", "Pending", "not every proxy has compiled it for all of its uses"),
         None => Condition::bad("Ready", "Pending", "not every proxy has this code yet"),
     };
-    vec![accepted, ready]
+    let mut conditions = status.conditions();
+    conditions.push(ready);
+    conditions
 }
 
 /// What is known of a Plugin's code; null where it is not.
@@ -320,38 +250,18 @@ pub(crate) fn code(status: &PluginStatus, made: Option<&ServedPlugin>) -> [(&'st
 /// The entries of a policy.
 pub(crate) fn ancestors(status: &PolicyStatus) -> Vec<Entry> {
     let entry = |of: &AncestorStatus| {
-        let mut conditions = vec![match &of.rejected {
-            None => Condition::good("Accepted", "Accepted", "the policy is applied"),
-            Some((reason, message)) => Condition::bad("Accepted", reason, message),
-        }];
-        if of.has_references {
-            conditions.push(match &of.unresolved {
-                None => Condition::good("ResolvedRefs", "ResolvedRefs", "all references are resolved"),
-                Some((reason, message)) => Condition::bad("ResolvedRefs", reason, message),
-            });
-        }
         let Ancestor { group, kind, namespace, name, section } = &of.ancestor;
         let mut reference = json!({"group": group, "kind": kind, "namespace": namespace, "name": name});
         if let (Value::Object(fields), Some(section)) = (&mut reference, section) {
             fields.insert("sectionName".to_owned(), json!(section));
         }
-        Entry { reference, conditions }
+        Entry { reference, conditions: of.conditions() }
     };
     status.ancestors.iter().map(entry).collect()
 }
 
 /// Those who use a GatewayConfig, as its status names them.
 const MAX_USERS: usize = 16;
-
-pub(crate) fn config(status: &ConfigStatus) -> Vec<Condition> {
-    vec![match &status.rejected {
-        Some((reason, message)) => Condition::bad("Accepted", reason, message),
-        None if status.used_by.is_empty() => {
-            Condition::good("Accepted", "Accepted", "it can be used; no class or Gateway of Sluice's names it")
-        }
-        None => Condition::good("Accepted", "Accepted", "it is used"),
-    }]
-}
 
 pub(crate) fn users(status: &ConfigStatus) -> Value {
     let user = |object: &ObjectRef| {
@@ -397,6 +307,7 @@ mod tests {
             rejected: (!serves).then(|| ("UnsupportedProtocol", "no".to_owned())),
             conflicted: None,
             unresolved: None,
+            overlapping: None,
             serves,
             supported_kinds: vec!["HTTPRoute"],
             attached_routes: 0,
@@ -422,14 +333,17 @@ mod tests {
             ..GatewayStatus::default()
         };
         let of = |reach: &Reach| brief(&gateway(&status, reach));
-        assert_eq!(of(&reach(&["web"], None)), ["Accepted true ListenersNotValid", "Programmed true Programmed"]);
+        assert_eq!(
+            of(&reach(&["web"], None)),
+            ["Accepted true ListenersNotValid", "Programmed true Programmed", "ResolvedRefs true ResolvedRefs"]
+        );
         assert_eq!(of(&reach(&[], None))[1], "Programmed false Pending");
         assert_eq!(of(&reach(&["web"], Some("AddressNotAssigned")))[1], "Programmed false AddressNotAssigned");
     }
 
     #[test]
     fn a_gateway_says_that_its_own_reference_holds_and_that_it_lets_anybody_in() {
-        let status = GatewayStatus { refers: true, insecure_frontend: true, ..GatewayStatus::default() };
+        let status = GatewayStatus { insecure_frontend: true, ..GatewayStatus::default() };
         let found = brief(&gateway(&status, &reach(&[], None)));
         assert_eq!(
             found[2..],
@@ -441,8 +355,8 @@ mod tests {
     fn a_default_gateway_says_that_it_is_one() {
         let of =
             |is_default| brief(&gateway(&GatewayStatus { is_default, ..GatewayStatus::default() }, &reach(&[], None)));
-        assert_eq!(of(true)[2..], ["DefaultGateway true DefaultGateway"]);
-        assert_eq!(of(false).len(), 2);
+        assert_eq!(of(true)[3..], ["DefaultGateway true DefaultGateway"]);
+        assert_eq!(of(false).len(), 3);
     }
 
     #[test]
@@ -453,7 +367,10 @@ mod tests {
             ..GatewayStatus::default()
         };
         let found = gateway(&status, &reach(&["web"], None));
-        assert_eq!(brief(&found), ["Accepted false InvalidParameters", "Programmed false Invalid"]);
+        assert_eq!(
+            brief(&found),
+            ["Accepted false InvalidParameters", "Programmed false Invalid", "ResolvedRefs true ResolvedRefs"]
+        );
     }
 
     #[test]
@@ -590,6 +507,20 @@ mod tests {
         assert!(has(Some(&of("experimental"))));
         assert!(!has(Some(&of("standard"))) && !has(None));
         assert!(EXPERIMENTAL_FEATURES.iter().all(|name| SUPPORTED_FEATURES.contains(name)));
+    }
+
+    #[test]
+    fn a_class_says_what_is_wrong_with_it_and_with_the_crds() {
+        let of = |rejected: Option<&str>, version: Option<&str>| {
+            let status = ClassStatus { generation: 1, rejected: rejected.map(str::to_owned) };
+            let bundle = version.map(|version| Bundle { version: version.into(), channel: "standard".into() });
+            brief(&class(&status, bundle.as_ref()))
+        };
+        assert_eq!(of(None, None), ["Accepted true Accepted"]);
+        let good = ["Accepted true Accepted", "SupportedVersion true SupportedVersion"];
+        assert_eq!(of(None, Some("v1.6.3")), good);
+        let bad = ["Accepted false InvalidParameters", "SupportedVersion false UnsupportedVersion"];
+        assert_eq!(of(Some("no such GatewayConfig"), Some("v9.0.0")), bad);
     }
 
     #[test]

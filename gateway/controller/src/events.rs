@@ -6,7 +6,7 @@ use crate::controller::Controller;
 use crate::time::seconds;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sluice_model::problem::{Problem, Severity};
+use sluice_model::problem::{Code, Problem, Severity};
 use sluice_model::{Kind, ObjectRef};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -20,6 +20,14 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind::TrafficPolicy,
     Kind::GatewayConfig,
 ];
+
+/// Whether a problem is told by an Event: of the kinds above any, and of others what keeps the object from being read, so that its
+/// status speaks of a form before.
+fn is_told(problem: &Problem, object: &ObjectRef) -> bool {
+    KINDS.contains(&object.kind)
+        || (problem.code == Code::WrongType
+            && (object.kind.is_route() || matches!(object.kind, Kind::Gateway | Kind::ListenerSet)))
+}
 
 /// A problem that is gone sooner is told nobody: objects that belong together come one after another.
 const SETTLED: Duration = Duration::from_secs(5);
@@ -59,7 +67,7 @@ impl Problems {
         let mut former = std::mem::take(&mut self.now);
         let mut counts: HashMap<&ObjectRef, usize> = HashMap::new();
         for problem in problems {
-            let Some(object) = problem.object.as_ref().filter(|object| KINDS.contains(&object.kind)) else { continue };
+            let Some(object) = problem.object.as_ref().filter(|object| is_told(problem, object)) else { continue };
             let count = counts.entry(object).or_default();
             *count += 1;
             if *count > PER_OBJECT || self.now.len() >= AT_MOST {
@@ -221,7 +229,6 @@ impl Controller {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_model::problem::Code;
 
     fn problem(kind: Kind, name: &str, field: &str) -> Problem {
         Problem::error(Code::ServiceNotFound, &ObjectRef::new(kind, "shop", name), field, "there is no Service `web`")
@@ -272,6 +279,11 @@ mod tests {
         let (mut problems, start) = (Problems::default(), Instant::now());
         problems.set(&[problem(Kind::HTTPRoute, "a", ""), problem(Kind::Gateway, "a", "")], start);
         assert_eq!(problems.next(start), Err(None));
+        // A status tells of what was read.
+        let unread =
+            Problem { code: Code::WrongType, ..problem(Kind::HTTPRoute, "a", "spec.rules[0].filters[0].type") };
+        problems.set(&[unread], start);
+        assert_eq!(told(&mut problems, start + SETTLED), ["HTTPRoute shop/a spec.rules[0].filters[0].type"]);
         let many: Vec<_> = (0..100).map(|n| problem(Kind::Ingress, "a", &format!("spec.rules[{n}]"))).collect();
         problems.set(&many, start);
         assert_eq!(told(&mut problems, start + SETTLED).len(), PER_OBJECT);

@@ -1,7 +1,7 @@
 //! Writes statuses: what differs, with the version that it was compared with, a few at a time.
 
 use crate::api::{self, Failure};
-use crate::conditions::{ANCESTORS, Condition, PARENTS, difference, merged};
+use crate::conditions::{ANCESTORS, PARENTS, difference, merged};
 use crate::controller::{Controller, Settings};
 use crate::desired;
 use crate::model::{Model, Reach, is_one_of};
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sluice_model::{Kind, ObjectRef};
 use sluice_resources::Held;
-use sluice_translate::ListenerStatus;
+use sluice_translate::{Condition, ListenerStatus};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -240,7 +240,7 @@ fn listeners(
             "name": listener.name,
             "supportedKinds": desired::supported_kinds(listener),
             "attachedRoutes": listener.attached_routes,
-            "conditions": merged(&conditions, former, generation, &[], time),
+            "conditions": merged(&conditions, former, generation, &["OverlappingTLSConfig"], time),
         })
     };
     wanted.iter().map(entry).collect()
@@ -274,7 +274,7 @@ fn policy(model: &Model, object: &ObjectRef, held: &Held, status: &Value, time: 
 fn config(model: &Model, object: &ObjectRef, held: &Held, status: &Value, time: &str) -> Option<Map<String, Value>> {
     let wanted = model.configs.get(object).filter(|wanted| wanted.generation == held.generation)?;
     let former = status.get("conditions").unwrap_or(&Value::Null);
-    let conditions = merged(&desired::config(wanted), former, wanted.generation, &["Accepted"], time);
+    let conditions = merged(&wanted.conditions(), former, wanted.generation, &["Accepted"], time);
     Some(Map::from_iter([
         ("conditions".to_owned(), conditions),
         ("uses".to_owned(), json!(wanted.used_by.len())),

@@ -55,6 +55,7 @@ reasons! {
     InvalidBackend = "invalid_backend", 500, "the rule's backend reference cannot be resolved";
     NoBackends = "no_backends", 500, "the rule has no backend";
     UnsupportedFilter = "unsupported_filter", 500, "the rule has a filter that cannot be used";
+    InvalidRule = "invalid_rule", 500, "the rule has a timeout, a retry, a weight or a session that cannot be used";
     PolicyUnreadable = "policy_unreadable", 503, "the policy that guards the rule cannot be read, so nothing goes through";
     ClientDenied = "client_denied", 403, "the client's address is not among those the policy allows";
     // Upstream

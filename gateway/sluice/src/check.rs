@@ -8,7 +8,7 @@ use serde::Serialize;
 use sluice_fetch::Policy;
 use sluice_model::{Config, Problem, Severity};
 use sluice_sources::files::FileSource;
-use sluice_translate::{Options, Translator};
+use sluice_translate::{INGRESS_NAMESPACE, Options, Told, Translator};
 use sluice_wasm::{HostOptions, PluginHost};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -31,6 +31,13 @@ pub(crate) struct CheckArgs {
     /// A host, with a port or without, from which plugins may be fetched by plain HTTP; may be repeated
     #[arg(long, value_name = "HOST", requires = "fetch", value_parser = Policy::host)]
     insecure_registry: Vec<String>,
+    /// Judge as a cluster where every Gateway has a Service of its own (`--gateway-services`): classes have to be there, and
+    /// Gateways may want the same port
+    #[arg(long)]
+    cluster: bool,
+    /// Print the conditions of everything that has some, and not only those that somebody should look at
+    #[arg(long)]
+    conditions: bool,
     /// How to print
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -41,12 +48,24 @@ pub(crate) struct Reading {
     pub(crate) config: Arc<Config>,
     /// In the order of the files.
     pub(crate) problems: Vec<Problem>,
+    /// What a controller would write into statuses, but for what only a running cluster knows.
+    conditions: Vec<Told>,
     source: FileSource,
     objects: usize,
 }
 
-/// Reads and translates files. A path that does not exist is an error; whatever else is wrong is a problem.
+/// Reads and translates files, as a gateway that serves them. A path that does not exist is an error; whatever else is
+/// wrong is a problem.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Reading> {
+    read_as(paths, Options::default())
+}
+
+/// Where nothing is served: the name of the namespace says nothing then.
+fn of_cluster() -> Options {
+    Options { files: false, gateway_services: Some(INGRESS_NAMESPACE.into()), ..Options::default() }
+}
+
+fn read_as(paths: &[PathBuf], options: Options) -> Result<Reading> {
     for path in paths {
         std::fs::metadata(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
     }
@@ -55,13 +74,13 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Reading> {
     let objects = update.changes.iter().filter(|c| matches!(c, sluice_resources::Change::Upsert(_))).count();
     // A certificate is made at the first start where none is named: not a problem to report here.
     let default_certificate = Some(crate::certificate::stand_in()?);
-    let mut translator =
-        Translator::new(Options { default_certificate, now: Some(SystemTime::now()), ..Options::default() });
+    let mut translator = Translator::new(Options { default_certificate, now: Some(SystemTime::now()), ..options });
     let output = translator.apply(update.changes);
     let mut problems = update.problems;
     problems.extend(output.problems);
     source.locate_all(&mut problems);
-    let mut reading = Reading { config: output.config, problems, source, objects };
+    let conditions = translator.status().conditions();
+    let mut reading = Reading { config: output.config, problems, conditions, source, objects };
     reading.sort();
     Ok(reading)
 }
@@ -100,7 +119,7 @@ fn plugin_problems(config: &Config, fetch: Option<Policy>) -> Result<Vec<Problem
 }
 
 pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode> {
-    let mut reading = read(&args.paths)?;
+    let mut reading = read_as(&args.paths, if args.cluster { of_cluster() } else { Options::default() })?;
     let insecure = args.insecure_registry.clone();
     let mut problems = reading.plugin_problems(args.fetch.then_some(Policy { insecure, loopback: true }))?;
     reading.problems.append(&mut problems);
@@ -109,7 +128,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode> {
     let mut out = io::stdout().lock();
     match args.output {
         Output::Json => output::json(&mut out, &report)?,
-        Output::Text => report.print(&mut out, output::colours())?,
+        Output::Text => report.print(&mut out, args.conditions, output::colours())?,
     }
     Ok(if report.errors > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -123,6 +142,7 @@ struct Report<'a> {
     /// Plugins that have to be fetched and were not.
     unfetched: usize,
     problems: &'a [Problem],
+    conditions: &'a [Told],
 }
 
 impl<'a> Report<'a> {
@@ -136,10 +156,12 @@ impl<'a> Report<'a> {
             warnings: count(Severity::Warning),
             unfetched: reading.config.plugins.values().filter(|plugin| !fetched && plugin.remote.is_some()).count(),
             problems: &reading.problems,
+            conditions: &reading.conditions,
         }
     }
 
-    fn print(&self, out: &mut impl Write, colours: bool) -> io::Result<()> {
+    /// `all`: also the conditions that are as they should be.
+    fn print(&self, out: &mut impl Write, all: bool, colours: bool) -> io::Result<()> {
         for problem in self.problems {
             let (word, tint) = match problem.severity {
                 Severity::Error => ("error", Tint::Red),
@@ -162,6 +184,9 @@ impl<'a> Report<'a> {
                 writeln!(out, "    {}", problem.hint)?;
             }
         }
+        for told in self.conditions {
+            print_conditions(out, told, all, colours)?;
+        }
         if self.unfetched > 0 {
             writeln!(
                 out,
@@ -178,4 +203,21 @@ impl<'a> Report<'a> {
             counted(self.warnings, "warning")
         )
     }
+}
+
+/// A line for each condition and one for its message.
+fn print_conditions(out: &mut impl Write, told: &Told, all: bool, colours: bool) -> io::Result<()> {
+    for condition in told.conditions.iter().filter(|condition| all || condition.wants_attention()) {
+        let (before, after) = Tint::Bold.codes(colours);
+        write!(out, "{before}condition{after} {}", told.object)?;
+        if let Some(part) = &told.part {
+            write!(out, " ({part})")?;
+        }
+        let status = if condition.status { "True" } else { "False" };
+        let tint = if condition.wants_attention() { Tint::Yellow } else { Tint::Green };
+        let (before, after) = tint.codes(colours);
+        writeln!(out, " {}: {before}{status}{after} {}", condition.kind, condition.reason)?;
+        writeln!(out, "    {}", output::plain(&condition.message))?;
+    }
+    Ok(())
 }

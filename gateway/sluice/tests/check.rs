@@ -89,3 +89,70 @@ fn good_files_and_warnings_alone_are_success_and_a_wrong_command_line_is_two() {
     assert!(text(&output).contains("warning SLUICE-P003"), "{}", text(&output));
     assert_eq!(check(folder.path(), &["--no-such-option"]).status.code(), Some(2));
 }
+
+const ROUTES: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec:
+  gatewayClassName: sluice
+  listeners:
+  - {name: web, port: 8080, protocol: HTTP}
+  - {name: odd, port: 8081, protocol: SCTP}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec:
+  parentRefs: [{name: edge, sectionName: web}]
+  rules:
+  - backendRefs: [{name: nobody, port: 80}]
+";
+
+#[test]
+fn conditions_are_those_that_a_controller_would_write() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("routes.yaml"), ROUTES).unwrap();
+    let printed = |arguments: &[&str]| {
+        let text = text(&check(folder.path(), arguments));
+        let lines = text.lines().filter_map(|line| line.strip_prefix("condition "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let bad = [
+        "Gateway shop/edge Accepted: True ListenersNotValid",
+        "Gateway shop/edge (listener odd) Accepted: False UnsupportedProtocol",
+        "HTTPRoute shop/web (Gateway shop/edge web) ResolvedRefs: False BackendNotFound",
+    ];
+    assert_eq!(printed(&[]), bad);
+    let all = printed(&["--conditions"]);
+    assert!(bad.iter().all(|line| all.iter().any(|printed| printed == line)), "{all:#?}");
+    assert!(all.contains(&"HTTPRoute shop/web (Gateway shop/edge web) Accepted: True Accepted".to_owned()), "{all:#?}");
+    // For programs all of them, with their messages.
+    let report: serde_json::Value = serde_json::from_str(&text(&check(folder.path(), &["-o", "json"]))).unwrap();
+    let route = report["conditions"].as_array().unwrap().iter().find(|told| told["object"]["kind"] == "HTTPRoute");
+    let route = route.unwrap();
+    assert_eq!(route["part"], "Gateway shop/edge web");
+    let condition = &route["conditions"][1];
+    assert_eq!((&condition["type"], &condition["status"]), (&"ResolvedRefs".into(), &"False".into()), "{condition}");
+    assert!(condition["message"].as_str().unwrap().contains("nobody"), "{condition}");
+}
+
+/// Two Gateways want one port, and nobody wrote their class.
+#[test]
+fn a_cluster_gives_each_gateway_an_address_of_its_own_and_has_no_class_that_nobody_wrote() {
+    const CLASS: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: sluice}
+spec: {controllerName: sluice.dev/gateway-controller}
+";
+    let gateway = |name: &str| ROUTES.split("---").next().unwrap().replace("name: edge", &format!("name: {name}"));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("two.yaml"), [gateway("one"), gateway("two")].join("---\n")).unwrap();
+    let says = |what: &str, arguments: &[&str]| text(&check(folder.path(), arguments)).contains(what);
+    assert!(says("(listener web) Accepted: False HostnameConflict", &[]));
+    assert!(says("there is no GatewayClass `sluice`", &["--cluster"]));
+    std::fs::write(folder.path().join("class.yaml"), CLASS).unwrap();
+    assert!(!says("there is no GatewayClass `sluice`", &["--cluster"]));
+    assert!(!says("HostnameConflict", &["--cluster"]));
+}

@@ -3,14 +3,15 @@
 use crate::certificate::{ca_of_config_map, ca_of_secret};
 use crate::rank::{Rank, name_of};
 use crate::report::Report;
+use crate::service_targets::{self, Target};
 use sluice_model::config::{BackendCa, BackendTls, SubjectAltName, TlsVersion};
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, Hostname, Kind, ObjectRef, Problem};
 use sluice_resources::Store;
 use sluice_resources::api::BackendTlsPolicy;
 use sluice_resources::api::backend_tls_policy::{
-    BackendTlsPolicyValidation as Validation, BackendTlsPolicyValidationCaCertificateRefs as CaRef,
-    BackendTlsPolicyValidationSubjectAltNamesType as SanType,
+    BackendTlsPolicyTargetRefs, BackendTlsPolicyValidation as Validation,
+    BackendTlsPolicyValidationCaCertificateRefs as CaRef, BackendTlsPolicyValidationSubjectAltNamesType as SanType,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,6 +61,16 @@ impl BackendTlsPolicies {
             .collect()
     }
 
+    /// Services, and ports of theirs, that are not there: looked at anew whenever one came or went.
+    pub(crate) fn missing_targets(store: &Store) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (name, policy) in &store.backend_tls_policies {
+            let object = ObjectRef::new(Kind::BackendTLSPolicy, name.namespace.clone(), name.name.clone());
+            service_targets::missing(store, &object, policy.spec.target_refs.iter().map(of), &mut problems);
+        }
+        problems
+    }
+
     fn add(&mut self, store: &Store, policy: &BackendTlsPolicy) {
         let name = name_of(&policy.metadata);
         let object = ObjectRef::new(Kind::BackendTLSPolicy, name.namespace.clone(), name.name.clone());
@@ -70,7 +81,7 @@ impl BackendTlsPolicies {
         }
         for (i, target) in policy.spec.target_refs.iter().enumerate() {
             let field = format!("spec.targetRefs[{i}]");
-            if !target.group.is_empty() || target.kind != "Service" {
+            if !of(target).is_service() {
                 let message = format!("a target of kind `{}` is not supported; Service is", target.kind);
                 report.error(Code::KindNotSupported, format!("{field}.kind"), message);
                 continue;
@@ -189,4 +200,8 @@ impl BackendTlsPolicies {
         self.problems.push(Problem::error(code, object, field, message));
         None
     }
+}
+
+fn of(target: &BackendTlsPolicyTargetRefs) -> Target<'_> {
+    Target { group: &target.group, kind: &target.kind, name: &target.name, section: target.section_name.as_deref() }
 }

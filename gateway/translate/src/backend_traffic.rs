@@ -2,6 +2,7 @@
 
 use crate::rank::{Rank, name_of};
 use crate::report::Report;
+use crate::service_targets::{self, Target};
 use crate::session;
 use crate::values::{duration, number};
 use sluice_model::config::{RetryConstraint, SessionCarrier, SessionPersistence};
@@ -81,14 +82,9 @@ impl BackendTrafficPolicies {
     pub(crate) fn missing_targets(store: &Store) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (name, policy) in &store.backend_traffic_policies {
-            for (i, target) in policy.spec.target_refs.iter().enumerate() {
-                let service = NamespacedName::new(name.namespace.clone(), target.name.as_str());
-                if is_service(&target.group, &target.kind) && !store.services.contains_key(&service) {
-                    let field = format!("spec.targetRefs[{i}]");
-                    let message = format!("there is no Service {service}");
-                    problems.push(Problem::error(Code::PolicyTargetNotFound, &reference(name), field, message));
-                }
-            }
+            let target = policy.spec.target_refs.iter();
+            let targets = target.map(|t| Target { group: &t.group, kind: &t.kind, name: &t.name, section: None });
+            service_targets::missing(store, &reference(name), targets, &mut problems);
         }
         problems
     }
@@ -115,7 +111,8 @@ impl BackendTrafficPolicies {
         let traffic = Arc::new(BackendTraffic { policy: name.clone(), retry, session });
         for (i, target) in spec.target_refs.iter().enumerate() {
             let field = format!("spec.targetRefs[{i}]");
-            if !is_service(&target.group, &target.kind) {
+            let names = Target { group: &target.group, kind: &target.kind, name: &target.name, section: None };
+            if !names.is_service() {
                 let message = format!("a target of kind `{}` is not supported; Service is", target.kind);
                 report.error(Code::KindNotSupported, format!("{field}.kind"), message);
                 continue;
@@ -137,10 +134,6 @@ impl BackendTrafficPolicies {
 
 fn reference(name: &NamespacedName) -> ObjectRef {
     ObjectRef::new(Kind::XBackendTrafficPolicy, name.namespace.clone(), name.name.clone())
-}
-
-fn is_service(group: &str, kind: &str) -> bool {
-    group.is_empty() && kind == "Service"
 }
 
 /// What can't be read keeps the API's default.

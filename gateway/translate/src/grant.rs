@@ -72,3 +72,22 @@ pub(crate) fn selects(store: &Store, selector: &LabelSelector, namespace: &str) 
     });
     Some(by_labels && by_expressions)
 }
+
+/// What is wrong with a label selector, by the field within it: an API server does not look at what is under a Gateway.
+pub(crate) fn selector_error(selector: &LabelSelector) -> Option<(String, String)> {
+    let expressions = selector.match_expressions.as_deref().unwrap_or_default();
+    expressions.iter().enumerate().find_map(|(i, expression)| {
+        let at = |field: &str| format!("matchExpressions[{i}].{field}");
+        let (operator, has_values) = (&expression.operator, expression.values.iter().flatten().next().is_some());
+        match operator.as_str() {
+            _ if expression.key.is_empty() => Some((at("key"), "a label's key is needed".to_owned())),
+            "In" | "NotIn" if !has_values => Some((at("values"), format!("{operator} needs values"))),
+            "Exists" | "DoesNotExist" if has_values => Some((at("values"), format!("{operator} takes no values"))),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => None,
+            _ => Some((
+                at("operator"),
+                format!("`{operator}` is not an operator; In, NotIn, Exists and DoesNotExist are"),
+            )),
+        }
+    })
+}

@@ -17,6 +17,7 @@
 mod backend_tls;
 mod backend_traffic;
 mod certificate;
+mod conditions;
 mod edge;
 mod endpoints;
 mod few;
@@ -35,6 +36,7 @@ mod rank;
 mod report;
 mod rivals;
 mod service;
+mod service_targets;
 mod session;
 mod state;
 mod status;
@@ -49,6 +51,7 @@ mod world;
 mod tests;
 
 pub use certificate::certificate_from_pem;
+pub use conditions::{Condition, Told};
 pub use gateway::{
     BUILT_IN_CLASS, GATEWAY_CONTROLLER, GATEWAY_UID, INGRESS_CONTROLLER, INGRESS_GATEWAY, INGRESS_NAMESPACE, PortKey,
     TARGET_PORTS, TargetPorts, is_default_class, service_name,

@@ -8,6 +8,7 @@ use sluice_model::config::Transport;
 use sluice_model::object::NamespacedName;
 use sluice_resources::ServiceConfig;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 /// The state of everything at one time.
@@ -105,6 +106,14 @@ pub struct Ancestor {
     pub section: Option<String>,
 }
 
+/// `Gateway shop/edge`, with the section where one is named.
+impl fmt::Display for Ancestor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)?;
+        self.section.iter().try_for_each(|section| write!(f, " {section}"))
+    }
+}
+
 /// One GatewayClass of ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClassStatus {
@@ -137,8 +146,6 @@ pub struct GatewayStatus {
     pub rejected: Option<(&'static str, String)>,
     /// Reason and message of `ResolvedRefs: False`: InvalidClientCertificateRef, RefNotPermitted.
     pub unresolved: Option<(&'static str, String)>,
-    /// The Gateway itself refers to an object (`spec.tls.backend.clientCertificateRef`).
-    pub refers: bool,
     /// `spec.tls.frontend` lets clients in whose certificate is not valid.
     pub insecure_frontend: bool,
     /// It takes routes that ask for default Gateways (`spec.defaultScope`).
@@ -194,6 +201,8 @@ pub struct ListenerStatus {
     /// Reason and message of `ResolvedRefs: False`: InvalidCertificateRef, RefNotPermitted, InvalidRouteKinds,
     /// InvalidCACertificateRef, InvalidCACertificateKind.
     pub unresolved: Option<(&'static str, String)>,
+    /// Message of `OverlappingTLSConfig: True`, reason OverlappingHostnames.
+    pub overlapping: Option<String>,
     /// Whether it has what it takes to be served: it is accepted, and where it needs a certificate it has one.
     pub serves: bool,
     pub supported_kinds: Vec<&'static str>,
@@ -211,6 +220,7 @@ impl ListenerStatus {
             rejected: None,
             conflicted: None,
             unresolved: None,
+            overlapping: None,
             supported_kinds: Vec::new(),
             attached_routes: 0,
         }
@@ -235,8 +245,7 @@ pub struct RouteStatus {
     /// `metadata.generation` of the form that was looked at; 0 of an object from a file.
     pub generation: i64,
     pub parents: Vec<ParentStatus>,
-    /// Message of `PartiallyInvalid: True`, or where no rule is left of why it is not accepted: rules that are left out,
-    /// or answer an error.
+    /// Message of `PartiallyInvalid: True`: rules that are left out or answer an error, or hostnames that are left out.
     pub invalid: Option<String>,
 }
 
@@ -257,4 +266,13 @@ pub struct ParentStatus {
     pub rejected: Option<(&'static str, String)>,
     /// Reason and message of `ResolvedRefs: False`: BackendNotFound, InvalidKind, RefNotPermitted, UnsupportedProtocol.
     pub unresolved: Option<(&'static str, String)>,
+}
+
+/// `Gateway shop/edge`, with the section and the port where they are named.
+impl fmt::Display for ParentStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.parent)?;
+        self.section_name.iter().try_for_each(|section| write!(f, " {section}"))?;
+        self.port.iter().try_for_each(|port| write!(f, " port {port}"))
+    }
 }

@@ -7,6 +7,7 @@ use crate::host::HostKey;
 use crate::plugin::Plugins;
 use crate::policy::Policies;
 use crate::rank::Rank;
+use crate::report::why;
 use crate::rivals::Rivals;
 use crate::status::RouteStatus;
 use sluice_model::config::{Action, Backend, BackendKey, BackendTarget, ListenerId, RouteMatch, Rule};
@@ -82,6 +83,13 @@ impl Compiled {
             status: RouteStatus::default(),
             ingress: None,
             tls: Vec::new(),
+        }
+    }
+
+    /// A reference cannot be used, of which a problem tells by now: `ResolvedRefs` is `False` for each parent.
+    pub(crate) fn unresolve(&mut self, object: &ObjectRef, reason: &'static str, field: &str) {
+        for parent in &mut self.status.parents {
+            parent.unresolved.get_or_insert_with(|| (reason, why(&self.problems, object, field)));
         }
     }
 

@@ -1,6 +1,7 @@
 //! One listener of a Gateway, and which of several on one port serve.
 
 use super::{Around, Builder, Gateways, ListenerPlan, Namespaces, PortKey};
+use crate::grant::selector_error;
 use crate::report::Report;
 use crate::status::ListenerStatus;
 use sluice_model::config::{Carries, Certificate, Edge, ListenerTls, Protocol, Transport};
@@ -65,7 +66,12 @@ impl Builder<'_> {
             status.reject("UnsupportedValue", message);
         }
         // Nothing of TCP or UDP says which host is meant.
-        let named = spec.hostname.as_deref().filter(|_| !matches!(protocol, Some(Protocol::Tcp | Protocol::Udp)));
+        let nameless = matches!(protocol, Some(Protocol::Tcp | Protocol::Udp));
+        if nameless && spec.hostname.as_ref().is_some_and(|hostname| !hostname.is_empty()) {
+            let message = format!("protocol {} tells no hostname; it is ignored", spec.protocol);
+            report.warn(Code::InvalidCombination, format!("{field}.hostname"), message);
+        }
+        let named = spec.hostname.as_deref().filter(|_| !nameless);
         let hostname = match HostPattern::parse_gateway(named) {
             Ok(hostname) => Some(hostname),
             Err(error) => {
@@ -85,7 +91,14 @@ impl Builder<'_> {
         let edge = Arc::new(crate::edge::edge(&listener_settings, "", &mut quiet));
         let tls_settings = crate::edge::tls(listener_settings.tls.as_ref(), "", &mut quiet);
         let (tls, certificates) = match (protocol, port) {
-            (Some(Protocol::Https), _) if passes_through(spec, carries) => (None, Vec::new()),
+            (Some(Protocol::Https), _) if passes_through(spec, carries) => {
+                if spec.tls.iter().any(|tls| tls.certificate_refs.as_ref().is_some_and(|refs| !refs.is_empty())) {
+                    let message = "TLS passes through: no certificate of ours is shown, and these are ignored";
+                    let field = format!("{field}.tls.certificateRefs");
+                    self.problems.push(Problem::warning(Code::InvalidTls, owner, field, message));
+                }
+                (None, Vec::new())
+            }
             (Some(Protocol::Https), Some(port)) => {
                 match self.listener_tls(around, owner, spec, field, port, tls_settings, status) {
                     Some((tls, certificates)) => (Some(tls), certificates),
@@ -138,20 +151,32 @@ fn allowed_routes(
     let namespaces = match from.and_then(|n| n.from.as_ref()) {
         None | Some(From::Same) => Namespaces::Same,
         Some(From::All) => Namespaces::All,
-        Some(From::Selector) => match from.and_then(|n| n.selector.as_ref()) {
-            Some(found) => Namespaces::Selector(selector(
-                found.match_labels.as_ref(),
-                found.match_expressions.iter().flatten().map(|e| (&e.key, &e.operator, &e.values)),
-            )),
-            None => {
-                let message = "from: Selector needs a selector; until then no route may attach";
-                report.error(Code::InvalidCombination, format!("{field}.allowedRoutes.namespaces"), message);
+        Some(From::Selector) => {
+            let found = from.and_then(|n| n.selector.as_ref()).map(|found| {
+                selector(
+                    found.match_labels.as_ref(),
+                    found.match_expressions.iter().flatten().map(|e| (&e.key, &e.operator, &e.values)),
+                )
+            });
+            Namespaces::Selector(usable(found).unwrap_or_else(|(at, wrong)| {
+                let message = format!("{wrong}; until then no route may attach");
+                let field = format!("{field}.allowedRoutes.namespaces{at}");
+                report.error(Code::InvalidCombination, field, message.clone());
                 status.reject("UnsupportedValue", message);
-                Namespaces::Selector(unmeetable())
-            }
-        },
+                unmeetable()
+            }))
+        }
     };
     (namespaces, taken)
+}
+
+/// The selector that `from: Selector` needs, or what is wrong with it, and where.
+pub(super) fn usable(selector: Option<LabelSelector>) -> Result<LabelSelector, (String, String)> {
+    let Some(selector) = selector else { return Err((String::new(), "from: Selector needs a selector".to_owned())) };
+    match selector_error(&selector) {
+        Some((at, wrong)) => Err((format!(".selector.{at}"), wrong)),
+        None => Ok(selector),
+    }
 }
 
 /// A label selector, whoever's type it was: labels, then expressions as key, operator and values.

@@ -3,7 +3,7 @@
 //! They are put behind the Gateway's own, the oldest set first, and from there on are listeners as any other; only what
 //! they refer to is looked for from the set's namespace, and routes attach to them by the set's name.
 
-use super::listener::{selector, unmeetable};
+use super::listener::{selector, unmeetable, usable};
 use super::{Around, AttachParent, Builder, Gateways, Namespaces};
 use crate::grant::selects;
 use crate::rank::{Rank, name_of};
@@ -74,35 +74,33 @@ pub(super) fn by_gateway<'s>(
     sets
 }
 
-/// `spec.allowedListeners.namespaces`; none are allowed where it says nothing.
-fn allowed(gateway: &Gateway) -> Option<Namespaces> {
+/// `spec.allowedListeners.namespaces`; none are allowed where it says nothing, or what cannot be used.
+fn allowed(gateway: &Gateway, report: &mut Report<'_>) -> Option<Namespaces> {
     let namespaces = gateway.spec.allowed_listeners.as_ref()?.namespaces.as_ref()?;
     Some(match namespaces.from.as_ref()? {
         From::None => return None,
         From::All => Namespaces::All,
         From::Same => Namespaces::Same,
-        From::Selector => Namespaces::Selector(match &namespaces.selector {
-            Some(found) => selector(
-                found.match_labels.as_ref(),
-                found.match_expressions.iter().flatten().map(|e| (&e.key, &e.operator, &e.values)),
-            ),
-            None => unmeetable(),
-        }),
+        From::Selector => {
+            let found = namespaces.selector.as_ref().map(|found| {
+                selector(
+                    found.match_labels.as_ref(),
+                    found.match_expressions.iter().flatten().map(|e| (&e.key, &e.operator, &e.values)),
+                )
+            });
+            Namespaces::Selector(usable(found).unwrap_or_else(|(at, wrong)| {
+                let message = format!("{wrong}; until then no ListenerSet may attach");
+                report.error(Code::InvalidCombination, format!("spec.allowedListeners.namespaces{at}"), message);
+                unmeetable()
+            }))
+        }
     })
 }
 
 impl Builder<'_> {
     /// The ListenerSets that name a Gateway and are allowed. The others get their status here.
     pub(super) fn sets(&mut self, around: &Around<'_>, sets: &[&ListenerSet], result: &mut Gateways) -> Vec<Attached> {
-        let allowed = allowed(around.gateway);
-        let selects_nothing = |from: &sluice_resources::api::gateway::GatewayAllowedListenersNamespaces| {
-            from.from == Some(From::Selector) && from.selector.is_none()
-        };
-        if around.gateway.spec.allowed_listeners.iter().flat_map(|a| &a.namespaces).any(selects_nothing) {
-            let message = "from: Selector needs a selector; until then no ListenerSet may attach";
-            let field = "spec.allowedListeners.namespaces";
-            self.problems.push(Problem::error(Code::InvalidCombination, around.object, field, message));
-        }
+        let allowed = allowed(around.gateway, &mut Report::new(around.object, &mut self.problems));
         let mut attached = Vec::new();
         for set in sets {
             let object = reference(set);

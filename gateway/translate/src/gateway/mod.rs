@@ -7,6 +7,7 @@
 mod class;
 mod listener;
 mod listener_set;
+mod overlap;
 mod ports;
 mod target_ports;
 mod tls;
@@ -22,7 +23,7 @@ use crate::certificate::Certificates;
 use crate::edge;
 use crate::options::Options;
 use crate::rank::Rank;
-use crate::report::Report;
+use crate::report::{Report, why};
 use crate::status::{ClassStatus, GatewayStatus, Infrastructure, ListenerSetStatus, ListenerStatus};
 use sluice_model::config::{
     AccessLog, Carries, Certificate, CertificateKey, Edge, ListenerId, ListenerTls, Protocol, Tracing,
@@ -260,6 +261,7 @@ pub(crate) fn build(store: &Store, options: &Options, certificates: &mut Certifi
     result.access_log = edge::access_log(config.spec.access_log.as_ref(), &mut Report::new(&nobody, &mut unreported));
     listener::resolve_conflicts(&mut result, &mut builder.problems);
     listener_set::conclude(&mut result);
+    overlap::tell(&mut result);
     for name in store.gateway_configs.keys().filter(|name| !builder.configs.contains_key(name)) {
         let object = ObjectRef::new(Kind::GatewayConfig, name.namespace.clone(), name.name.clone());
         let message = "no class or Gateway of ours refers to this GatewayConfig";
@@ -286,7 +288,8 @@ impl Builder<'_> {
         let settings = match self.parameters(&object, gateway, defaults) {
             Ok(settings) => settings,
             Err(()) => {
-                status.reject("InvalidParameters", "spec.infrastructure.parametersRef cannot be used");
+                let field = "spec.infrastructure.parametersRef";
+                status.reject("InvalidParameters", why(&self.problems, &object, field));
                 defaults.cloned().unwrap_or_default()
             }
         };
@@ -325,6 +328,8 @@ impl Builder<'_> {
         let sets = self.sets(&around, sets, result);
         let own = gateway.spec.listeners.as_slice();
         let mut conflicts = listener::conflicts(own, sets.iter().flat_map(|set| &set.listeners)).into_iter();
+        let added = sets.iter().flat_map(|set| &set.listeners);
+        self.frontend_ports(&object, gateway, own.iter().chain(added));
         let (listeners, attach) = self.listeners(&around, &object, own, &mut conflicts, result);
         status.listeners = listeners;
         result.attach.parents.insert(object.clone(), AttachParent::of(name, attach));

@@ -4,7 +4,7 @@ use super::{Around, Builder};
 use crate::certificate::{self, Missing};
 use crate::edge::TlsSettings;
 use crate::grant::{Reference, permits};
-use crate::report::Report;
+use crate::report::{Report, why};
 use crate::status::{GatewayStatus, ListenerStatus};
 use sluice_model::config::{Certificate, ClientValidation, ListenerTls};
 use sluice_model::object::NamespacedName;
@@ -84,12 +84,13 @@ impl Builder<'_> {
                 namespace: reference.namespace.as_deref(),
                 name: &reference.name,
             };
-            match self.certificate(object, &format!("{field}.tls.certificateRefs[{i}]"), &target) {
+            let field = format!("{field}.tls.certificateRefs[{i}]");
+            match self.certificate(object, &field, &target) {
                 Ok(certificate) if certificates.iter().all(|c| c.key != certificate.key) => {
                     certificates.push(certificate);
                 }
                 Ok(_) => {}
-                Err(reason) => status.unresolve(reason, format!("certificateRefs[{i}] cannot be used")),
+                Err(reason) => status.unresolve(reason, why(&self.problems, object, &field)),
             }
         }
         if let Ok(hostname) = sluice_model::HostPattern::parse_gateway(spec.hostname.as_deref())
@@ -194,7 +195,6 @@ impl Builder<'_> {
         status: &mut GatewayStatus,
     ) -> Option<Arc<Certificate>> {
         let reference = gateway.spec.tls.as_ref()?.backend.as_ref()?.client_certificate_ref.as_ref()?;
-        status.refers = true;
         let target = Target {
             group: reference.group.as_deref().unwrap_or_default(),
             kind: reference.kind.as_deref().unwrap_or("Secret"),
@@ -205,8 +205,27 @@ impl Builder<'_> {
             Ok(certificate) => Some(certificate),
             Err(reason) => {
                 let reason = if reason == "RefNotPermitted" { reason } else { "InvalidClientCertificateRef" };
-                status.unresolved = Some((reason, "the client certificate for backends cannot be used".to_owned()));
+                status.unresolved =
+                    Some((reason, why(&self.problems, object, "spec.tls.backend.clientCertificateRef")));
                 None
+            }
+        }
+    }
+
+    /// Ports of `spec.tls.frontend` where the Gateway has no listener that ends TLS.
+    pub(super) fn frontend_ports<'l>(
+        &mut self,
+        object: &ObjectRef,
+        gateway: &Gateway,
+        listeners: impl Iterator<Item = &'l GatewayListeners> + Clone,
+    ) {
+        let Some(frontend) = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref()) else { return };
+        for (i, entry) in frontend.per_port.iter().flatten().enumerate() {
+            let ends_tls = |l: &'l GatewayListeners| l.port == entry.port && matches!(&*l.protocol, "HTTPS" | "TLS");
+            if !listeners.clone().any(ends_tls) {
+                let message = format!("no listener of port {} has TLS; nobody is asked for a certificate", entry.port);
+                let field = format!("spec.tls.frontend.perPort[{i}].port");
+                self.problems.push(Problem::warning(Code::InvalidCombination, object, field, message));
             }
         }
     }
@@ -259,7 +278,7 @@ impl Builder<'_> {
             let field = format!("{field}.caCertificateRefs[{i}]");
             match self.ca_bundle(object, &field, target) {
                 Ok(bundle) => ca.extend(bundle),
-                Err(reason) => status.unresolve(reason, format!("caCertificateRefs[{i}] cannot be used")),
+                Err(reason) => status.unresolve(reason, why(&self.problems, object, &field)),
             }
         }
         if ca.is_empty() {

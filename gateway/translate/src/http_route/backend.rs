@@ -39,9 +39,7 @@ pub(super) fn backend_speaking(
 ) -> Result<BackendKey, &'static str> {
     let outcome = look_up(world, object, place, reference, field, chain, spoken, compiled);
     if let Err(reason) = outcome {
-        for parent in &mut compiled.status.parents {
-            parent.unresolved.get_or_insert((reason, format!("{field} cannot be used")));
-        }
+        compiled.unresolve(object, reason, field);
     }
     outcome
 }

@@ -68,14 +68,19 @@ pub(crate) fn compile_as(world: &World<'_>, object: &ObjectRef, route: &HttpRout
     compiled.status.generation = route.metadata.generation.unwrap_or_default();
     if let Some(problem) = invalid(object, &compiled.problems) {
         let message = format!("{}: {}", problem.field, problem.message);
-        let serves = |rule: &Arc<Rule>| !matches!(rule.action, Action::Reply { reason: Reason::UnsupportedFilter, .. });
+        let serves = |rule: &Arc<Rule>| {
+            let broken = [Reason::UnsupportedFilter, Reason::InvalidRule];
+            !matches!(rule.action, Action::Reply { reason, .. } if broken.contains(&reason))
+        };
         if !attachments.is_empty() && !compiled.placements.values().flat_map(|set| &set.rules).any(serves) {
             let reason = if excludes_filters(problem) { "IncompatibleFilters" } else { "UnsupportedValue" };
             for parent in &mut compiled.status.parents {
                 parent.rejected.get_or_insert((reason, format!("no rule of it can be used: {message}")));
             }
         }
-        compiled.status.invalid = Some(message);
+        // The API wants this beginning where a rule is not there, or answers an error.
+        let of_rule = problem.field.starts_with("spec.rules[");
+        compiled.status.invalid = Some(if of_rule { format!("Dropped Rule: {message}") } else { message });
     }
     compiled
 }

@@ -94,14 +94,32 @@ impl RuleBuilder<'_> {
         let mut retry = retry(settings.retry.as_ref(), "", &mut quiet);
         let client =
             if chain.is_empty() { ClientPolicy::default() } else { client_policy(&chain.client(), "", &mut quiet) };
-        let (request_timeout, backend_timeout) = self.timeouts(plan.request_timeout, compiled);
-        self.retry(&mut retry, compiled);
+        let timeouts = self.timeouts(plan.request_timeout, compiled);
+        let retried = self.retry(&mut retry, compiled);
         let session = self.session(&id, compiled);
-        let mut action = match (filtered.broken, filtered.redirect) {
-            (true, _) => reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::UnsupportedFilter),
-            (false, Some(redirect)) => Action::Redirect(redirect),
-            (false, None) => self.forward(prefixes, &chain, &id, session.as_ref(), compiled),
+        let mut action = match filtered.redirect {
+            _ if filtered.broken => reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::UnsupportedFilter),
+            Some(redirect) => {
+                if self.source.backend_refs.as_ref().is_some_and(|refs| !refs.is_empty()) {
+                    let message = "the rule redirects every request; no backend gets any";
+                    let field = format!("{}.backendRefs", self.field);
+                    Report::new(self.object, &mut compiled.problems).warn(Code::InvalidCombination, field, message);
+                }
+                Action::Redirect(redirect)
+            }
+            None => {
+                let session = session.as_ref().ok().and_then(Option::as_ref);
+                match self.forward(prefixes, &chain, &id, session, compiled) {
+                    // All of a rule holds, or nothing: without its timeout it would be another rule.
+                    Err(Invalid) => reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::InvalidRule),
+                    Ok(action) => action,
+                }
+            }
         };
+        if (timeouts.is_err() || retried.is_err() || session.is_err()) && !filtered.broken {
+            action = reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::InvalidRule);
+        }
+        let (request_timeout, backend_timeout) = timeouts.unwrap_or_default();
         let mut plugins: Vec<PluginUse> = Vec::new();
         for entry in chain.plugins() {
             let used =
@@ -156,10 +174,11 @@ impl RuleBuilder<'_> {
         id: &RuleId,
         session: Option<&Arc<SessionPersistence>>,
         compiled: &mut Compiled,
-    ) -> Action {
+    ) -> Result<Action, Invalid> {
         // Kept for as long as the rule: no room that is never used.
         let references = self.source.backend_refs.as_deref().unwrap_or_default();
         let mut backends = Vec::with_capacity(references.len());
+        let mut weighs = Ok(());
         for (i, reference) in references.iter().enumerate() {
             let field = format!("{}.backendRefs[{i}]", self.field);
             let target = BackendRef {
@@ -183,8 +202,10 @@ impl RuleBuilder<'_> {
             let weight = match (reference.weight, weight) {
                 (None, _) => 1,
                 (Some(_), Some(weight)) => weight.unsigned_abs(),
-                // A share that can't be read is none.
-                (Some(_), None) => 0,
+                (Some(_), None) => {
+                    weighs = Err(Invalid);
+                    0
+                }
             };
             let session = self.session_at(&target, id, session, compiled);
             // Sessions that have begun at a backend go on there when it takes no others (GEP-1619, traffic splitting).
@@ -192,10 +213,11 @@ impl RuleBuilder<'_> {
                 backends.push(WeightedBackend { weight, target, filters: filtered.filters.shared(), session });
             }
         }
+        weighs?;
         if backends.is_empty() {
-            return reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::NoBackends);
+            return Ok(reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::NoBackends));
         }
-        Action::Forward(backends)
+        Ok(Action::Forward(backends))
     }
 
     /// The sessions that are kept at this backend: the rule's `own`, else those that a policy for its Service asks for.
@@ -228,14 +250,16 @@ impl RuleBuilder<'_> {
     }
 
     /// `timeouts.request` and `timeouts.backendRequest`; a policy's where the rule says nothing.
-    fn timeouts(&self, policy: Option<Duration>, compiled: &mut Compiled) -> (Option<Duration>, Option<Duration>) {
-        let Some(timeouts) = &self.source.timeouts else { return (policy, None) };
+    fn timeouts(&self, policy: Option<Duration>, compiled: &mut Compiled) -> Result<Timeouts, Invalid> {
+        let Some(timeouts) = &self.source.timeouts else { return Ok((policy, None)) };
         let mut report = Report::new(self.object, &mut compiled.problems);
         let mut read = |text: Option<&String>, name: &str| {
-            text.and_then(|text| duration(text, &format!("{}.timeouts.{name}", self.field), &mut report))
+            let Some(text) = text else { return Ok(None) };
+            duration(text, &format!("{}.timeouts.{name}", self.field), &mut report).map(Some).ok_or(Invalid)
         };
         let request = read(timeouts.request.as_ref(), "request");
         let backend = read(timeouts.backend_request.as_ref(), "backendRequest");
+        let (request, backend) = (request?, backend?);
         let on = |d: Option<Duration>| d.filter(|d| !d.is_zero());
         if let (Some(request), Some(backend)) = (on(request), on(backend))
             && backend > request
@@ -244,40 +268,58 @@ impl RuleBuilder<'_> {
             report.warn(Code::InvalidCombination, format!("{}.timeouts.backendRequest", self.field), message);
         }
         // 0s switches a timeout off, whatever a policy says.
-        (if request.is_some() { on(request) } else { policy }, on(backend))
+        Ok((if request.is_some() { on(request) } else { policy }, on(backend)))
     }
 
     /// GEP-1731. What the rule says counts before a policy.
-    fn retry(&self, retry: &mut Retry, compiled: &mut Compiled) {
-        let Some(source) = &self.source.retry else { return };
+    fn retry(&self, retry: &mut Retry, compiled: &mut Compiled) -> Result<(), Invalid> {
+        let Some(source) = &self.source.retry else { return Ok(()) };
         let mut report = Report::new(self.object, &mut compiled.problems);
         let at = |name: &str| format!("{}.retry.{name}", self.field);
-        let attempts = source.attempts.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-        if let Some(attempts) = number(attempts, 0..=MAX_ATTEMPTS, &at("attempts"), &mut report) {
-            retry.attempts = attempts;
+        let mut result = Ok(());
+        if let Some(attempts) = source.attempts.map(|n| u32::try_from(n).unwrap_or(u32::MAX)) {
+            match number(Some(attempts), 0..=MAX_ATTEMPTS, &at("attempts"), &mut report) {
+                Some(attempts) => retry.attempts = attempts,
+                None => result = Err(Invalid),
+            }
         }
         if let Some(codes) = &source.codes {
             retry.codes.clear();
             for (i, code) in codes.iter().enumerate() {
                 let code = number(Some(*code), 400..=599, &format!("{}[{i}]", at("codes")), &mut report);
-                retry.codes.extend(code.and_then(|code| u16::try_from(code).ok()));
+                match code.and_then(|code| u16::try_from(code).ok()) {
+                    Some(code) => retry.codes.push(code),
+                    None => result = Err(Invalid),
+                }
             }
         }
         if let Some(text) = &source.backoff {
-            retry.backoff = duration(text, &at("backoff"), &mut report).filter(|d| !d.is_zero());
+            match duration(text, &at("backoff"), &mut report) {
+                Some(backoff) => retry.backoff = Some(backoff).filter(|d| !d.is_zero()),
+                None => result = Err(Invalid),
+            }
         }
+        result
     }
 
     /// GEP-1619. A rule's sessions are no other rule's, even at the same backends.
-    fn session(&self, id: &RuleId, compiled: &mut Compiled) -> Option<Arc<SessionPersistence>> {
-        let source = self.source.session_persistence.as_ref()?;
+    fn session(&self, id: &RuleId, compiled: &mut Compiled) -> Result<Option<Arc<SessionPersistence>>, Invalid> {
+        let Some(source) = &self.source.session_persistence else { return Ok(None) };
         let field = format!("{}.sessionPersistence", self.field);
         let mut report = Report::new(self.object, &mut compiled.problems);
         let name = id.to_string();
         let scope = format!("{}/{name}", self.uid);
-        session::read(&session::of_rule(source), &scope, &name, &field, &mut report).map(Arc::new)
+        let session = session::read(&session::of_rule(source), &scope, &name, &field, &mut report);
+        session.map(|session| Some(Arc::new(session))).ok_or(Invalid)
     }
 }
+
+/// A value of the rule cannot be used, of which its problem tells.
+#[derive(Debug)]
+pub(super) struct Invalid;
+
+/// Of the request, and of a try.
+type Timeouts = (Option<Duration>, Option<Duration>);
 
 pub(crate) fn reply(status: StatusCode, reason: Reason) -> Action {
     Action::Reply { status, reason }

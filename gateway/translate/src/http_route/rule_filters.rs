@@ -2,14 +2,14 @@
 
 use super::backend::backend;
 use super::filter::{self, Filter};
-use super::rule::RuleBuilder;
+use super::rule::{Invalid, RuleBuilder};
 use crate::policy::Chain;
 use crate::report::Report;
 use crate::values::number;
 use crate::world::Compiled;
 use sluice_model::config::{Filters, Mirror, Redirect};
 use sluice_model::object::NamespacedName;
-use sluice_model::{Code, Kind, ObjectRef};
+use sluice_model::{Code, Kind, ObjectRef, Problem};
 use std::sync::Arc;
 
 /// What the filters of one rule or backendRef say.
@@ -76,9 +76,9 @@ impl RuleBuilder<'_> {
                     .map(|cors| out.filters.cors = Some(Arc::new(cors))),
                 Filter::Mirror(to) => {
                     let field = format!("{field}.requestMirror");
-                    // A mirror that can't be made takes nothing from the request.
-                    out.filters.mirrors.extend(self.mirror(to, &field, chain, compiled));
-                    Some(())
+                    // A mirror that leads nowhere takes nothing from the request.
+                    let mirror = self.mirror(to, &field, chain, compiled);
+                    mirror.map(|mirror| out.filters.mirrors.extend(mirror)).ok()
                 }
                 Filter::Extension { group, kind, name } if of_rule => {
                     let found = self.extension(group, kind, name, &format!("{field}.extensionRef"), compiled);
@@ -122,36 +122,29 @@ impl RuleBuilder<'_> {
         field: &str,
         compiled: &mut Compiled,
     ) -> Option<NamespacedName> {
-        let mut report = Report::new(self.object, &mut compiled.problems);
-        let parents = &mut compiled.status.parents;
-        let mut unresolved = |reason| {
-            for parent in parents.iter_mut() {
-                parent.unresolved.get_or_insert((reason, format!("{field} cannot be used")));
-            }
-        };
         if group != Kind::TrafficPolicy.group() || kind != Kind::TrafficPolicy.name() {
             let message = format!(
                 "an extension of kind `{kind}` of group `{group}` is not supported; sluice.dev TrafficPolicy is"
             );
-            report.error(Code::KindNotSupported, format!("{field}.kind"), message);
-            unresolved("InvalidKind");
+            let problem = Problem::error(Code::KindNotSupported, self.object, format!("{field}.kind"), message);
+            compiled.problems.push(problem);
+            compiled.unresolve(self.object, "InvalidKind", field);
             return None;
         }
         let name = NamespacedName::new(self.object.namespace.clone(), name);
         compiled.deps.insert(ObjectRef::new(Kind::TrafficPolicy, name.namespace.clone(), name.name.clone()));
         match self.world.policies.named(&name) {
             None => {
-                report.error(
-                    Code::PolicyNotFound,
-                    format!("{field}.name"),
-                    format!("there is no TrafficPolicy {name}"),
-                );
-                unresolved("BackendNotFound");
+                let message = format!("there is no TrafficPolicy {name}");
+                let problem = Problem::error(Code::PolicyNotFound, self.object, format!("{field}.name"), message);
+                compiled.problems.push(problem);
+                compiled.unresolve(self.object, "BackendNotFound", field);
                 None
             }
             Some(policy) if policy.targeted => {
                 let message = format!("TrafficPolicy {name} has targetRefs; a filter needs one without");
-                report.error(Code::PolicyNotApplicable, format!("{field}.name"), message);
+                let problem = Problem::error(Code::PolicyNotApplicable, self.object, format!("{field}.name"), message);
+                compiled.problems.push(problem);
                 None
             }
             Some(_) => Some(name),
@@ -164,31 +157,34 @@ impl RuleBuilder<'_> {
         field: &str,
         chain: &Chain<'_>,
         compiled: &mut Compiled,
-    ) -> Option<Mirror> {
+    ) -> Result<Option<Mirror>, Invalid> {
         let target = format!("{field}.backendRef");
-        let key = backend(self.world, self.object, self.place, &to.target, &target, chain, compiled).ok()?;
+        let key = backend(self.world, self.object, self.place, &to.target, &target, chain, compiled);
         let mut report = Report::new(self.object, &mut compiled.problems);
         let (numerator, denominator) = match (to.percent, to.fraction) {
             (None, None) => (100, 100),
-            (Some(percent), None) => (number(Some(percent), 0..=100, &format!("{field}.percent"), &mut report)?, 100),
+            (Some(percent), None) => {
+                let percent = number(Some(percent), 0..=100, &format!("{field}.percent"), &mut report);
+                (percent.ok_or(Invalid)?, 100)
+            }
             (None, Some((numerator, denominator))) => {
                 let denominator = number(
                     Some(denominator.unwrap_or(100)),
                     1..=i32::MAX,
                     &format!("{field}.fraction.denominator"),
                     &mut report,
-                )?;
-                (
-                    number(Some(numerator), 0..=denominator, &format!("{field}.fraction.numerator"), &mut report)?,
-                    denominator,
-                )
+                );
+                let denominator = denominator.ok_or(Invalid)?;
+                let field = format!("{field}.fraction.numerator");
+                (number(Some(numerator), 0..=denominator, &field, &mut report).ok_or(Invalid)?, denominator)
             }
             (Some(_), Some(_)) => {
                 report.error(Code::InvalidCombination, field, "percent and fraction exclude each other");
-                return None;
+                return Err(Invalid);
             }
         };
-        Some(Mirror { backend: key, numerator: numerator.unsigned_abs(), denominator: denominator.unsigned_abs() })
+        let (numerator, denominator) = (numerator.unsigned_abs(), denominator.unsigned_abs());
+        Ok(key.ok().map(|backend| Mirror { backend, numerator, denominator }))
     }
 }
 

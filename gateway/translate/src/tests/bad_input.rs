@@ -2,7 +2,7 @@
 //! that the Gateway API names; and nothing else is another than before.
 
 use super::support::{Harness, gateway, route, secret, services};
-use crate::{AncestorStatus, ListenerStatus};
+use crate::{Condition, Told};
 use std::sync::Arc;
 
 const WEB: &str = "[{name: web, port: 80, protocol: HTTP}]";
@@ -17,68 +17,31 @@ fn bystander() -> String {
 fn object(kind: &str, name: &str, spec: &str) -> String {
     let group = match kind {
         "TrafficPolicy" | "Plugin" | "GatewayConfig" => "sluice.dev/v1alpha1",
+        "XBackendTrafficPolicy" => "gateway.networking.x-k8s.io/v1alpha1",
         _ => "gateway.networking.k8s.io/v1",
     };
     format!("---\napiVersion: {group}\nkind: {kind}\nmetadata: {{name: {name}, namespace: infra}}\nspec: {{{spec}}}\n")
 }
 
-type Part<'p> = (&'static str, &'p Option<(&'static str, String)>);
-
-fn parts<'p>(place: &str, parts: impl IntoIterator<Item = Part<'p>>) -> Vec<String> {
-    let place = if place.is_empty() { String::new() } else { format!("{place} ") };
-    let line = |(kind, part): Part<'_>| part.as_ref().map(|(reason, _)| format!("{place}{kind}=False/{reason}"));
-    parts.into_iter().filter_map(line).collect()
-}
-
-fn of_listener(listener: &ListenerStatus) -> Vec<String> {
-    let mut said = parts(&listener.name, [("Accepted", &listener.rejected), ("ResolvedRefs", &listener.unresolved)]);
-    said.extend(listener.conflicted.map(|reason| format!("{} Conflicted=True/{reason}", listener.name)));
-    said
-}
-
-/// The conditions of one object that say that something is wrong: `[listener, parent or ancestor] Type=Status/Reason`.
+/// The conditions of one object that say that something is wrong, as they are written: `[listener, parent or ancestor]
+/// Type=Status/Reason`.
 fn said(h: &Harness, object: &str) -> Vec<String> {
-    let status = h.translator.status();
-    let mut said = Vec::new();
-    for (of, class) in &status.classes {
-        if of.to_string() == object {
-            said.extend(class.rejected.iter().map(|_| "Accepted=False/InvalidParameters".to_owned()));
-        }
-    }
-    if let Some((_, of)) = status.gateways.iter().find(|(of, _)| of.to_string() == object) {
-        said.extend(parts("", [("Accepted", &of.rejected), ("ResolvedRefs", &of.unresolved)]));
-        said.extend(of.listeners.iter().flat_map(of_listener));
-    }
-    if let Some((_, of)) = status.listener_sets.iter().find(|(of, _)| of.to_string() == object) {
-        said.extend(parts("", [("Accepted", &of.rejected)]));
-        said.extend(of.listeners.iter().flat_map(of_listener));
-    }
-    if let Some((_, of)) = status.routes.iter().find(|(of, _)| of.to_string() == object) {
-        for parent in &of.parents {
-            let name = parent.parent.name.to_string();
-            said.extend(parts(&name, [("Accepted", &parent.rejected), ("ResolvedRefs", &parent.unresolved)]));
-            if parent.rejected.is_none() && of.invalid.is_some() {
-                said.push(format!("{name} PartiallyInvalid=True/UnsupportedValue"));
-            }
-        }
-    }
-    if let Some((_, of)) = status.policies.iter().find(|(of, _)| of.to_string() == object) {
-        let line = |of: &AncestorStatus| {
-            parts(&of.ancestor.name, [("Accepted", &of.rejected), ("ResolvedRefs", &of.unresolved)])
+    let told = h.translator.status().conditions();
+    let of_object = told.iter().filter(|told| told.object.to_string() == object);
+    let line = |told: &Told| {
+        let part = told.part.as_deref().map(|part| match part.strip_prefix("listener ") {
+            Some(listener) => format!("{listener} "),
+            // `Gateway infra/gw web port 80`
+            None => format!("{} ", part.rsplit('/').next().and_then(|name| name.split(' ').next()).unwrap_or(part)),
+        });
+        let wrong = told.conditions.iter().filter(|condition| condition.wants_attention());
+        let line = |c: &Condition| {
+            let status = if c.status { "True" } else { "False" };
+            format!("{}{}={status}/{}", part.as_deref().unwrap_or_default(), c.kind, c.reason)
         };
-        said.extend(of.ancestors.iter().flat_map(line));
-    }
-    for (of, plugin) in &status.plugins {
-        if of.to_string() == object {
-            said.extend(parts("", [("Accepted", &plugin.rejected)]));
-        }
-    }
-    for (of, config) in &status.configs {
-        if of.to_string() == object {
-            said.extend(parts("", [("Accepted", &config.rejected)]));
-        }
-    }
-    said
+        wrong.map(line).collect::<Vec<_>>()
+    };
+    of_object.flat_map(line).collect()
 }
 
 /// What is wrong with an object: the object, its YAML with whatever else there is, the conditions.
@@ -148,7 +111,15 @@ fn of_a_gateway() {
             client("name: c, namespace: certs") + &secret("certs", "c", &["a.com"]),
             &["ResolvedRefs=False/RefNotPermitted"],
         ),
+        // The API has no condition for it: the ListenerSets that it keeps out are told.
         (GATEWAY, gw("allowedListeners: {namespaces: {from: Selector}}"), &[]),
+        (
+            GATEWAY,
+            gw(
+                "allowedListeners: {namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: NotIn}]}}}",
+            ),
+            &[],
+        ),
     ]);
 }
 
@@ -167,6 +138,11 @@ fn of_a_listener() {
     };
     let tls = |tls: &str| format!("{{name: bad, port: 443, protocol: HTTPS, hostname: a.com, tls: {{{tls}}}}}");
     let kinds = |kind: &str| format!("{{name: bad, port: 88, protocol: HTTP, allowedRoutes: {{kinds: [{kind}]}}}}");
+    let chosen = |expression: &str| {
+        format!(
+            "{{name: bad, port: 88, protocol: HTTP, allowedRoutes: {{namespaces: {{from: Selector, selector: {{matchExpressions: [{expression}]}}}}}}}}"
+        )
+    };
     let certificate = |reference: &str| tls(&format!("certificateRefs: [{{{reference}}}]"));
     let secrets = secret("infra", "c", &["a.com"]) + &secret("certs", "c", &["a.com"]);
     let malformed = "---\n{apiVersion: v1, kind: Secret, metadata: {name: odd, namespace: infra}, type: kubernetes.io/tls, stringData: {tls.crt: x, tls.key: y}}\n";
@@ -180,6 +156,11 @@ fn of_a_listener() {
             "{name: bad, port: 88, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector}}}".to_owned(),
             &["bad Accepted=False/UnsupportedValue"],
         ),
+        (chosen("{key: a, operator: NotIn}"), &["bad Accepted=False/UnsupportedValue"]),
+        (chosen("{key: a, operator: In, values: []}"), &["bad Accepted=False/UnsupportedValue"]),
+        (chosen("{key: a, operator: Exists, values: [b]}"), &["bad Accepted=False/UnsupportedValue"]),
+        (chosen("{key: a, operator: Matches, values: [b]}"), &["bad Accepted=False/UnsupportedValue"]),
+        (chosen("{key: '', operator: Exists}"), &["bad Accepted=False/UnsupportedValue"]),
         (kinds("{kind: Odd}"), &["bad ResolvedRefs=False/InvalidRouteKinds"]),
         (kinds("{kind: TCPRoute}"), &["bad ResolvedRefs=False/InvalidRouteKinds"]),
         (kinds("{kind: HTTPRoute, group: example.com}"), &["bad ResolvedRefs=False/InvalidRouteKinds"]),
@@ -192,8 +173,19 @@ fn of_a_listener() {
         (certificate("name: c, group: example.com"), &["bad ResolvedRefs=False/InvalidCertificateRef"]),
         (certificate("name: c, namespace: certs"), &["bad ResolvedRefs=False/RefNotPermitted"]),
     ] {
-        wrongs.extend(all_wrong(&[("Gateway infra/gw", own(&bad) + &secrets + malformed, expected)]));
-        wrongs.extend(all_wrong(&[("ListenerSet infra/set", added(&bad) + &secrets + malformed, expected)]));
+        // The Gateway sums up what its listeners say, and a ListenerSet whether all of them are served.
+        let rejected = expected.iter().any(|line| line.contains("Accepted=False"));
+        let summary = match rejected {
+            true => "Accepted=True/ListenersNotValid",
+            false => "ResolvedRefs=False/ListenersNotResolved",
+        };
+        let of_gateway = [&[summary], expected].concat();
+        wrongs.extend(all_wrong(&[("Gateway infra/gw", own(&bad) + &secrets + malformed, &of_gateway)]));
+        let serves =
+            !rejected && !expected.iter().any(|line| line.contains("Cert") || line.contains("RefNotPermitted"));
+        let summary: &[&str] = if serves { &[] } else { &["Accepted=True/ListenersNotValid"] };
+        let of_set = [summary, expected].concat();
+        wrongs.extend(all_wrong(&[("ListenerSet infra/set", added(&bad) + &secrets + malformed, &of_set)]));
     }
     let conflict = |protocol: &str| format!("{{name: bad, port: 81, protocol: {protocol}}}");
     wrongs.extend(all_wrong(&[
@@ -202,7 +194,9 @@ fn of_a_listener() {
             own(&conflict("HTTP")),
             &[
                 "Accepted=False/ListenersNotValid",
+                "bad Accepted=False/HostnameConflict",
                 "bad Conflicted=True/HostnameConflict",
+                "good Accepted=False/HostnameConflict",
                 "good Conflicted=True/HostnameConflict",
             ],
         ),
@@ -211,15 +205,29 @@ fn of_a_listener() {
             own(&conflict("TCP")),
             &[
                 "Accepted=False/ListenersNotValid",
+                "bad Accepted=False/ProtocolConflict",
                 "bad Conflicted=True/ProtocolConflict",
+                "good Accepted=False/ProtocolConflict",
                 "good Conflicted=True/ProtocolConflict",
             ],
         ),
-        ("ListenerSet infra/set", added(&conflict("HTTP")), &["good Conflicted=True/HostnameConflict"]),
+        (
+            "ListenerSet infra/set",
+            added(&conflict("HTTP")),
+            &[
+                "Accepted=True/ListenersNotValid",
+                "good Accepted=False/HostnameConflict",
+                "good Conflicted=True/HostnameConflict",
+            ],
+        ),
         (
             "ListenerSet infra/set",
             added("{name: bad, port: 80, protocol: TCP}"),
-            &["bad Conflicted=True/ProtocolConflict"],
+            &[
+                "Accepted=True/ListenersNotValid",
+                "bad Accepted=False/ProtocolConflict",
+                "bad Conflicted=True/ProtocolConflict",
+            ],
         ),
     ]));
     assert!(wrongs.is_empty(), "{}", wrongs.join("\n"));
@@ -239,23 +247,29 @@ fn of_client_validation() {
     let ca = |reference: &str| gw(&format!("caCertificateRefs: [{{{reference}}}]"));
     let odd = "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: odd, namespace: infra}, data: {ca.crt: x}}\n";
     const GATEWAY: &str = "Gateway infra/gw";
+    const SOME: &str = "Accepted=True/ListenersNotValid";
+    const UNRESOLVED: &str = "ResolvedRefs=False/ListenersNotResolved";
     const REJECTED: &str = "tls Accepted=False/NoValidCACertificate";
     check(&[
         (
             GATEWAY,
             ca("group: '', kind: ConfigMap, name: none"),
-            &[REJECTED, "tls ResolvedRefs=False/InvalidCACertificateRef"],
+            &[SOME, UNRESOLVED, REJECTED, "tls ResolvedRefs=False/InvalidCACertificateRef"],
         ),
         (
             GATEWAY,
             ca("group: '', kind: ConfigMap, name: odd") + odd,
-            &[REJECTED, "tls ResolvedRefs=False/InvalidCACertificateRef"],
+            &[SOME, UNRESOLVED, REJECTED, "tls ResolvedRefs=False/InvalidCACertificateRef"],
         ),
-        (GATEWAY, ca("group: '', kind: Odd, name: c"), &[REJECTED, "tls ResolvedRefs=False/InvalidCACertificateKind"]),
+        (
+            GATEWAY,
+            ca("group: '', kind: Odd, name: c"),
+            &[SOME, UNRESOLVED, REJECTED, "tls ResolvedRefs=False/InvalidCACertificateKind"],
+        ),
         (
             GATEWAY,
             ca("group: '', kind: ConfigMap, name: c, namespace: certs"),
-            &[REJECTED, "tls ResolvedRefs=False/RefNotPermitted"],
+            &[SOME, UNRESOLVED, REJECTED, "tls ResolvedRefs=False/RefNotPermitted"],
         ),
     ]);
 }
@@ -327,8 +341,9 @@ fn of_routes_of_every_kind() {
         };
         let other = if section == "udp" { "web" } else { "udp" };
         wrongs.extend(all_wrong(&[
-            (&named, parent("name: none"), &["none Accepted=False/NoMatchingParent"]),
-            (&named, parent("name: none, kind: ListenerSet"), &["none Accepted=False/NoMatchingParent"]),
+            // A parent that is nobody's, or somebody else's, has no condition of ours.
+            (&named, parent("name: none"), &[]),
+            (&named, parent("name: none, kind: ListenerSet"), &[]),
             (&named, parent("name: gw, sectionName: none"), &["gw Accepted=False/NoMatchingParent"]),
             (&named, parent("name: gw, port: 1"), &["gw Accepted=False/NoMatchingParent"]),
             (
@@ -407,6 +422,9 @@ fn of_the_rules_of_http_and_grpc_routes() {
         "{type: RequestRedirect, requestRedirect: {hostname: b.com}}, {type: URLRewrite, urlRewrite: {hostname: b.com}}",
     );
     let method = |method: &str| format!("matches: [{{method: {{{method}}}}}]");
+    let mirrored = |part: &str| {
+        filter(&format!("{{type: RequestMirror, requestMirror: {{backendRef: {{name: a, port: 8080}}, {part}}}}}"))
+    };
     for (kind, rule, whole) in [
         ("HTTPRoute", path("Exact", "'no slash'"), "gw Accepted=False/UnsupportedValue"),
         ("HTTPRoute", path("PathPrefix", "'/a?b'"), "gw Accepted=False/UnsupportedValue"),
@@ -429,6 +447,35 @@ fn of_the_rules_of_http_and_grpc_routes() {
             filter("{type: CORS, cors: {}}, {type: CORS, cors: {}}"),
             "gw Accepted=False/IncompatibleFilters",
         ),
+        ("HTTPRoute", redirect("statusCode: 399"), "gw Accepted=False/UnsupportedValue"),
+        (
+            "HTTPRoute",
+            redirect("path: {type: ReplaceFullPath, replaceFullPath: 'no slash'}"),
+            "gw Accepted=False/UnsupportedValue",
+        ),
+        (
+            "HTTPRoute",
+            filter("{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: 'no slash'}}}"),
+            "gw Accepted=False/UnsupportedValue",
+        ),
+        (
+            "HTTPRoute",
+            filter("{type: CORS, cors: {allowOrigins: ['no origin']}}"),
+            "gw Accepted=False/UnsupportedValue",
+        ),
+        ("HTTPRoute", mirrored("percent: 101"), "gw Accepted=False/UnsupportedValue"),
+        ("HTTPRoute", mirrored("fraction: {numerator: 2, denominator: 1}"), "gw Accepted=False/UnsupportedValue"),
+        ("HTTPRoute", "timeouts: {request: soon}".to_owned(), "gw Accepted=False/UnsupportedValue"),
+        ("HTTPRoute", "timeouts: {backendRequest: '5'}".to_owned(), "gw Accepted=False/UnsupportedValue"),
+        ("HTTPRoute", "retry: {codes: [200]}".to_owned(), "gw Accepted=False/UnsupportedValue"),
+        ("HTTPRoute", "retry: {attempts: -1}".to_owned(), "gw Accepted=False/UnsupportedValue"),
+        ("HTTPRoute", "retry: {backoff: soon}".to_owned(), "gw Accepted=False/UnsupportedValue"),
+        (
+            "HTTPRoute",
+            "sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}".to_owned(),
+            "gw Accepted=False/UnsupportedValue",
+        ),
+        ("GRPCRoute", "sessionPersistence: {absoluteTimeout: soon}".to_owned(), "gw Accepted=False/UnsupportedValue"),
         ("GRPCRoute", method("service: a/b"), "gw Accepted=False/UnsupportedValue"),
         ("GRPCRoute", method("type: Exact"), "gw Accepted=False/UnsupportedValue"),
         ("GRPCRoute", method("type: RegularExpression, service: '('"), "gw Accepted=False/UnsupportedValue"),
@@ -455,6 +502,17 @@ fn of_the_rules_of_http_and_grpc_routes() {
             (&named, rule(&extension("example.com", "Odd")), &["gw ResolvedRefs=False/InvalidKind"]),
             (&named, rule(&extension("sluice.dev", "TrafficPolicy")), &["gw ResolvedRefs=False/BackendNotFound"]),
             (&named, rule(&mirror("name: none, port: 8080")), &["gw ResolvedRefs=False/BackendNotFound"]),
+            (&named, rule(&mirror("name: a")), &["gw ResolvedRefs=False/BackendNotFound"]),
+            (
+                &named,
+                route(kind, "{backendRefs: [{name: a, port: 8080, weight: 1000001}]}"),
+                &["gw Accepted=False/UnsupportedValue"],
+            ),
+            (
+                &named,
+                route(kind, "{backendRefs: [{name: out, port: 8080}]}"),
+                &["gw ResolvedRefs=False/UnsupportedValue"],
+            ),
             (
                 &named,
                 rule(&mirror("name: a, port: 8080, namespace: other")),
@@ -482,6 +540,9 @@ fn of_policies() {
             ),
         )
     };
+    let traffic = |name: &str, spec: &str| {
+        object("XBackendTrafficPolicy", name, &format!("targetRefs: [{{group: '', kind: Service, name: a}}], {spec}"))
+    };
     let system = "wellKnownCACertificates: System";
     let ca = |kind: &str| format!("caCertificateRefs: [{{group: '', kind: {kind}, name: none}}]");
     let target =
@@ -500,6 +561,34 @@ fn of_policies() {
             &["gw Accepted=False/NoValidCACertificate", "gw ResolvedRefs=False/InvalidKind"],
         ),
         (
+            "BackendTLSPolicy infra/p",
+            base.clone() + &tls("p", &format!("{system}, {}", ca("ConfigMap"))),
+            &["gw Accepted=False/Invalid"],
+        ),
+        ("BackendTLSPolicy infra/p", base.clone() + &tls("p", ""), &["gw Accepted=False/Invalid"]),
+        (
+            "BackendTLSPolicy infra/p",
+            base.clone() + &tls("p", "wellKnownCACertificates: Odd"),
+            &["gw Accepted=False/Invalid"],
+        ),
+        (
+            "BackendTLSPolicy infra/p",
+            base.clone() + &tls("p", system).replace("hostname: a.com", "hostname: a..com"),
+            &["gw Accepted=False/Invalid"],
+        ),
+        (
+            "BackendTLSPolicy infra/p",
+            base.clone() + &tls("p", system).replace("name: a}", "name: a, sectionName: none}"),
+            &["gw Accepted=False/TargetNotFound"],
+        ),
+        // Its route leads there, and finds nothing.
+        (
+            "BackendTLSPolicy infra/p",
+            base.replace("name: a, port: 8080", "name: none, port: 8080")
+                + &tls("p", system).replace("name: a}", "name: none}"),
+            &["gw Accepted=False/TargetNotFound"],
+        ),
+        (
             "BackendTLSPolicy infra/q",
             base.clone() + &tls("p", system) + &tls("q", system),
             &["gw Accepted=False/Conflicted"],
@@ -508,6 +597,32 @@ fn of_policies() {
             "BackendTLSPolicy infra/p",
             base.clone() + &tls("p", "subjectAltNames: [{type: URI}], wellKnownCACertificates: System"),
             &["gw Accepted=False/Invalid"],
+        ),
+        (
+            "XBackendTrafficPolicy infra/p",
+            base.clone() + &traffic("p", "retryConstraint: {budget: {percent: 101}}"),
+            &["gw Accepted=False/Invalid"],
+        ),
+        (
+            "XBackendTrafficPolicy infra/p",
+            base.clone() + &traffic("p", "retryConstraint: {minRetryRate: {count: 1, interval: soon}}"),
+            &["gw Accepted=False/Invalid"],
+        ),
+        (
+            "XBackendTrafficPolicy infra/p",
+            base.clone() + &traffic("p", "sessionPersistence: {type: Header}"),
+            &["gw Accepted=False/Invalid"],
+        ),
+        (
+            "XBackendTrafficPolicy infra/q",
+            base.clone() + &traffic("p", "") + &traffic("q", ""),
+            &["gw Accepted=False/Conflicted"],
+        ),
+        (
+            "XBackendTrafficPolicy infra/p",
+            base.replace("name: a, port: 8080", "name: none, port: 8080")
+                + &traffic("p", "").replace("name: a}", "name: none}"),
+            &["gw Accepted=False/TargetNotFound"],
         ),
         (
             "TrafficPolicy infra/p",
@@ -557,4 +672,32 @@ fn of_plugins_and_gateway_configs() {
             &["Accepted=False/Invalid"],
         ),
     ]);
+}
+
+/// A ReferenceGrant has no status: one that permits something else leaves the reference as it was.
+#[test]
+fn of_reference_grants() {
+    let grant = |from: &str, to: &str| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {{name: g, namespace: other}}\nspec: {{from: [{{{from}}}], to: [{{{to}}}]}}\n"
+        )
+    };
+    let from = "group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: infra";
+    let service = "group: '', kind: Service";
+    let base = around()
+        + &object(
+            "HTTPRoute",
+            "r",
+            "parentRefs: [{name: gw, sectionName: web}], rules: [{backendRefs: [{name: a, namespace: other, port: 8080}]}]",
+        );
+    let refused: &[&str] = &["gw ResolvedRefs=False/RefNotPermitted"];
+    let named = "HTTPRoute infra/r";
+    check(&[
+        (named, base.clone() + &grant(&from.replace("HTTPRoute", "GRPCRoute"), service), refused),
+        (named, base.clone() + &grant(&from.replace("namespace: infra", "namespace: by"), service), refused),
+        (named, base.clone() + &grant(from, "group: '', kind: Secret"), refused),
+        (named, base.clone() + &grant(from, &format!("{service}, name: b")), refused),
+    ]);
+    let h = Harness::new(&(base + &grant(from, service)));
+    assert_eq!(said(&h, named), Vec::<String>::new());
 }

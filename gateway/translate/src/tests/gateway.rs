@@ -459,3 +459,66 @@ spec: {controllerName: sluice.dev/gateway-controller}
     assert_eq!(h.config().ports.len(), 1);
     assert_eq!(h.problems(), ["P301 Gateway infra/two spec.listeners[0]"]);
 }
+
+/// GEP-3567: of each two listeners of one port that speak TLS, both.
+#[test]
+fn listeners_of_tls_whose_hostnames_overlap_say_so() {
+    let listener = |name: &str, port: u16, host: &str| {
+        let host = if host.is_empty() { String::new() } else { format!(", hostname: '{host}'") };
+        format!("{{name: {name}, port: {port}, protocol: HTTPS{host}, tls: {{certificateRefs: [{{name: c}}]}}}}")
+    };
+    let h = |listeners: &[String]| {
+        let all = format!("[{}]", listeners.join(", "));
+        Harness::new(&(gateway("infra", "gw", &all) + &secret("infra", "c", &["a.com"])))
+    };
+    let overlapping = |h: &Harness| {
+        let status = h.translator.status();
+        let listeners = status.gateways.values().flat_map(|gateway| gateway.listeners.clone());
+        let found = listeners.filter_map(|listener| Some((listener.name.clone(), listener.overlapping?)));
+        found.collect::<Vec<_>>()
+    };
+    let names = |h: &Harness| overlapping(h).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    // The API's own example.
+    let three = [
+        listener("a", 443, "foo.example.com"),
+        listener("b", 443, "foo.example.org"),
+        listener("c", 443, "*.example.com"),
+    ];
+    let found = h(&three);
+    assert_eq!(names(&found), ["a", "c"]);
+    let (_, message) = &overlapping(&found)[0];
+    assert!(message.contains("`foo.example.com`") && message.contains("`*.example.com` of listener `c`"), "{message}");
+    let conditions: Vec<_> = found.translator.status().conditions();
+    let told = |part: &str| {
+        let told = conditions.iter().find(|told| told.part.as_deref() == Some(part)).unwrap();
+        told.conditions.iter().find(|c| c.kind == "OverlappingTLSConfig").map(|c| (c.status, c.reason))
+    };
+    assert_eq!(told("listener a"), Some((true, "OverlappingHostnames")));
+    // It is not there where it does not hold.
+    assert_eq!(told("listener b"), None);
+    // No hostname means all of them, and a wildcard all labels below it.
+    assert_eq!(names(&h(&[listener("any", 443, ""), listener("a", 443, "a.com")])), ["any", "a"]);
+    assert_eq!(names(&h(&[listener("wide", 443, "*.com"), listener("less", 443, "*.b.com")])), ["wide", "less"]);
+    // On another port, or without TLS, nothing can be shared.
+    assert_eq!(names(&h(&[listener("any", 443, ""), listener("a", 8443, "a.com")])), [""; 0]);
+    let clear = |name: &str, host: &str| format!("{{name: {name}, port: 80, protocol: HTTP, hostname: '{host}'}}");
+    assert_eq!(names(&h(&[clear("a", "a.com"), clear("b", "*.com")])), [""; 0]);
+}
+
+#[test]
+fn what_a_listener_says_and_nothing_follows_from_is_a_warning() {
+    let tls = "tls: {mode: Passthrough, certificateRefs: [{name: c}]}";
+    let listeners = format!(
+        "[{{name: tcp, port: 5432, protocol: TCP, hostname: a.com}}, {{name: pass, port: 443, protocol: TLS, {tls}}}]"
+    );
+    let frontend = "frontend: {default: {}, perPort: [{port: 444, tls: {}}, {port: 443, tls: {}}]}";
+    let h = Harness::new(&gateway("infra", "gw", &format!("{listeners}, tls: {{{frontend}}}")));
+    assert_eq!(
+        h.problems(),
+        [
+            "P110 Gateway infra/gw spec.listeners[0].hostname",
+            "P110 Gateway infra/gw spec.tls.frontend.perPort[0].port",
+            "P303 Gateway infra/gw spec.listeners[1].tls.certificateRefs"
+        ]
+    );
+}

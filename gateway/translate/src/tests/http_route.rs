@@ -377,7 +377,7 @@ fn gep_1619_each_rule_has_sessions_of_its_own() {
 }
 
 #[test]
-fn gep_1619_what_cannot_be_kept_is_told_and_the_rule_serves_without_sessions() {
+fn gep_1619_a_rule_whose_sessions_cannot_be_kept_is_dropped() {
     for (persistence, expected) in [
         (
             "{cookieConfig: {lifetimeType: Permanent}}",
@@ -398,11 +398,11 @@ fn gep_1619_what_cannot_be_kept_is_told_and_the_rule_serves_without_sessions() {
         let h =
             one(&format!("  rules: [{{backendRefs: [{{name: a, port: 8080}}], sessionPersistence: {persistence}}}]"));
         assert_eq!(h.problems(), [expected], "{persistence}");
-        assert_eq!(sessions(&h), [None], "{persistence}");
-        assert_eq!(h.routes(PLACE), ["/* -> infra/a:8080"]);
+        assert_eq!(h.routes(PLACE), ["/* -> 500 invalid_rule"]);
         let status = h.translator.status();
         let route = status.routes.values().next().unwrap();
-        assert!(route.invalid.is_some(), "{persistence}: the status tells of it");
+        let invalid = route.invalid.as_deref().unwrap();
+        assert!(invalid.starts_with("Dropped Rule: spec.rules[0].sessionPersistence"), "{invalid}");
     }
 }
 

@@ -134,6 +134,10 @@ impl Translator {
     }
 
     pub(super) fn backend_tls(&mut self, touched: &Touched, seen: &mut BTreeSet<ObjectRef>) {
+        if touched.any(&[Kind::BackendTLSPolicy, Kind::Service]) {
+            let problems = BackendTlsPolicies::missing_targets(&self.inputs.store);
+            self.set_problems(Unit::BackendTlsTargets, problems);
+        }
         let uses = &self.inputs.backend_tls.uses;
         if !(touched.any(&[Kind::BackendTLSPolicy]) || touched.any_of(uses)) {
             return;

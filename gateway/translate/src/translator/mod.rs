@@ -51,6 +51,7 @@ enum Unit {
     Plugins,
     ListenerPlugins,
     BackendTls,
+    BackendTlsTargets,
     BackendTraffic,
     BackendTrafficTargets,
     Route(ObjectRef),

@@ -1,6 +1,7 @@
 //! What is said of Plugins, policies and GatewayConfigs: what their problems say, and nothing besides.
 
 use super::Translator;
+use crate::report::text;
 use crate::status::{Ancestor, AncestorStatus, ConfigStatus, PluginStatus, PolicyStatus};
 use sluice_model::object::NamespacedName;
 use sluice_model::plugin::ModuleSource;
@@ -50,12 +51,6 @@ impl<'p> Errors<'p> {
         let message = if more == 0 { text(first) } else { format!("{} (and {more} more)", text(first)) };
         Some((first.code, message))
     }
-}
-
-/// `spec.plugins[0].pluginRef: there is no Plugin shop/x (SLUICE-P206)`.
-fn text(problem: &Problem) -> String {
-    let field = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
-    format!("{field}{} ({})", problem.message, problem.code)
 }
 
 fn reference(kind: Kind, name: &NamespacedName) -> ObjectRef {
