@@ -18,7 +18,7 @@ fn up_to_date(file: &str, generated: &str) {
 #[test]
 fn problems_md_lists_every_code() {
     let mut text = String::from(
-        "# Problems\n\nWhat `sluice check`, the log, the metric `sluice_config_problems{code}` and the admin page call by these codes. A code never\nchanges its meaning. Errors leave out the part they name, warnings nothing; everything else goes on serving.\n\nThis file is generated from `gateway/model/src/problem.rs`.\n",
+        "# Problems\n\nWhat `sluice check`, the log, the metric `sluice_config_problems{code}` and the admin page call by these codes. A code never\nchanges its meaning. Errors leave out the part they name, and of\na route all of the rule that it is in; warnings nothing. Everything else goes on serving.\n\nThis file is generated from `gateway/model/src/problem.rs`.\n",
     );
     let mut group = ' ';
     for code in Code::ALL {

@@ -21,12 +21,11 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind::GatewayConfig,
 ];
 
-/// Whether a problem is told by an Event: of the kinds above any, and of others what keeps the object from being read, so that its
-/// status speaks of a form before.
-fn is_told(problem: &Problem, object: &ObjectRef) -> bool {
-    KINDS.contains(&object.kind)
-        || (problem.code == Code::WrongType
-            && (object.kind.is_route() || matches!(object.kind, Kind::Gateway | Kind::ListenerSet)))
+/// Whether a problem keeps an object of another kind from being read. Where the form before is ours its status goes on to
+/// speak of that one, and an Event tells of this.
+fn is_of_unread(problem: &Problem, object: &ObjectRef) -> bool {
+    problem.code == Code::WrongType
+        && (object.kind.is_route() || matches!(object.kind, Kind::Gateway | Kind::ListenerSet))
 }
 
 /// A problem that is gone sooner is told nobody: objects that belong together come one after another.
@@ -63,11 +62,14 @@ pub(crate) struct Problems {
 }
 
 impl Problems {
-    pub(crate) fn set(&mut self, problems: &[Problem], now: Instant) {
+    /// `ours`: whether an object has a status of ours.
+    pub(crate) fn set(&mut self, problems: &[Problem], ours: impl Fn(&ObjectRef) -> bool, now: Instant) {
         let mut former = std::mem::take(&mut self.now);
         let mut counts: HashMap<&ObjectRef, usize> = HashMap::new();
-        for problem in problems {
-            let Some(object) = problem.object.as_ref().filter(|object| is_told(problem, object)) else { continue };
+        let pairs = || problems.iter().filter_map(|problem| Some((problem, problem.object.as_ref()?)));
+        let told = pairs().filter(|(_, object)| KINDS.contains(&object.kind));
+        let unread = pairs().filter(|(problem, object)| is_of_unread(problem, object) && ours(object));
+        for (problem, object) in told.chain(unread) {
             let count = counts.entry(object).or_default();
             *count += 1;
             if *count > PER_OBJECT || self.now.len() >= AT_MOST {
@@ -234,6 +236,10 @@ mod tests {
         Problem::error(Code::ServiceNotFound, &ObjectRef::new(kind, "shop", name), field, "there is no Service `web`")
     }
 
+    fn nobodys(_: &ObjectRef) -> bool {
+        false
+    }
+
     fn told(problems: &mut Problems, now: Instant) -> Vec<String> {
         let mut names = Vec::new();
         while let Ok((key, text)) = problems.next(now) {
@@ -247,17 +253,17 @@ mod tests {
     fn what_stays_wrong_is_told_once_and_again_after_half_an_hour() {
         let (mut problems, start) = (Problems::default(), Instant::now());
         let (one, two) = (problem(Kind::Ingress, "a", "spec.x"), problem(Kind::Ingress, "b", ""));
-        problems.set(&[one.clone(), two.clone()], start);
+        problems.set(&[one.clone(), two.clone()], nobodys, start);
         assert_eq!(told(&mut problems, start), [""; 0], "it may be solved in a moment");
-        problems.set(std::slice::from_ref(&one), start + Duration::from_secs(1));
+        problems.set(std::slice::from_ref(&one), nobodys, start + Duration::from_secs(1));
         assert_eq!(told(&mut problems, start + SETTLED), ["Ingress shop/a spec.x"]);
-        problems.set(&[one.clone(), two], start + 2 * SETTLED);
+        problems.set(&[one.clone(), two], nobodys, start + 2 * SETTLED);
         assert_eq!(told(&mut problems, start + 2 * SETTLED), [""; 0]);
         assert_eq!(told(&mut problems, start + 3 * SETTLED), ["Ingress shop/b "]);
         assert_eq!(told(&mut problems, start + SETTLED + AGAIN), ["Ingress shop/a spec.x"]);
         // Solved, and wrong once more.
-        problems.set(&[], start + 2 * AGAIN);
-        problems.set(&[one], start + 2 * AGAIN);
+        problems.set(&[], nobodys, start + 2 * AGAIN);
+        problems.set(&[one], nobodys, start + 2 * AGAIN);
         assert_eq!(told(&mut problems, start + 2 * AGAIN + SETTLED), ["Ingress shop/a spec.x"]);
     }
 
@@ -267,25 +273,26 @@ mod tests {
         let one = problem(Kind::Ingress, "a", "spec.x");
         let other = Problem { message: "there is no Service `api`".to_owned(), ..one.clone() };
         for second in 0..5 {
-            problems.set(&[one.clone(), other.clone()], start + Duration::from_secs(second));
+            problems.set(&[one.clone(), other.clone()], nobodys, start + Duration::from_secs(second));
         }
         assert_eq!(told(&mut problems, start + SETTLED), ["Ingress shop/a spec.x"], "however often they are said");
-        problems.set(&[one, other], start + SETTLED);
+        problems.set(&[one, other], nobodys, start + SETTLED);
         assert_eq!(told(&mut problems, start + 2 * SETTLED), [""; 0]);
     }
 
     #[test]
     fn what_a_status_says_is_told_by_no_event_and_one_object_has_so_many_at_most() {
         let (mut problems, start) = (Problems::default(), Instant::now());
-        problems.set(&[problem(Kind::HTTPRoute, "a", ""), problem(Kind::Gateway, "a", "")], start);
+        let ours = |object: &ObjectRef| &*object.name != "others";
+        problems.set(&[problem(Kind::HTTPRoute, "a", ""), problem(Kind::Gateway, "a", "")], ours, start);
         assert_eq!(problems.next(start), Err(None));
         // A status tells of what was read.
-        let unread =
-            Problem { code: Code::WrongType, ..problem(Kind::HTTPRoute, "a", "spec.rules[0].filters[0].type") };
-        problems.set(&[unread], start);
+        let field = "spec.rules[0].filters[0].type";
+        let unread = |name| Problem { code: Code::WrongType, ..problem(Kind::HTTPRoute, name, field) };
+        problems.set(&[unread("others"), unread("a")], ours, start);
         assert_eq!(told(&mut problems, start + SETTLED), ["HTTPRoute shop/a spec.rules[0].filters[0].type"]);
         let many: Vec<_> = (0..100).map(|n| problem(Kind::Ingress, "a", &format!("spec.rules[{n}]"))).collect();
-        problems.set(&many, start);
+        problems.set(&many, ours, start);
         assert_eq!(told(&mut problems, start + SETTLED).len(), PER_OBJECT);
     }
 

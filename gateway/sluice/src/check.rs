@@ -32,10 +32,10 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_name = "HOST", requires = "fetch", value_parser = Policy::host)]
     insecure_registry: Vec<String>,
     /// Judge as a cluster where every Gateway has a Service of its own (`--gateway-services`): classes have to be there, and
-    /// Gateways may want the same port
+    /// Gateways may want the same port. What listeners of one port have to have in common (P310) is not compared then
     #[arg(long)]
     cluster: bool,
-    /// Print the conditions of everything that has some, and not only those that somebody should look at
+    /// Print the conditions of everything that has some, and not only those that somebody should look at; JSON always has all
     #[arg(long)]
     conditions: bool,
     /// How to print
@@ -60,7 +60,7 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Reading> {
     read_as(paths, Options::default())
 }
 
-/// Where nothing is served: the name of the namespace says nothing then.
+/// Any namespace will do: no Service of a Gateway is looked for.
 fn of_cluster() -> Options {
     Options { files: false, gateway_services: Some(INGRESS_NAMESPACE.into()), ..Options::default() }
 }
@@ -211,7 +211,7 @@ fn print_conditions(out: &mut impl Write, told: &Told, all: bool, colours: bool)
         let (before, after) = Tint::Bold.codes(colours);
         write!(out, "{before}condition{after} {}", told.object)?;
         if let Some(part) = &told.part {
-            write!(out, " ({part})")?;
+            write!(out, " ({})", output::plain(part))?;
         }
         let status = if condition.status { "True" } else { "False" };
         let tint = if condition.wants_attention() { Tint::Yellow } else { Tint::Green };

@@ -1,5 +1,5 @@
 //! Conditions as the API names them, as far as objects alone say them: a controller writes them with what only a running
-//! cluster knows (`Programmed`, a Plugin's `Ready`), and `sluice check` prints them.
+//! cluster knows (`Programmed`, a class's `SupportedVersion`, a Plugin's `Ready`), and `sluice check` prints them.
 
 use crate::status::{
     AncestorStatus, ClassStatus, ConfigStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, ParentStatus,
@@ -7,6 +7,7 @@ use crate::status::{
 };
 use serde::{Serialize, Serializer};
 use sluice_model::ObjectRef;
+use std::collections::BTreeSet;
 
 /// A condition as it should be; when it became so its writer knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,7 +26,8 @@ fn capitalised<S: Serializer>(status: &bool, serializer: S) -> Result<S::Ok, S::
 }
 
 /// Conditions that are bad where they hold; all others are where they don't.
-const NEGATIVE: [&str; 3] = ["Conflicted", "OverlappingTLSConfig", "PartiallyInvalid"];
+const NEGATIVE: [&str; 4] =
+    ["Conflicted", "InsecureFrontendValidationMode", "OverlappingTLSConfig", "PartiallyInvalid"];
 
 impl Condition {
     pub fn good(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Condition {
@@ -67,7 +69,11 @@ fn accepted_with<'l>(
 ) -> Condition {
     match left_out.next() {
         Some(listener) if rejected.is_none() => {
-            let message = format!("listener `{}` cannot be served; the others are", listener.name);
+            let more = match left_out.count() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let message = format!("listener `{}`{more} cannot be served; the others are", listener.name);
             Condition::good("Accepted", "ListenersNotValid", message)
         }
         _ => Condition::accepted(rejected, "all listeners can be served"),
@@ -129,7 +135,7 @@ impl ListenerStatus {
         ];
         // Of negative polarity, and not there where it does not hold.
         if let Some(message) = &self.overlapping {
-            conditions.push(Condition::good("OverlappingTLSConfig", "OverlappingHostnames", message));
+            conditions.push(Condition::good("OverlappingTLSConfig", "OverlappingHostnames", &**message));
         }
         conditions
     }
@@ -206,9 +212,13 @@ impl Status {
             }
         }
         for (object, route) in &self.routes {
-            // Of a parent that is nobody's no controller tells.
+            // Of a parent that is nobody's no controller tells, and of one that is named twice once.
+            let mut named = BTreeSet::new();
             for parent in route.parents.iter().filter(|parent| parent.gateway.is_some()) {
-                tell(object, Some(parent.to_string()), parent.conditions(route.invalid.as_deref()));
+                let part = parent.to_string();
+                if named.insert(part.clone()) {
+                    tell(object, Some(part), parent.conditions(route.invalid.as_deref()));
+                }
             }
         }
         for (object, policy) in &self.policies {

@@ -1,7 +1,7 @@
 //! Who may refer across namespaces (ReferenceGrant), and which namespaces a selector means.
 
-use sluice_model::Kind;
 use sluice_model::object::NamespacedName;
+use sluice_model::{Hostname, Kind};
 use sluice_resources::Store;
 use sluice_resources::api::LabelSelector;
 use std::collections::BTreeMap;
@@ -50,6 +50,10 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// Whether a label selector means a namespace. `None`: it asks for labels, and there is no Namespace object to look at.
 pub(crate) fn selects(store: &Store, selector: &LabelSelector, namespace: &str) -> Option<bool> {
+    // Of one that cannot be used its problem tells; it means nobody.
+    if selector_error(selector).is_some() {
+        return Some(false);
+    }
     let object = store.namespaces.get(&NamespacedName::new("", namespace));
     let labels = object.and_then(|n| n.metadata.labels.as_ref());
     let label =
@@ -73,21 +77,70 @@ pub(crate) fn selects(store: &Store, selector: &LabelSelector, namespace: &str) 
     Some(by_labels && by_expressions)
 }
 
-/// What is wrong with a label selector, by the field within it: an API server does not look at what is under a Gateway.
+/// What is wrong with a label selector, by the field within it. An API server does not look at those of Gateways and
+/// Plugins; Kubernetes itself refuses such ones where it uses them (`metav1.LabelSelectorAsSelector`).
 pub(crate) fn selector_error(selector: &LabelSelector) -> Option<(String, String)> {
+    let not_a_key = |key: &str| format!("`{key}` is no label's key");
+    let not_a_value = |value: &str| format!("`{value}` is no label's value");
+    let of_labels = selector.match_labels.iter().flatten().find_map(|(key, value)| {
+        let at = format!("matchLabels.{key}");
+        let wrong =
+            if is_label_key(key) { (!is_label_value(value)).then(|| not_a_value(value)) } else { Some(not_a_key(key)) };
+        wrong.map(|wrong| (at, wrong))
+    });
     let expressions = selector.match_expressions.as_deref().unwrap_or_default();
-    expressions.iter().enumerate().find_map(|(i, expression)| {
-        let at = |field: &str| format!("matchExpressions[{i}].{field}");
-        let (operator, has_values) = (&expression.operator, expression.values.iter().flatten().next().is_some());
-        match operator.as_str() {
-            _ if expression.key.is_empty() => Some((at("key"), "a label's key is needed".to_owned())),
-            "In" | "NotIn" if !has_values => Some((at("values"), format!("{operator} needs values"))),
-            "Exists" | "DoesNotExist" if has_values => Some((at("values"), format!("{operator} takes no values"))),
-            "In" | "NotIn" | "Exists" | "DoesNotExist" => None,
-            _ => Some((
-                at("operator"),
-                format!("`{operator}` is not an operator; In, NotIn, Exists and DoesNotExist are"),
-            )),
-        }
+    of_labels.or_else(|| {
+        expressions.iter().enumerate().find_map(|(i, expression)| {
+            let at = |field: &str| format!("matchExpressions[{i}].{field}");
+            let operator = expression.operator.as_str();
+            let mut values = expression.values.iter().flatten();
+            let has_values = values.clone().next().is_some();
+            match operator {
+                _ if !is_label_key(&expression.key) => Some((at("key"), not_a_key(&expression.key))),
+                "In" | "NotIn" if !has_values => Some((at("values"), format!("{operator} needs values"))),
+                "Exists" | "DoesNotExist" if has_values => Some((at("values"), format!("{operator} takes no values"))),
+                "In" | "NotIn" | "Exists" | "DoesNotExist" => {
+                    values.find(|value| !is_label_value(value)).map(|value| (at("values"), not_a_value(value)))
+                }
+                _ => {
+                    let message = format!("`{operator}` is not an operator; In, NotIn, Exists and DoesNotExist are");
+                    Some((at("operator"), message))
+                }
+            }
+        })
     })
+}
+
+/// A qualified name: at most 63 characters, behind a prefix like `example.com/` or none.
+fn is_label_key(key: &str) -> bool {
+    let (prefix, name) = key.rsplit_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    !name.is_empty() && is_label_value(name) && prefix.is_none_or(|prefix| Hostname::parse(prefix).is_ok())
+}
+
+/// At most 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends; or nothing.
+fn is_label_value(value: &str) -> bool {
+    let is_edge = |c: Option<u8>| c.is_none_or(|c| c.is_ascii_alphanumeric());
+    value.len() <= 63
+        && value.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
+        && is_edge(value.bytes().next())
+        && is_edge(value.bytes().next_back())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_what_kubernetes_takes_for_such() {
+        let long = "a".repeat(64);
+        for key in ["team", "a", "A_b.c-1", "example.com/team", "kubernetes.io/metadata.name"] {
+            assert!(is_label_key(key), "{key}");
+        }
+        for key in ["", "a b", "-a", "a-", "/a", "a/", "a/b/c", "a..b/c", &long] {
+            assert!(!is_label_key(key), "{key}");
+        }
+        assert!(
+            is_label_value("") && is_label_value("v1.2") && !is_label_value("not valid!") && !is_label_value(&long)
+        );
+    }
 }

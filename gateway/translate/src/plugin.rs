@@ -1,6 +1,6 @@
 //! Plugin objects: where the code is, its limits, and who may use it.
 
-use crate::grant::{Reference, permits, selects};
+use crate::grant::{Reference, permits, selector_error, selects};
 use crate::plugin_source;
 use crate::policy::Chain;
 use crate::report::Report;
@@ -115,6 +115,10 @@ impl Plugins {
             if selector != allowed.selector.is_some() {
                 let message = "selector belongs to from: Selector; until then no other namespace may use the Plugin";
                 report.error(Code::InvalidCombination, "spec.allowedNamespaces", message);
+            }
+            if let Some((at, wrong)) = allowed.selector.as_ref().and_then(selector_error) {
+                let message = format!("{wrong}; until then no other namespace may use the Plugin");
+                report.error(Code::UnsupportedValue, format!("spec.allowedNamespaces.selector.{at}"), message);
             }
         }
         let limits = limits(object.spec.limits.as_ref(), &mut report);

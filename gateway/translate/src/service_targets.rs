@@ -20,6 +20,13 @@ impl Target<'_> {
     }
 }
 
+/// Whether a Service has a port of this name; `None`: there is no such Service.
+pub(crate) fn has_port(store: &Store, service: &NamespacedName, port: &str) -> Option<bool> {
+    let spec = store.services.get(service)?.spec.as_ref();
+    let mut ports = spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    Some(ports.any(|found| found.name.as_deref() == Some(port)))
+}
+
 /// Tells of the targets of one policy that name a Service, or a port of one, which is not there.
 pub(crate) fn missing<'t>(
     store: &Store,
@@ -30,17 +37,16 @@ pub(crate) fn missing<'t>(
     let mut report = Report::new(policy, problems);
     for (i, target) in targets.enumerate().filter(|(_, target)| target.is_service()) {
         let name = NamespacedName::new(policy.namespace.clone(), target.name);
-        let field = format!("spec.targetRefs[{i}]");
-        let Some(service) = store.services.get(&name) else {
-            report.error(Code::PolicyTargetNotFound, field, format!("there is no Service {name}"));
-            continue;
-        };
-        let mut ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-        if let Some(section) = target.section.filter(|section| !section.is_empty())
-            && !ports.any(|port| port.name.as_deref() == Some(section))
-        {
-            let message = format!("Service {name} has no port of the name `{section}`");
-            report.error(Code::PolicyTargetNotFound, format!("{field}.sectionName"), message);
+        match target.section.filter(|section| !section.is_empty()) {
+            _ if !store.services.contains_key(&name) => {
+                let message = format!("there is no Service {name}");
+                report.error(Code::PolicyTargetNotFound, format!("spec.targetRefs[{i}]"), message);
+            }
+            Some(section) if has_port(store, &name, section) != Some(true) => {
+                let message = format!("Service {name} has no port of the name `{section}`");
+                report.error(Code::PolicyTargetNotFound, format!("spec.targetRefs[{i}].sectionName"), message);
+            }
+            _ => {}
         }
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn name_of(rule: &str) -> String {
     format!("sluice-session-{}", hex::encode(&digest[..4]))
 }
 
-/// `None`: a part of it cannot be used, and no sessions are kept. `named_after` makes a name where none is given.
+/// `None`: a part of it cannot be used. `named_after` makes a name where none is given.
 pub(crate) fn read(
     source: &Source<'_>,
     scope: &str,

@@ -10,6 +10,7 @@ use sluice_resources::ServiceConfig;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// The state of everything at one time.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -202,7 +203,7 @@ pub struct ListenerStatus {
     /// InvalidCACertificateRef, InvalidCACertificateKind.
     pub unresolved: Option<(&'static str, String)>,
     /// Message of `OverlappingTLSConfig: True`, reason OverlappingHostnames.
-    pub overlapping: Option<String>,
+    pub overlapping: Option<Arc<str>>,
     /// Whether it has what it takes to be served: it is accepted, and where it needs a certificate it has one.
     pub serves: bool,
     pub supported_kinds: Vec<&'static str>,

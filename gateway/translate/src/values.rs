@@ -1,5 +1,5 @@
 //! Texts with a grammar: durations, sizes, networks, header fields. Each is read once, into a type that can't be wrong;
-//! what can't be read is a problem of its field and counts as not given.
+//! what can't be read is a problem of its field; what follows from that its reader decides.
 
 use crate::report::Report;
 use http::{HeaderName, HeaderValue};

@@ -63,6 +63,10 @@ pub(crate) struct Compiled {
     /// Objects that were looked at, there or not.
     pub(crate) deps: BTreeSet<ObjectRef>,
     pub(crate) problems: Vec<Problem>,
+    /// Of rules with something that cannot be used, by their place: what it is.
+    pub(crate) dropped: BTreeMap<u32, Problem>,
+    /// A rule is there that can be used.
+    pub(crate) serves: bool,
     pub(crate) status: RouteStatus,
     /// The generation of an Ingress that is ours.
     pub(crate) ingress: Option<i64>,
@@ -80,6 +84,8 @@ impl Compiled {
             calls: BTreeMap::new(),
             deps: BTreeSet::new(),
             problems: Vec::new(),
+            dropped: BTreeMap::new(),
+            serves: false,
             status: RouteStatus::default(),
             ingress: None,
             tls: Vec::new(),

@@ -4,7 +4,7 @@
 //! Counted, as rates that refill: resets, control frames (PING, SETTINGS, PRIORITY, unknown types, empty DATA, windows
 //! opened by trifles), CONTINUATION. Timed: header blocks, and responses that wait behind shut windows. A breach is told
 //! to the connection's task, which says GOAWAY with ENHANCE_YOUR_CALM and closes; from that moment nothing more is read.
-//! What one request alone does wrong is not judged here: a body that drips ([`super::paced`]), a response that is not read
+//! What one request alone does wrong is not judged here: a body that drips ([`super::http2_body`]), a response that is not read
 //! (the engine's write timeout).
 //!
 //! Windows are followed from both sides' frames. What h2 holds back is not visible here; a stream whose window is shut is

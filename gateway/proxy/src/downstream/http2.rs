@@ -4,8 +4,8 @@ use super::connection::{Connection, ConnectionInfo, Refusal};
 use super::h2_frames::PREFACE;
 use super::h2_tap::{STREAM_SEND_BUFFER, Tap};
 use super::held::{HeaderBudget, Holder};
+use super::http2_body::{self, SlowBodies};
 use super::open_port::Phase;
-use super::paced::{self, SlowBodies};
 use super::stream::DownstreamStream;
 use h2::Reason;
 use pingora_core::apps::HttpServerApp;
@@ -200,7 +200,7 @@ async fn accept<A>(
                     };
                     // A client that leaves a response unread loses the response, not the connection.
                     session.set_write_timeout(Some(edge.timeouts.stream_idle));
-                    let session = paced::pace(ServerSession::new_http2(session), &edge.timeouts, &slow);
+                    let session = http2_body::wrap(ServerSession::new_http2(session), &edge.timeouts, &slow);
                     let (app, shutdown) = (app.clone(), shutdown.clone());
                     requests.spawn(async move {
                         let _charge = charge;

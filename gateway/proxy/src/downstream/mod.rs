@@ -25,7 +25,7 @@
 //! What `ProxyHttp` need not look at again on HTTP/1, as the gate has: line ends, target bytes and form, version, exactly
 //! one Host that is a host, framing, CONNECT, limits of method, target, header bytes and count. The body's idle timeout
 //! is set on the session (the engine's `ReadTimedout`), and so is a write timeout of `stream_idle`; the minimum rate of
-//! bodies shows as a read error of kind `TimedOut`. On HTTP/2 the same holds, by [`paced`].
+//! bodies shows as a read error of kind `TimedOut`. On HTTP/2 the same holds, by [`http2_body`].
 
 mod connection;
 mod datagrams;
@@ -39,10 +39,10 @@ mod http1;
 mod http1_body;
 mod http1_head;
 mod http2;
+mod http2_body;
 mod listeners;
 mod metrics;
 mod open_port;
-mod paced;
 mod passed;
 mod port;
 mod proxy_protocol;

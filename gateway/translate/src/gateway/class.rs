@@ -3,6 +3,7 @@
 use super::{BUILT_IN_CLASS, Builder, GATEWAY_CONTROLLER, INGRESS_CONTROLLER};
 use crate::options::Options;
 use crate::rank::Rank;
+use crate::report::why;
 use crate::status::ClassStatus;
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, Kind, ObjectRef, Problem};
@@ -44,10 +45,7 @@ pub(super) fn gateway_classes(
             };
             let found = parameters(builder, &object, "spec.parametersRef", &target);
             if found.is_none() {
-                status.rejected = Some(format!(
-                    "spec.parametersRef cannot be used: there is no sluice.dev/GatewayConfig {}",
-                    target.name
-                ));
+                status.rejected = Some(why(&builder.problems, &object, "spec.parametersRef"));
             }
             found
         });

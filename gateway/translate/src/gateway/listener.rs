@@ -4,6 +4,8 @@ use super::{Around, Builder, Gateways, ListenerPlan, Namespaces, PortKey};
 use crate::grant::selector_error;
 use crate::report::Report;
 use crate::status::ListenerStatus;
+use serde::Serialize;
+use serde_json::{from_value, to_value};
 use sluice_model::config::{Carries, Certificate, Edge, ListenerTls, Protocol, Transport};
 use sluice_model::{Code, HostPattern, Kind, ObjectRef, Problem};
 use sluice_resources::api::gateway::{
@@ -68,8 +70,8 @@ impl Builder<'_> {
         // Nothing of TCP or UDP says which host is meant.
         let nameless = matches!(protocol, Some(Protocol::Tcp | Protocol::Udp));
         if nameless && spec.hostname.as_ref().is_some_and(|hostname| !hostname.is_empty()) {
-            let message = format!("protocol {} tells no hostname; it is ignored", spec.protocol);
-            report.warn(Code::InvalidCombination, format!("{field}.hostname"), message);
+            let message = format!("the hostname is ignored: protocol {} carries none", spec.protocol);
+            report.warn(Code::UnsupportedValue, format!("{field}.hostname"), message);
         }
         let named = spec.hostname.as_deref().filter(|_| !nameless);
         let hostname = match HostPattern::parse_gateway(named) {
@@ -93,7 +95,7 @@ impl Builder<'_> {
         let (tls, certificates) = match (protocol, port) {
             (Some(Protocol::Https), _) if passes_through(spec, carries) => {
                 if spec.tls.iter().any(|tls| tls.certificate_refs.as_ref().is_some_and(|refs| !refs.is_empty())) {
-                    let message = "TLS passes through: no certificate of ours is shown, and these are ignored";
+                    let message = "certificateRefs are ignored where TLS passes through: the backend shows its own";
                     let field = format!("{field}.tls.certificateRefs");
                     self.problems.push(Problem::warning(Code::InvalidTls, owner, field, message));
                 }
@@ -114,6 +116,12 @@ impl Builder<'_> {
         };
         Some(Read { port: port?, protocol, carries, hostname: hostname?, namespaces, kinds, edge, tls, certificates })
     }
+}
+
+/// Whether TLS ends here, so that there is something to ask clients for.
+pub(super) fn ends_tls(spec: &GatewayListeners) -> bool {
+    served(&spec.protocol)
+        .is_some_and(|(protocol, carries, _)| protocol == Protocol::Https && !passes_through(spec, carries))
 }
 
 /// Whether TLS goes on to the backend as it comes.
@@ -152,16 +160,10 @@ fn allowed_routes(
         None | Some(From::Same) => Namespaces::Same,
         Some(From::All) => Namespaces::All,
         Some(From::Selector) => {
-            let found = from.and_then(|n| n.selector.as_ref()).map(|found| {
-                selector(
-                    found.match_labels.as_ref(),
-                    found.match_expressions.iter().flatten().map(|e| (&e.key, &e.operator, &e.values)),
-                )
-            });
-            Namespaces::Selector(usable(found).unwrap_or_else(|(at, wrong)| {
+            Namespaces::Selector(usable(from.and_then(|n| n.selector.as_ref())).unwrap_or_else(|(at, wrong)| {
                 let message = format!("{wrong}; until then no route may attach");
                 let field = format!("{field}.allowedRoutes.namespaces{at}");
-                report.error(Code::InvalidCombination, field, message.clone());
+                report.error(Code::UnsupportedValue, field, message.clone());
                 status.reject("UnsupportedValue", message);
                 unmeetable()
             }))
@@ -170,32 +172,27 @@ fn allowed_routes(
     (namespaces, taken)
 }
 
-/// The selector that `from: Selector` needs, or what is wrong with it, and where.
-pub(super) fn usable(selector: Option<LabelSelector>) -> Result<LabelSelector, (String, String)> {
+/// The selector that `from: Selector` needs, or what is wrong with it, and where. Each place of the API has a type of its own
+/// for it, of the same fields.
+pub(super) fn usable(selector: Option<&impl Serialize>) -> Result<LabelSelector, (String, String)> {
     let Some(selector) = selector else { return Err((String::new(), "from: Selector needs a selector".to_owned())) };
+    let selector: LabelSelector = to_value(selector)
+        .and_then(from_value)
+        .map_err(|error| (".selector".to_owned(), format!("it is no label selector: {error}")))?;
     match selector_error(&selector) {
         Some((at, wrong)) => Err((format!(".selector.{at}"), wrong)),
         None => Ok(selector),
     }
 }
 
-/// A label selector, whoever's type it was: labels, then expressions as key, operator and values.
-pub(super) fn selector<'s>(
-    labels: Option<&BTreeMap<String, String>>,
-    expressions: impl Iterator<Item = (&'s String, &'s String, &'s Option<Vec<String>>)>,
-) -> LabelSelector {
-    let expression = |(key, operator, values): (&String, &String, &Option<Vec<String>>)| LabelSelectorRequirement {
-        key: key.clone(),
-        operator: operator.clone(),
-        values: values.clone(),
-    };
-    let expressions: Vec<_> = expressions.map(expression).collect();
-    LabelSelector { match_labels: labels.cloned(), match_expressions: (!expressions.is_empty()).then_some(expressions) }
-}
-
 /// A selector that nothing meets.
 pub(super) fn unmeetable() -> LabelSelector {
-    selector(None, [(&"kubernetes.io/metadata.name".to_owned(), &"DoesNotExist".to_owned(), &None)].into_iter())
+    let of_none = LabelSelectorRequirement {
+        key: "kubernetes.io/metadata.name".to_owned(),
+        operator: "DoesNotExist".to_owned(),
+        values: None,
+    };
+    LabelSelector { match_labels: None, match_expressions: Some(vec![of_none]) }
 }
 
 /// Why listeners of one Gateway cannot serve beside each other: of its own, then of those that ListenerSets add, an entry

@@ -3,7 +3,7 @@
 //! They are put behind the Gateway's own, the oldest set first, and from there on are listeners as any other; only what
 //! they refer to is looked for from the set's namespace, and routes attach to them by the set's name.
 
-use super::listener::{selector, unmeetable, usable};
+use super::listener::{unmeetable, usable};
 use super::{Around, AttachParent, Builder, Gateways, Namespaces};
 use crate::grant::selects;
 use crate::rank::{Rank, name_of};
@@ -81,19 +81,11 @@ fn allowed(gateway: &Gateway, report: &mut Report<'_>) -> Option<Namespaces> {
         From::None => return None,
         From::All => Namespaces::All,
         From::Same => Namespaces::Same,
-        From::Selector => {
-            let found = namespaces.selector.as_ref().map(|found| {
-                selector(
-                    found.match_labels.as_ref(),
-                    found.match_expressions.iter().flatten().map(|e| (&e.key, &e.operator, &e.values)),
-                )
-            });
-            Namespaces::Selector(usable(found).unwrap_or_else(|(at, wrong)| {
-                let message = format!("{wrong}; until then no ListenerSet may attach");
-                report.error(Code::InvalidCombination, format!("spec.allowedListeners.namespaces{at}"), message);
-                unmeetable()
-            }))
-        }
+        From::Selector => Namespaces::Selector(usable(namespaces.selector.as_ref()).unwrap_or_else(|(at, wrong)| {
+            let message = format!("{wrong}; until then no ListenerSet may attach");
+            report.error(Code::UnsupportedValue, format!("spec.allowedListeners.namespaces{at}"), message);
+            unmeetable()
+        })),
     })
 }
 

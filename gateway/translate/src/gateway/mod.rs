@@ -471,16 +471,16 @@ impl Builder<'_> {
                     Ok(ip) => named.push(ip),
                     Err(_) => {
                         let message = format!("`{value}` is not an IP address");
-                        report.error(Code::InvalidAddress, format!("{field}.value"), message);
-                        status.reject("UnsupportedAddress", "spec.addresses holds an address that cannot be read");
+                        report.error(Code::InvalidAddress, format!("{field}.value"), message.clone());
+                        status.reject("UnsupportedAddress", format!("{field}.value: {message}"));
                     }
                 },
                 // Any address will do: what is bound by default.
                 ("IPAddress", None) => {}
                 (other, _) => {
                     let message = format!("addresses of type `{other}` are not supported; IPAddress is");
-                    report.error(Code::UnsupportedValue, format!("{field}.type"), message);
-                    status.reject("UnsupportedAddress", "spec.addresses holds a type that is not supported");
+                    report.error(Code::UnsupportedValue, format!("{field}.type"), message.clone());
+                    status.reject("UnsupportedAddress", format!("{field}.type: {message}"));
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Certificates of listeners: what the Gateway shows to clients, asks of them, and shows to backends.
 
+use super::listener::ends_tls;
 use super::{Around, Builder};
 use crate::certificate::{self, Missing};
 use crate::edge::TlsSettings;
@@ -100,7 +101,7 @@ impl Builder<'_> {
             let message = format!("no certificate of listener `{}` covers its hostname `{hostname}`", spec.name);
             self.problems.push(Problem::warning(Code::CertificateHost, object, format!("{field}.tls"), message));
         }
-        let client_validation = match self.client_validation(around.object, around.gateway, port, status) {
+        let client_validation = match self.client_validation(around, object, port, status) {
             Ok(validation) => validation,
             Err(()) => {
                 // Who can't be checked is not let in.
@@ -221,11 +222,10 @@ impl Builder<'_> {
     ) {
         let Some(frontend) = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref()) else { return };
         for (i, entry) in frontend.per_port.iter().flatten().enumerate() {
-            let ends_tls = |l: &'l GatewayListeners| l.port == entry.port && matches!(&*l.protocol, "HTTPS" | "TLS");
-            if !listeners.clone().any(ends_tls) {
-                let message = format!("no listener of port {} has TLS; nobody is asked for a certificate", entry.port);
+            if !listeners.clone().any(|listener| listener.port == entry.port && ends_tls(listener)) {
+                let message = format!("nobody is asked for a certificate: no listener of port {} ends TLS", entry.port);
                 let field = format!("spec.tls.frontend.perPort[{i}].port");
-                self.problems.push(Problem::warning(Code::InvalidCombination, object, field, message));
+                self.problems.push(Problem::warning(Code::UnsupportedValue, object, field, message));
             }
         }
     }
@@ -234,11 +234,12 @@ impl Builder<'_> {
     /// names can be used.
     fn client_validation(
         &mut self,
-        object: &ObjectRef,
-        gateway: &Gateway,
+        around: &Around<'_>,
+        owner: &ObjectRef,
         port: u16,
         status: &mut ListenerStatus,
     ) -> Result<Option<ClientValidation>, ()> {
+        let (object, gateway) = (around.object, around.gateway);
         let Some(frontend) = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref()) else { return Ok(None) };
         let per_port = frontend.per_port.iter().flatten().enumerate().find(|(_, p)| p.port == i32::from(port));
         let (field, references, optional) = match per_port {
@@ -278,11 +279,16 @@ impl Builder<'_> {
             let field = format!("{field}.caCertificateRefs[{i}]");
             match self.ca_bundle(object, &field, target) {
                 Ok(bundle) => ca.extend(bundle),
-                Err(reason) => status.unresolve(reason, why(&self.problems, object, &field)),
+                Err(reason) => {
+                    let why = why(&self.problems, object, &field);
+                    // It is not the listener's own object that says so.
+                    status.unresolve(reason, if owner == object { why } else { format!("{object}: {why}") });
+                }
             }
         }
         if ca.is_empty() {
-            status.reject("NoValidCACertificate", "no CA certificate to check clients by can be used");
+            let why = status.unresolved.as_ref().map(|(_, why)| format!(": {why}")).unwrap_or_default();
+            status.reject("NoValidCACertificate", format!("clients can be checked by no CA certificate{why}"));
             return Err(());
         }
         Ok(Some(ClientValidation { ca, optional }))

@@ -11,12 +11,14 @@ mod rule_filters;
 
 use crate::policy::Level;
 use crate::rank::Rank;
+use crate::report::text;
 use crate::world::{Compiled, RuleSet, World};
 use parent::Attachment;
-use sluice_model::config::{Action, CertificateKey, Rule};
+use sluice_model::config::CertificateKey;
 use sluice_model::object::NamespacedName;
-use sluice_model::{Code, Hostname, Kind, ObjectRef, Problem, Reason, Severity};
+use sluice_model::{Code, Hostname, Kind, ObjectRef, Problem, Severity};
 use sluice_resources::api::HttpRoute;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub(crate) use backend::tell;
@@ -66,23 +68,30 @@ pub(crate) fn compile_as(world: &World<'_>, object: &ObjectRef, route: &HttpRout
     }
     compiled.keep_used_backends();
     compiled.status.generation = route.metadata.generation.unwrap_or_default();
-    if let Some(problem) = invalid(object, &compiled.problems) {
-        let message = format!("{}: {}", problem.field, problem.message);
-        let serves = |rule: &Arc<Rule>| {
-            let broken = [Reason::UnsupportedFilter, Reason::InvalidRule];
-            !matches!(rule.action, Action::Reply { reason, .. } if broken.contains(&reason))
-        };
-        if !attachments.is_empty() && !compiled.placements.values().flat_map(|set| &set.rules).any(serves) {
-            let reason = if excludes_filters(problem) { "IncompatibleFilters" } else { "UnsupportedValue" };
-            for parent in &mut compiled.status.parents {
-                parent.rejected.get_or_insert((reason, format!("no rule of it can be used: {message}")));
-            }
+    let of_hostnames = compiled.problems.iter().find(|problem| is_invalid(object, problem) && !is_of_rule(problem));
+    if let Some(first) = compiled.dropped.values().next().filter(|_| !attachments.is_empty() && !compiled.serves) {
+        let reason = if excludes_filters(first) { "IncompatibleFilters" } else { "UnsupportedValue" };
+        for parent in &mut compiled.status.parents {
+            parent.rejected.get_or_insert((reason, format!("no rule of it can be used: {}", text(first))));
         }
-        // The API wants this beginning where a rule is not there, or answers an error.
-        let of_rule = problem.field.starts_with("spec.rules[");
-        compiled.status.invalid = Some(if of_rule { format!("Dropped Rule: {message}") } else { message });
     }
+    compiled.status.invalid = partly(&compiled.dropped, of_hostnames);
     compiled
+}
+
+/// Rules that `PartiallyInvalid` names.
+const MAX_NAMED: usize = 3;
+
+/// The message of `PartiallyInvalid`: the API wants it beginning like this, and the rules to be named.
+fn partly(dropped: &BTreeMap<u32, Problem>, of_hostnames: Option<&Problem>) -> Option<String> {
+    let mut parts: Vec<String> = dropped.values().take(MAX_NAMED).map(text).collect();
+    parts.extend(dropped.len().checked_sub(MAX_NAMED).filter(|more| *more > 0).map(|more| format!("and {more} more")));
+    parts.extend(of_hostnames.map(|problem| format!("none serves {}", text(problem))));
+    (!parts.is_empty()).then(|| format!("Dropped Rule: {}", parts.join("; ")))
+}
+
+fn is_of_rule(problem: &Problem) -> bool {
+    problem.field.starts_with("spec.rules[")
 }
 
 /// Whether filters stand beside each other that cannot: it is said of the list, or of one of its entries as a whole.
@@ -93,8 +102,8 @@ fn excludes_filters(problem: &Problem) -> bool {
         && (filters.is_empty() || filters.ends_with(']'))
 }
 
-/// What is wrong beside references, of which `ResolvedRefs` tells, and parents, of which `Accepted` does.
-fn invalid<'p>(object: &ObjectRef, problems: &'p [Problem]) -> Option<&'p Problem> {
+/// Whether it is wrong beside references, of which `ResolvedRefs` tells, and parents, of which `Accepted` does.
+fn is_invalid(object: &ObjectRef, problem: &Problem) -> bool {
     let told_elsewhere = [
         Code::ServiceNotFound,
         Code::ServicePortNotFound,
@@ -107,11 +116,9 @@ fn invalid<'p>(object: &ObjectRef, problems: &'p [Problem]) -> Option<&'p Proble
         Code::PolicyNotFound,
         Code::ExternalNameNotAllowed,
         Code::UnsupportedAppProtocol,
+        Code::InvalidCa,
     ];
-    let counts = |problem: &&Problem| {
-        problem.severity == Severity::Error
-            && problem.object.as_ref() == Some(object)
-            && !told_elsewhere.contains(&problem.code)
-    };
-    problems.iter().filter(counts).min()
+    problem.severity == Severity::Error
+        && problem.object.as_ref() == Some(object)
+        && !told_elsewhere.contains(&problem.code)
 }

@@ -2,6 +2,7 @@
 
 use super::backend::backend;
 use super::filter::{self, BackendRef};
+use super::is_invalid;
 use super::matches::Matches;
 use crate::gateway::Place;
 use crate::plugin::{Use, use_plugin};
@@ -37,6 +38,7 @@ pub(super) fn rules(
     let sources = route.spec.rules.as_deref().filter(|rules| !rules.is_empty()).unwrap_or(&default);
     for (index, source) in (0_u32..).zip(sources) {
         let field = format!("spec.rules[{index}]");
+        let told = compiled.problems.len();
         let position = u32::try_from(set.rules.len()).unwrap_or(u32::MAX);
         let before = set.matches.len();
         let mut report = Report::new(object, &mut compiled.problems);
@@ -52,8 +54,13 @@ pub(super) fn rules(
                 "an earlier rule has this name already; a policy for it acts on both, metrics tell them apart";
             Report::new(object, &mut compiled.problems).warn(Code::UnsupportedValue, format!("{field}.name"), message);
         }
-        let rule = builder.build(index, prefixes, compiled);
+        let (rule, usable) = builder.build(index, prefixes, compiled);
+        let wrong = compiled.problems.iter().skip(told).find(|problem| is_invalid(object, problem)).cloned();
+        if let Some(problem) = wrong {
+            compiled.dropped.entry(index).or_insert(problem);
+        }
         if set.matches.len() > before {
+            compiled.serves |= usable;
             set.rules.push(Arc::new(rule));
         }
     }
@@ -74,7 +81,8 @@ pub(super) struct RuleBuilder<'r> {
 }
 
 impl RuleBuilder<'_> {
-    fn build(&self, index: u32, prefixes: bool, compiled: &mut Compiled) -> Rule {
+    /// The rule, and whether it is what its author wrote: otherwise it answers an error.
+    fn build(&self, index: u32, prefixes: bool, compiled: &mut Compiled) -> (Rule, bool) {
         let id = RuleId {
             route: self.object.clone(),
             rule: match self.source.name.as_deref().filter(|name| !name.is_empty()) {
@@ -97,6 +105,7 @@ impl RuleBuilder<'_> {
         let timeouts = self.timeouts(plan.request_timeout, compiled);
         let retried = self.retry(&mut retry, compiled);
         let session = self.session(&id, compiled);
+        let mut usable = !filtered.broken && timeouts.is_ok() && retried.is_ok() && session.is_ok();
         let mut action = match filtered.redirect {
             _ if filtered.broken => reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::UnsupportedFilter),
             Some(redirect) => {
@@ -110,13 +119,16 @@ impl RuleBuilder<'_> {
             None => {
                 let session = session.as_ref().ok().and_then(Option::as_ref);
                 match self.forward(prefixes, &chain, &id, session, compiled) {
-                    // All of a rule holds, or nothing: without its timeout it would be another rule.
-                    Err(Invalid) => reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::InvalidRule),
+                    Err(Invalid) => {
+                        usable = false;
+                        reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::InvalidRule)
+                    }
                     Ok(action) => action,
                 }
             }
         };
-        if (timeouts.is_err() || retried.is_err() || session.is_err()) && !filtered.broken {
+        // All of a rule holds, or nothing: without its timeout it would be another rule.
+        if !usable && !filtered.broken {
             action = reply(StatusCode::INTERNAL_SERVER_ERROR, Reason::InvalidRule);
         }
         let (request_timeout, backend_timeout) = timeouts.unwrap_or_default();
@@ -134,7 +146,7 @@ impl RuleBuilder<'_> {
             action = reply(StatusCode::SERVICE_UNAVAILABLE, Reason::PolicyUnreadable);
         }
         let filters = filtered.filters.shared();
-        Rule { id, filters, action, request_timeout, backend_timeout, retry, plugins, client }
+        (Rule { id, filters, action, request_timeout, backend_timeout, retry, plugins, client }, usable)
     }
 
     /// Names are unique in a route: the API server sees to that, a folder of files does not.
@@ -277,10 +289,18 @@ impl RuleBuilder<'_> {
         let mut report = Report::new(self.object, &mut compiled.problems);
         let at = |name: &str| format!("{}.retry.{name}", self.field);
         let mut result = Ok(());
-        if let Some(attempts) = source.attempts.map(|n| u32::try_from(n).unwrap_or(u32::MAX)) {
-            match number(Some(attempts), 0..=MAX_ATTEMPTS, &at("attempts"), &mut report) {
-                Some(attempts) => retry.attempts = attempts,
-                None => result = Err(Invalid),
+        match source.attempts.map(|attempts| (attempts, u32::try_from(attempts))) {
+            None => {}
+            // The API has no greatest number, and so a rule is not refused for it.
+            Some((_, Ok(attempts))) if attempts > MAX_ATTEMPTS => {
+                let message = format!("{attempts} is more than {MAX_ATTEMPTS}, and counts as that");
+                report.warn(Code::OutOfRange, at("attempts"), message);
+                retry.attempts = MAX_ATTEMPTS;
+            }
+            Some((_, Ok(attempts))) => retry.attempts = attempts,
+            Some((attempts, Err(_))) => {
+                report.error(Code::OutOfRange, at("attempts"), format!("{attempts} is out of range: 0 or more"));
+                result = Err(Invalid);
             }
         }
         if let Some(codes) = &source.codes {

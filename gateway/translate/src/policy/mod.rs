@@ -9,6 +9,7 @@ pub(crate) use merge::{Chain, Level, PluginEntry};
 
 use crate::rank::{Rank, name_of};
 use crate::report::Report;
+use crate::service_targets::has_port;
 use sluice_model::config::ListenerId;
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, Kind, ObjectRef, Problem};
@@ -226,10 +227,10 @@ fn exists(store: &Store, target: &Target) -> bool {
         Kind::TCPRoute => has_rule!(store.tcp_routes, |route| route.spec.rules.iter()),
         Kind::UDPRoute => has_rule!(store.udp_routes, |route| route.spec.rules.iter()),
         Kind::Ingress => store.ingresses.contains_key(&name),
-        _ => store.services.get(&name).is_some_and(|service| {
-            let ports = || service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-            section.is_none_or(|s| ports().any(|port| port.name.as_deref() == Some(s)))
-        }),
+        _ => match section {
+            None => store.services.contains_key(&name),
+            Some(section) => has_port(store, &name, section) == Some(true),
+        },
     }
 }
 

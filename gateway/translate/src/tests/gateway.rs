@@ -487,7 +487,8 @@ fn listeners_of_tls_whose_hostnames_overlap_say_so() {
     let found = h(&three);
     assert_eq!(names(&found), ["a", "c"]);
     let (_, message) = &overlapping(&found)[0];
-    assert!(message.contains("`foo.example.com`") && message.contains("`*.example.com` of listener `c`"), "{message}");
+    assert!(message.starts_with("`foo.example.com` overlaps with `*.example.com` of listener `c`: "), "{message}");
+    assert!(message.contains("421"), "{message}");
     let conditions: Vec<_> = found.translator.status().conditions();
     let told = |part: &str| {
         let told = conditions.iter().find(|told| told.part.as_deref() == Some(part)).unwrap();
@@ -499,6 +500,11 @@ fn listeners_of_tls_whose_hostnames_overlap_say_so() {
     // No hostname means all of them, and a wildcard all labels below it.
     assert_eq!(names(&h(&[listener("any", 443, ""), listener("a", 443, "a.com")])), ["any", "a"]);
     assert_eq!(names(&h(&[listener("wide", 443, "*.com"), listener("less", 443, "*.b.com")])), ["wide", "less"]);
+    // Of bytes that pass through nothing is read, and nothing is answered.
+    let through = "{name: through, port: 443, protocol: TLS, hostname: '*.com', tls: {mode: Passthrough}}".to_owned();
+    let found = h(&[listener("a", 443, "a.com"), through]);
+    assert_eq!(names(&found), ["a", "through"]);
+    assert!(overlapping(&found).iter().all(|(_, message)| !message.contains("421")));
     // On another port, or without TLS, nothing can be shared.
     assert_eq!(names(&h(&[listener("any", 443, ""), listener("a", 8443, "a.com")])), [""; 0]);
     let clear = |name: &str, host: &str| format!("{{name: {name}, port: 80, protocol: HTTP, hostname: '{host}'}}");
@@ -516,9 +522,42 @@ fn what_a_listener_says_and_nothing_follows_from_is_a_warning() {
     assert_eq!(
         h.problems(),
         [
-            "P110 Gateway infra/gw spec.listeners[0].hostname",
-            "P110 Gateway infra/gw spec.tls.frontend.perPort[0].port",
+            "P108 Gateway infra/gw spec.listeners[0].hostname",
+            "P108 Gateway infra/gw spec.tls.frontend.perPort[0].port",
+            "P108 Gateway infra/gw spec.tls.frontend.perPort[1].port",
             "P303 Gateway infra/gw spec.listeners[1].tls.certificateRefs"
         ]
     );
+}
+
+/// A selector that cannot be used lets no route in, and no ListenerSet: `NotIn` of nothing would be everybody.
+#[test]
+fn a_selector_that_cannot_be_used_lets_nobody_in() {
+    let attached = |expression: &str| {
+        let selector = format!("{{from: Selector, selector: {{matchExpressions: [{expression}]}}}}");
+        let listeners = format!("[{{name: web, port: 80, protocol: HTTP, allowedRoutes: {{namespaces: {selector}}}}}]");
+        let h = Harness::new(
+            &(gateway("infra", "gw", &format!("{listeners}, allowedListeners: {{namespaces: {selector}}}"))
+                + &services("shop", &["web"])
+                + &route(
+                    "shop",
+                    "r",
+                    "  parentRefs: [{name: gw, namespace: infra}]\n  rules: [{backendRefs: [{name: web, port: 8080}]}]",
+                )
+                + "---\napiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {name: set, namespace: shop}\nspec: {parentRef: {name: gw, namespace: infra}, listeners: [{name: more, port: 81, protocol: HTTP}]}\n"),
+        );
+        let sets = h.translator.status().listener_sets;
+        (h.places().len(), sets.values().all(|set| set.rejected.is_none()))
+    };
+    assert_eq!(attached("{key: kubernetes.io/metadata.name, operator: In, values: [shop]}"), (1, true));
+    for bad in [
+        "{key: team, operator: NotIn}",
+        "{key: team, operator: NotIn, values: ['not valid!']}",
+        "{key: 'a b', operator: DoesNotExist}",
+        "{key: team, operator: DoesNotExist, values: [a]}",
+    ] {
+        let (places, _) = attached(bad);
+        assert_eq!(places, 0, "{bad}");
+        assert!(!attached(bad).1, "{bad}: the ListenerSet is not accepted");
+    }
 }

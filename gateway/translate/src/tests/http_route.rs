@@ -321,6 +321,9 @@ fn gw_timeouts_and_retry_are_read_and_zero_is_off() {
     let expected =
         Retry { attempts: 3, codes: vec![502, 503], backoff: Some(Duration::from_millis(100)), ..Retry::default() };
     assert_eq!(rule.retry, expected);
+    let many = one("  rules: [{retry: {attempts: 11}, backendRefs: [{name: a, port: 8080}]}]");
+    assert_eq!(many.rule(PLACE).retry.attempts, 10);
+    assert_eq!(many.problems(), ["P109 HTTPRoute infra/r spec.rules[0].retry.attempts"]);
     let off = one("  rules: [{timeouts: {request: 0s}, backendRefs: [{name: a, port: 8080}]}]");
     assert_eq!(off.rule(PLACE).request_timeout, None);
     assert_eq!(off.problems(), [] as [&str; 0]);
@@ -647,4 +650,27 @@ fn a_route_that_asks_for_default_gateways_attaches_to_all_of_them_as_if_it_named
     h.delete(Kind::Gateway, "infra", "b");
     assert_eq!(h.status("HTTPRoute shop/all"), [] as [&str; 0]);
     assert!(h.problems().contains(&"P206 HTTPRoute shop/all spec.useDefaultGateways".to_owned()), "{:?}", h.problems());
+}
+
+#[test]
+fn a_route_names_the_rules_that_are_dropped_and_serves_the_others() {
+    let rule = |path: &str, more: &str| {
+        format!("{{matches: [{{path: {{value: {path}}}}}], backendRefs: [{{name: a, port: 8080}}]{more}}}")
+    };
+    let rules = [
+        rule("/a", ", timeouts: {request: soon}"),
+        rule("/b", ""),
+        rule("/c", ", retry: {codes: [200]}"),
+        rule("/d", ", retry: {codes: [200]}"),
+        rule("/e", ", timeouts: {request: soon}"),
+    ];
+    let h = one(&format!("  hostnames: [a.com, 'b..com']\n  rules: [{}]", rules.join(", ")));
+    let status = h.translator.status();
+    let route = status.routes.values().next().unwrap();
+    assert!(route.parents.iter().all(|parent| parent.rejected.is_none()));
+    let invalid = route.invalid.as_deref().unwrap();
+    let parts: Vec<_> = invalid.split("; ").map(|part| part.split(": ").collect::<Vec<_>>()).collect();
+    assert_eq!(parts[0][..2], ["Dropped Rule", "spec.rules[0].timeouts.request"], "{invalid}");
+    assert_eq!((parts[1][0], parts[2][0]), ("spec.rules[2].retry.codes[0]", "spec.rules[3].retry.codes[0]"));
+    assert_eq!((parts[3][0], parts[4][0]), ("and 1 more", "none serves spec.hostnames[1]"));
 }

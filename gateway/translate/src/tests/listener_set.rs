@@ -105,7 +105,7 @@ fn a_gateway_takes_sets_of_the_namespaces_that_it_allows() {
     }
     // A selector is needed, and a namespace that nobody described is in none.
     let h = Harness::new(&(allowing("from: Selector", HTTP) + &set("shop", "t", 2020, more)));
-    assert_eq!(h.problems()[0], "P110 Gateway infra/gw spec.allowedListeners.namespaces");
+    assert_eq!(h.problems()[0], "P108 Gateway infra/gw spec.allowedListeners.namespaces");
     let h = Harness::new(
         &(allowing("from: Selector, selector: {matchLabels: {team: a}}", HTTP) + &set("shop", "t", 2020, more)),
     );

@@ -64,7 +64,7 @@ fn converses(request: &RequestHeader) -> bool {
 }
 
 /// The session as the engine is to see it.
-pub(super) fn pace(mut session: ServerSession, timeouts: &Timeouts, slow: &Arc<SlowBodies>) -> ServerSession {
+pub(super) fn wrap(mut session: ServerSession, timeouts: &Timeouts, slow: &Arc<SlowBodies>) -> ServerSession {
     if session.is_body_done() {
         return session;
     }
