@@ -262,6 +262,35 @@ fn set_status(server: &ApiServer, name: &str) -> Value {
     server.get("listenersets", "shop", name).unwrap()["status"].clone()
 }
 
+/// Of negative polarity: it must not stand there where it does not hold.
+#[tokio::test]
+async fn overlapping_hostnames_are_told_and_no_more_once_they_do_not() {
+    let cluster = Cluster::new().await;
+    let edge = |hosts: &[&str]| {
+        let listener = |(n, host): (usize, &&str)| {
+            json!({"name": format!("tls-{n}"), "port": 443, "protocol": "HTTPS", "hostname": host,
+                "tls": {"certificateRefs": [{"name": "missing"}]}})
+        };
+        let mut gateway = gateway("edge", &[]);
+        gateway["spec"]["listeners"] = hosts.iter().enumerate().map(listener).collect();
+        gateway
+    };
+    let overlap = |server: &ApiServer| {
+        let status = server.get(GATEWAYS, "shop", "edge").unwrap()["status"].clone();
+        let listeners = status["listeners"].as_array().into_iter().flatten();
+        let told = |of: &Value| conditions(of).contains(&"OverlappingTLSConfig=True/OverlappingHostnames".to_owned());
+        listeners.map(told).collect::<Vec<_>>()
+    };
+    cluster.server.apply(edge(&["foo.example.com", "foo.example.org", "*.example.com"]));
+    let running = cluster.options("all").start().await;
+    cluster.until("the overlap to be told", |server| overlap(server) == [true, false, true]).await;
+    cluster.server.apply(edge(&["foo.example.com", "foo.example.org", "*.example.net"]));
+    cluster.until("it to be told no more", |server| overlap(server) == [false; 3]).await;
+    let status = cluster.server.get(GATEWAYS, "shop", "edge").unwrap()["status"].clone();
+    assert!(!status.to_string().contains("OverlappingTLSConfig"), "{status}");
+    assert!(running.stop().await.success());
+}
+
 #[tokio::test]
 async fn a_listener_set_opens_ports_at_its_gateways_service_and_has_a_status_of_its_own() {
     let cluster = Cluster::new().await;
