@@ -51,6 +51,13 @@ impl Aside {
         Lane(Arc::new(Semaphore::new((self.threads - 1).max(1))))
     }
 
+    /// A thread that is free now.
+    pub(crate) fn turn_at_once(&self, lane: &Lane) -> Option<Turn> {
+        let lane = lane.0.clone().try_acquire_owned().ok()?;
+        let thread = self.turns.clone().try_acquire_owned().ok()?;
+        Some(Turn { _lane: lane, _thread: thread })
+    }
+
     /// Waits for a thread, at most until `until`.
     pub(crate) async fn turn(&self, lane: &Lane, until: Option<Instant>) -> Option<Turn> {
         let turn = async {

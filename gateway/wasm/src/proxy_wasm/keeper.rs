@@ -37,8 +37,8 @@ async fn attend(program: &Arc<Program>, ticks: &mut Vec<Option<Tick>>) -> Option
             fill(program, index, slot).await;
         }
         if slot.is_new.swap(false, Ordering::AcqRel) {
-            let mut vm = slot.vm.clone().lock_owned().await;
-            program.settle(index, slot, &mut vm);
+            let mut vm = slot.vm.lock().await;
+            program.settle(index, slot, &mut vm, None);
         }
         let number = slot.number.load(Ordering::Acquire);
         while let Some((of, context)) = slot.left.pop() {
@@ -61,8 +61,8 @@ async fn fill(program: &Arc<Program>, index: usize, slot: &Slot) {
     slot.wanted.store(false, Ordering::Release);
     // It may have been wanted once more while it was being made.
     while slot.number.load(Ordering::Acquire) == 0 {
-        let Ok(turn) = program.way(None, true).await else { return };
-        let Ok(mut place) = slot.vm.clone().try_lock_owned() else {
+        let Ok(turn) = program.turn(None).await else { return };
+        let Some(mut place) = slot.vm.try_lock_in_turn() else {
             drop(turn);
             drop(slot.vm.lock().await);
             continue;
@@ -70,6 +70,7 @@ async fn fill(program: &Arc<Program>, index: usize, slot: &Slot) {
         if place.is_some() {
             return;
         }
+        place.goes_aside();
         let making = program.clone();
         let made = program.aside(turn, move || making.slots.get(index).map(|slot| making.start(slot, None))).await;
         match made {

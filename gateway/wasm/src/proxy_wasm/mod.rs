@@ -23,6 +23,7 @@ mod keeper;
 mod memory;
 mod module;
 mod pairs;
+mod place;
 mod program;
 mod settings;
 mod shared;

@@ -3,6 +3,7 @@
 use super::callouts::Started;
 use super::keeper;
 use super::module::Code;
+use super::place::{Locked, Place};
 use super::settings::configuration;
 use super::shared::QueueOwner;
 use super::state::Settings;
@@ -11,7 +12,7 @@ use crate::TrapKind;
 use crate::aside::{Aside, Bounds, Turn, limit_cpu_time, limit_from_first_tick, ran_in_place, thread_time};
 use crate::build::{CONFIGURE_TIME, Failure};
 use crate::configured::{LONGEST_IN_PLACE, PluginState};
-use crate::engine::Engine;
+use crate::engine::{Engine, TICK};
 use crate::error::PluginError;
 use crate::instance::Failed;
 use crate::outgoing::{Backends, FetchError, FetchErrorKind, Outbound, OutboundRequest, OutboundResponse};
@@ -25,13 +26,18 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
 
 /// A filter whose VM did not start again is not tried for as long: its exchanges fail at once.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
-/// A VM that nobody else has.
-pub(super) type Locked = OwnedMutexGuard<Option<Vm>>;
+/// What a call that might run in place takes at most on a thread of low priority, which on a busy machine gets a tenth of its
+/// core ([`crate::aside::NICE`]).
+const LONGEST_ASIDE: Duration = LONGEST_IN_PLACE.saturating_mul(10);
+
+/// How often a thread that can't do anything else looks whether a VM is free.
+const POLL: Duration = Duration::from_micros(100);
 
 /// What the host lends all filters.
 #[derive(Clone)]
@@ -45,7 +51,7 @@ pub(crate) struct Host {
 
 /// The place of one VM.
 pub(super) struct Slot {
-    pub(super) vm: Arc<Mutex<Option<Vm>>>,
+    pub(super) vm: Place,
     /// Of the VM that is there; 0 where none is.
     pub(super) number: AtomicU32,
     /// There is none, and one is needed.
@@ -139,7 +145,7 @@ impl Program {
         });
         let Some(first) = program.slots.first() else { return Err(Failure::invalid("there is no place for it")) };
         let vm = program.start(first, None).map_err(|reason| not_started(&reason))?;
-        program.put(first, &mut *first.vm.clone().try_lock_owned().map_err(|_| Failure::invalid("it is in use"))?, vm);
+        program.put(first, &mut *first.vm.try_lock().ok_or_else(|| Failure::invalid("it is in use"))?, vm);
         if !aside.keep(keeper::keep(Arc::downgrade(&program), program.bell.clone())) {
             return Err(Failure::invalid("the gateway ends"));
         }
@@ -217,13 +223,10 @@ impl Program {
     /// Runs work of the host's on a thread of low priority; none where that panicked.
     pub(super) async fn aside<T: Send + 'static>(
         &self,
-        turn: Way,
+        turn: Turn,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        match turn {
-            Way::Here => Some(work()),
-            Way::Aside(turn) => self.host.aside.run(turn, work).await.ok(),
-        }
+        self.host.aside.run(turn, work).await.ok()
     }
 
     pub(super) fn want(&self, slot: &Slot) {
@@ -250,14 +253,14 @@ impl Program {
                     }
                     continue;
                 }
-                match slot.vm.clone().try_lock_owned() {
-                    Ok(vm) if vm.is_some() => return Ok((index, vm)),
-                    Ok(_) => {}
-                    Err(_) => waits_for = waits_for.or(Some((index, slot))),
+                match slot.vm.try_lock_in_turn() {
+                    Some(vm) if vm.is_some() => return Ok((index, vm)),
+                    Some(_) => {}
+                    None => waits_for = waits_for.or(Some((index, slot))),
                 }
             }
             if let Some((index, slot)) = waits_for {
-                let locked = tokio::time::timeout_at(until.into(), slot.vm.clone().lock_owned()).await;
+                let locked = tokio::time::timeout_at(until.into(), slot.vm.lock()).await;
                 match locked {
                     Ok(vm) if vm.is_some() => return Ok((index, vm)),
                     Ok(_) => continue,
@@ -292,9 +295,9 @@ impl Program {
     ) -> Result<Option<Locked>, PluginError> {
         let began = Instant::now();
         let Some(slot) = self.slot_of(index, number) else { return Ok(None) };
-        let vm = match slot.vm.clone().try_lock_owned() {
-            Ok(vm) => vm,
-            Err(_) => match tokio::time::timeout_at(until.into(), slot.vm.clone().lock_owned()).await {
+        let vm = match slot.vm.try_lock_in_turn() {
+            Some(vm) => vm,
+            None => match tokio::time::timeout_at(until.into(), slot.vm.lock()).await {
                 Ok(vm) => vm,
                 Err(_) => {
                     let (plugin, waited) = (self.plugin_key().clone(), began.elapsed());
@@ -309,34 +312,84 @@ impl Program {
         self.slots.get(index).filter(|slot| slot.number.load(Ordering::Acquire) == number)
     }
 
-    /// The same, where nothing may be waited for: as long as another call of it may run.
+    /// The same on a thread that must not wait. For what another thread does with the VM it waits all the same: within the
+    /// deadline for one that serves, which may have been taken off its core, and for as long as a short call may take on one
+    /// of low priority.
     pub(super) fn same_vm_at_once(&self, index: usize, number: u32) -> Result<Option<Locked>, PluginError> {
         let began = Instant::now();
         let Some(slot) = self.slot_of(index, number) else { return Ok(None) };
         loop {
-            match slot.vm.clone().try_lock_owned() {
-                Ok(vm) => return Ok((vm.is_some() && slot.number.load(Ordering::Acquire) == number).then_some(vm)),
-                Err(_) if began.elapsed() < LONGEST_IN_PLACE => std::thread::yield_now(),
-                Err(_) => {
-                    let (plugin, waited) = (self.plugin_key().clone(), began.elapsed());
-                    return Err(PluginError::Deadline { plugin, waited });
-                }
+            if let Some(vm) = slot.vm.try_lock() {
+                return Ok((vm.is_some() && slot.number.load(Ordering::Acquire) == number).then_some(vm));
+            }
+            let waited = began.elapsed();
+            let patience = match slot.vm.is_aside() {
+                false => self.limits.deadline,
+                true if self.limits.run_time <= LONGEST_IN_PLACE => LONGEST_ASIDE,
+                true => LONGEST_IN_PLACE,
+            };
+            if waited >= patience {
+                return Err(PluginError::Deadline { plugin: self.plugin_key().clone(), waited });
+            }
+            // A call of ordinary length is over before a thread is woken; after that, the core may be what it needs.
+            match waited < TICK {
+                true => std::thread::yield_now(),
+                false => std::thread::sleep(POLL),
             }
         }
     }
 
-    /// Where the next call runs: on this thread, or on one of low priority once that is free. Asked for with the VM in hand.
-    pub(super) async fn way(&self, until: Option<Instant>, aside: bool) -> Result<Way, PluginError> {
+    /// Whether the next call may run on a thread that serves.
+    fn runs_here(&self) -> bool {
+        self.limits.run_time <= LONGEST_IN_PLACE && self.plugin.standing.is_good(Instant::now())
+    }
+
+    /// A turn on a thread of low priority.
+    pub(super) async fn turn(&self, until: Option<Instant>) -> Result<Turn, PluginError> {
         let began = Instant::now();
-        if !aside && self.limits.run_time <= LONGEST_IN_PLACE && self.plugin.standing.is_good(began) {
-            return Ok(Way::Here);
-        }
         match self.host.aside.turn(&self.plugin.lane, until).await {
-            Some(turn) => {
-                self.plugin.metrics.aside.inc();
-                Ok(Way::Aside(turn))
-            }
+            Some(turn) => Ok(turn),
             None => Err(PluginError::Deadline { plugin: self.plugin_key().clone(), waited: began.elapsed() }),
+        }
+    }
+
+    /// A VM, and where the next call of it runs. `at`: the one of this slot and number; none where that has ended. Nothing is
+    /// waited for with a VM in hand: the thread of whoever waits may be just the one that needs it
+    /// ([`Program::same_vm_at_once`]). Nor is a VM waited for with a turn in hand: whoever makes one needs that.
+    pub(super) async fn vm_and_way(
+        &self,
+        at: Option<(usize, u32)>,
+        until: Instant,
+        aside: bool,
+    ) -> Result<Option<(usize, Locked, Way)>, PluginError> {
+        let by_turn = |vm: Locked, turn| {
+            vm.goes_aside();
+            self.plugin.metrics.aside.inc();
+            (vm, Way::Aside(turn))
+        };
+        loop {
+            let (index, vm) = match at {
+                None => self.vm(until).await?,
+                Some((index, number)) => match self.same_vm(index, number, until).await? {
+                    Some(vm) => (index, vm),
+                    None => return Ok(None),
+                },
+            };
+            if !aside && self.runs_here() {
+                return Ok(Some((index, vm, Way::Here)));
+            }
+            if let Some(turn) = self.host.aside.turn_at_once(&self.plugin.lane) {
+                let (vm, way) = by_turn(vm, turn);
+                return Ok(Some((index, vm, way)));
+            }
+            let number = self.slots.get(index).map_or(0, |slot| slot.number.load(Ordering::Acquire));
+            drop(vm);
+            let turn = self.turn(Some(until)).await?;
+            let again = self.slot_of(index, number).and_then(|slot| slot.vm.try_lock_in_turn());
+            if let Some(vm) = again.filter(|vm| vm.is_some() && self.slot_of(index, number).is_some()) {
+                let (vm, way) = by_turn(vm, turn);
+                return Ok(Some((index, vm, way)));
+            }
         }
     }
 
@@ -353,33 +406,36 @@ impl Program {
         let lost = || PluginError::Lost { plugin: self.plugin_key().clone(), phase };
         let began = Instant::now();
         let bounds = Bounds { run_time: self.limits.run_time, until };
-        let (result, ran) = match way {
+        match way {
             Way::Here => {
                 let Some(live) = vm.as_mut() else { return Err(lost()) };
                 limit_from_first_tick(&mut live.store, bounds);
                 let (result, ended) = work(live);
                 let failed = ended.err().map(|error| live.failed(&error));
-                ((result, failed), ran_in_place(began))
+                Ok((result, self.conclude(index, vm, None, failed, ran_in_place(began), phase, began)))
             }
             Way::Aside(turn) => {
+                let program = self.shared().ok_or_else(lost)?;
+                let home = Handle::current();
+                // To its end there, whatever becomes of this task: it may not run for a while, and others wait for the VM.
                 let running = self.host.aside.run(turn, move || {
                     let live = vm.as_mut()?;
                     let from = thread_time();
                     limit_cpu_time(&mut live.store, bounds);
                     let (result, ended) = work(live);
                     let failed = ended.err().map(|error| live.failed(&error));
-                    Some((vm, (result, failed), thread_time().saturating_sub(from)))
+                    let ran = thread_time().saturating_sub(from);
+                    Some((result, program.conclude(index, vm, Some(&home), failed, ran, phase, began)))
                 });
-                let Ok(Some((back, result, ran))) = running.await else {
-                    self.lose(index);
-                    return Err(lost());
-                };
-                vm = back;
-                (result, ran)
+                match running.await {
+                    Ok(Some(done)) => Ok(done),
+                    Ok(None) | Err(_) => {
+                        self.lose(index);
+                        Err(lost())
+                    }
+                }
             }
-        };
-        let (result, failed) = result;
-        Ok((result, self.conclude(index, vm, failed, ran, phase, began)))
+        }
     }
 
     /// The same on this thread, at once.
@@ -398,14 +454,16 @@ impl Program {
         limit_from_first_tick(&mut live.store, Bounds { run_time, until });
         let (result, ended) = work(live);
         let failed = ended.err().map(|error| live.failed(&error));
-        Ok((result, self.conclude(index, vm, failed, ran_in_place(began), phase, began)))
+        Ok((result, self.conclude(index, vm, None, failed, ran_in_place(began), phase, began)))
     }
 
-    /// Judges a call that ended.
+    /// Judges a call that ended. `home`: where what the guest asked for is done, if not on this thread.
+    #[allow(clippy::too_many_arguments)] // what is known of one call
     fn conclude(
         &self,
         index: usize,
         mut vm: Locked,
+        home: Option<&Handle>,
         failed: Option<Failed>,
         ran: Duration,
         phase: &'static str,
@@ -417,7 +475,7 @@ impl Program {
         let slot = self.slots.get(index).ok_or_else(lost)?;
         match failed {
             None => {
-                self.settle(index, slot, &mut vm);
+                self.settle(index, slot, &mut vm, home);
                 Ok(())
             }
             Some(failed) => {
@@ -435,7 +493,7 @@ impl Program {
     fn lose(&self, index: usize) {
         let Some(slot) = self.slots.get(index) else { return };
         slot.number.store(0, Ordering::Release);
-        if let Ok(mut vm) = slot.vm.clone().try_lock_owned() {
+        if let Some(mut vm) = slot.vm.try_lock() {
             *vm = None;
         }
         self.want(slot);
@@ -454,7 +512,7 @@ impl Program {
     }
 
     /// What the guest asked for while it was called.
-    pub(super) fn settle(&self, index: usize, slot: &Slot, place: &mut Locked) {
+    pub(super) fn settle(&self, index: usize, slot: &Slot, place: &mut Locked, home: Option<&Handle>) {
         let Some(vm) = place.as_mut() else { return };
         let tick = vm.tick_period().map_or(0, |period| period.as_millis() as u64);
         if slot.tick.swap(tick, Ordering::AcqRel) != tick {
@@ -463,7 +521,11 @@ impl Program {
         let number = slot.number.load(Ordering::Acquire);
         for (token, call) in vm.take_started() {
             let Some(program) = self.shared() else { continue };
-            let task = tokio::spawn(async move { program.callout(index, number, token, call).await });
+            let callout = async move { program.callout(index, number, token, call).await };
+            let task = match home {
+                Some(home) => home.spawn(callout),
+                None => tokio::spawn(callout),
+            };
             vm.sent(token, task.abort_handle());
         }
         if self.retired.load(Ordering::SeqCst) && vm.is_idle() {
@@ -496,8 +558,9 @@ impl Program {
     ) {
         let until = Instant::now() + self.limits.deadline;
         let failed = async {
-            let Some(vm) = self.same_vm(index, number, until).await? else { return Ok(()) };
-            let way = self.way(Some(until), aside).await?;
+            let Some((index, vm, way)) = self.vm_and_way(Some((index, number)), until, aside).await? else {
+                return Ok(());
+            };
             self.run(index, vm, way, Some(until), name, work).await?.1
         };
         if let Err(error) = failed.await {
@@ -509,7 +572,7 @@ impl Program {
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::SeqCst);
         for slot in &self.slots {
-            if let Ok(mut vm) = slot.vm.clone().try_lock_owned()
+            if let Some(mut vm) = slot.vm.try_lock()
                 && vm.as_ref().is_some_and(Vm::is_idle)
             {
                 slot.number.store(0, Ordering::Release);
@@ -528,7 +591,7 @@ impl Drop for Program {
 impl Slot {
     fn new(bell: &Arc<Notify>) -> Slot {
         Slot {
-            vm: Arc::new(Mutex::new(None)),
+            vm: Place::default(),
             number: AtomicU32::new(0),
             wanted: AtomicBool::new(false),
             is_new: AtomicBool::new(false),

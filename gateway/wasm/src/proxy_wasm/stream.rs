@@ -1,6 +1,7 @@
 //! One exchange's part of a filter: its stream context, in the VM that it began with.
 
-use super::program::{Locked, Program};
+use super::place::Locked;
+use super::program::Program;
 use super::state::{Resumed, Then};
 use super::vm::{After, Vm};
 use crate::configured::{Permit, Phase};
@@ -79,21 +80,11 @@ impl Stream {
         if let Some(passed) = self.passes(&call) {
             return Ok(passed);
         }
-        let (slot, vm) = match self.at {
-            Some(at) => match program.same_vm(at.slot, at.number, until).await? {
-                Some(vm) => (at.slot, vm),
-                None => return self.ended(phase),
-            },
-            None => {
-                if self.permit.is_none() {
-                    self.permit =
-                        Some(program.plugin.admit_stream(program.plugin_key(), program.limits().concurrency)?);
-                }
-                program.vm(until).await?
-            }
-        };
-        // In this order: whoever has a thread and no VM would keep it from whoever makes one.
-        let way = program.way(Some(until), false).await?;
+        if self.at.is_none() && self.permit.is_none() {
+            self.permit = Some(program.plugin.admit_stream(program.plugin_key(), program.limits().concurrency)?);
+        }
+        let at = self.at.map(|at| (at.slot, at.number));
+        let Some((slot, vm, way)) = program.vm_and_way(at, until, false).await? else { return self.ended(phase) };
         let number = program.slots.get(slot).map_or(0, |slot| slot.number.load(Ordering::Acquire));
         let work = self.work(exchange, call);
         let (ran, result) = program.run(slot, vm, way, Some(until), phase.as_str(), work).await?;
@@ -228,7 +219,7 @@ impl Stream {
                 let at = self.at.ok_or_else(lost)?;
                 let slot = self.program.slots.get(at.slot).ok_or_else(lost)?;
                 // Calls of the guest are short: whoever has the VM gives it back soon.
-                let mut vm = slot.vm.clone().lock_owned().await;
+                let mut vm = slot.vm.lock().await;
                 let is_same = slot.number.load(Ordering::Acquire) == at.number;
                 let withdrawn = vm.as_mut().filter(|_| is_same).and_then(|vm| vm.withdraw(at.context));
                 drop(vm);

@@ -3,9 +3,11 @@
 use crate::filters::{Auth, filter, reply, response};
 use crate::setup::{Host, header, response_header};
 use bytes::Bytes;
+use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use sluice_wasm::{Configured, Decision, Exchange, PlainRequest, PluginError};
 use std::sync::Arc;
+use std::time::Duration;
 
 #[tokio::test]
 async fn trailers_are_seen_and_changed_and_what_was_held_back_goes_before_them() {
@@ -136,4 +138,65 @@ async fn a_responses_body_is_changed_at_once() {
     assert_eq!(answered("upper", &["ab", "c"]).await.0, ["AB", "C"]);
     assert_eq!(answered("frame", &["ab", "c"]).await.0, ["<ab", "<c>"]);
     assert_eq!(answered("keep-length", &["ab", "c"]).await.1.as_deref(), Some("9"));
+}
+
+/// A thread that serves has many exchanges, of which one is at work while others wait for the same VM.
+#[test]
+fn pieces_of_many_exchanges_on_threads_that_share_a_vm_pass() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let serving = runtime();
+    let host = serving.block_on(async { Host::new() });
+    let version = serving.block_on(host.ready(&filter("filter-body"), "{}"));
+    let exchange = async |version: &Arc<Configured>| {
+        let mut exchange = body("upper");
+        let mut invocation = version.begin();
+        invocation.on_request(&mut exchange).await.unwrap();
+        exchange.put_response(response("content-length", "9"));
+        invocation.on_response(&mut exchange).await.unwrap();
+        for end in [false, false, false, true] {
+            let mut piece = Bytes::from_static(b"ab");
+            invocation.on_response_piece(&mut exchange, &mut piece, end).unwrap();
+            assert_eq!(&*piece, b"AB");
+            tokio::task::yield_now().await;
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                runtime().block_on(async {
+                    for _ in 0..20 {
+                        futures::future::join_all((0..20).map(|_| exchange(&version))).await;
+                    }
+                });
+            });
+        }
+    });
+}
+
+/// What is done on a thread of low priority is done there to its end: the thread that it was asked for on may be busy.
+#[tokio::test]
+async fn a_piece_gets_the_vm_after_another_exchange_of_its_thread_that_went_aside() {
+    let host = Host::new();
+    let mut spec = filter("filter-body");
+    // Too long for a thread that serves.
+    spec.limits.run_time = Duration::from_millis(100);
+    let version = host.ready(&spec, "{}").await;
+    let (mut exchange, mut invocation) = (body("upper"), version.begin());
+    invocation.on_request(&mut exchange).await.unwrap();
+    exchange.put_response(response("content-length", "9"));
+    invocation.on_response(&mut exchange).await.unwrap();
+    // The thread of low priority may not get to it within one wait.
+    for _ in 0..50 {
+        let (mut other, mut of_other) = (body("upper"), version.begin());
+        let mut aside = Box::pin(of_other.on_request(&mut other));
+        assert!(aside.as_mut().now_or_never().is_none(), "it went aside");
+        let mut piece = Bytes::from_static(b"ab");
+        let passed = invocation.on_response_piece(&mut exchange, &mut piece, false);
+        aside.await.unwrap();
+        if passed.is_ok() {
+            assert_eq!(&*piece, b"AB");
+            return;
+        }
+    }
+    panic!("the VM is kept until the thread is free, and the thread waits for the VM");
 }
