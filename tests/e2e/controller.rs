@@ -426,6 +426,72 @@ async fn a_broken_route_is_told_so_and_a_foreign_one_is_left_alone() {
     assert!(gateway.stop().await.success());
 }
 
+/// Values of a newer API, which its CRDs let in.
+#[tokio::test]
+async fn what_cannot_be_read_is_not_accepted_and_its_form_before_serves() {
+    let cluster = Cluster::new().await;
+    let edge = |from: &str| {
+        let mut edge = gateway("edge", &[("http", 80)]);
+        edge["spec"]["listeners"][0]["allowedRoutes"] = json!({"namespaces": {"from": from}});
+        edge
+    };
+    let newer = |name: &str| {
+        let mut newer = route(name, "one");
+        newer["spec"]["rules"][0]["filters"] = json!([{"type": "Novelty"}]);
+        newer
+    };
+    cluster.server.apply(edge("Same"));
+    cluster.server.apply(newer("never-read"));
+    let gateway = cluster.options("all").start().await;
+    let said = |server: &ApiServer, name: &str| parents(server, name).first().map(conditions).unwrap_or_default();
+    let accepts = |server: &ApiServer, name: &str| said(server, name).contains(&"Accepted=True/Accepted".to_owned());
+    let refuses =
+        |server: &ApiServer, name: &str| said(server, name).contains(&"Accepted=False/UnsupportedValue".to_owned());
+    cluster.until("both to have their status", |s| accepts(s, "all") && refuses(s, "never-read")).await;
+    cluster.server.apply(newer("all"));
+    cluster.until("the newest form to be refused", |server| refuses(server, "all")).await;
+    let accepted = parents(&cluster.server, "all")[0]["conditions"][0].clone();
+    assert_eq!(accepted["observedGeneration"], 2, "{accepted}");
+    let message = accepted["message"].as_str().unwrap();
+    assert!(message.contains("spec.rules[0].filters[0].type") && message.contains("goes on serving"), "{message}");
+    let answer = raw::get(cluster.first, HOST, "/").await.unwrap();
+    assert_eq!((answer.status, &answer.json()["backend"]), (200, &json!("one")));
+    cluster.server.apply(edge("Novelty"));
+    let of_gateway = |server: &ApiServer| conditions(&server.get(GATEWAYS, "shop", "edge").unwrap()["status"]);
+    cluster.until("the Gateway as well", |s| of_gateway(s).contains(&"Accepted=False/Invalid".to_owned())).await;
+    assert_eq!(raw::get(cluster.first, HOST, "/").await.unwrap().status, 200);
+    cluster.server.apply(edge("Same"));
+    cluster.server.apply(route("all", "one"));
+    cluster
+        .until("both to be accepted again", |s| accepts(s, "all") && of_gateway(s)[0] == "Accepted=True/Accepted")
+        .await;
+    assert!(cluster.server.all("events").is_empty(), "a status tells of it");
+    assert!(gateway.stop().await.success());
+}
+
+/// It comes and goes with Services, of which a policy tells nobody when they do.
+#[tokio::test]
+async fn a_policy_says_whether_its_target_is_there() {
+    let cluster = Cluster::new().await;
+    cluster.server.apply(gateway("edge", &[("http", 80)]));
+    cluster.server.apply(route("late", "late"));
+    cluster.server.apply(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
+        "metadata": {"name": "tls", "namespace": "shop"},
+        "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "late"}],
+                 "validation": {"hostname": "late.example", "wellKnownCACertificates": "System"}}}));
+    let gateway = cluster.options("all").start().await;
+    let says = |server: &ApiServer, wanted: &str| {
+        let status = status(server, "backendtlspolicies", "tls");
+        status["ancestors"].as_array().into_iter().flatten().any(|of| conditions(of).iter().any(|said| said == wanted))
+    };
+    cluster.until("the target to be missed", |server| says(server, "Accepted=False/TargetNotFound")).await;
+    cluster.server.apply(service("late"));
+    cluster.until("it to be found", |server| says(server, "Accepted=True/Accepted")).await;
+    cluster.server.delete(Kind::Service, "shop", "late");
+    cluster.until("it to be missed again", |server| says(server, "Accepted=False/TargetNotFound")).await;
+    assert!(gateway.stop().await.success());
+}
+
 #[tokio::test]
 async fn a_gateway_is_not_programmed_while_a_proxy_cannot_open_its_port() {
     let cluster = Cluster::new().await;

@@ -169,7 +169,7 @@ impl Controller {
     /// Takes all that is wrong now.
     pub fn wrong(&self, problems: &[Problem]) {
         let model = self.lock();
-        self.problems().set(problems, |object| model.is_ours(object), Instant::now());
+        self.problems().set(problems, Instant::now());
         drop(model);
         self.problem_news.send_modify(|n| *n += 1);
     }

@@ -6,7 +6,7 @@ use crate::controller::Controller;
 use crate::time::seconds;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sluice_model::problem::{Code, Problem, Severity};
+use sluice_model::problem::{Problem, Severity};
 use sluice_model::{Kind, ObjectRef};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -20,13 +20,6 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind::TrafficPolicy,
     Kind::GatewayConfig,
 ];
-
-/// Whether a problem keeps an object of another kind from being read. Where the form before is ours its status goes on to
-/// speak of that one, and an Event tells of this.
-fn is_of_unread(problem: &Problem, object: &ObjectRef) -> bool {
-    problem.code == Code::WrongType
-        && (object.kind.is_route() || matches!(object.kind, Kind::Gateway | Kind::ListenerSet))
-}
 
 /// A problem that is gone sooner is told nobody: objects that belong together come one after another.
 const SETTLED: Duration = Duration::from_secs(5);
@@ -62,14 +55,11 @@ pub(crate) struct Problems {
 }
 
 impl Problems {
-    /// `ours`: whether an object has a status of ours.
-    pub(crate) fn set(&mut self, problems: &[Problem], ours: impl Fn(&ObjectRef) -> bool, now: Instant) {
+    pub(crate) fn set(&mut self, problems: &[Problem], now: Instant) {
         let mut former = std::mem::take(&mut self.now);
         let mut counts: HashMap<&ObjectRef, usize> = HashMap::new();
-        let pairs = || problems.iter().filter_map(|problem| Some((problem, problem.object.as_ref()?)));
-        let told = pairs().filter(|(_, object)| KINDS.contains(&object.kind));
-        let unread = pairs().filter(|(problem, object)| is_of_unread(problem, object) && ours(object));
-        for (problem, object) in told.chain(unread) {
+        for problem in problems {
+            let Some(object) = problem.object.as_ref().filter(|object| KINDS.contains(&object.kind)) else { continue };
             let count = counts.entry(object).or_default();
             *count += 1;
             if *count > PER_OBJECT || self.now.len() >= AT_MOST {
@@ -231,13 +221,10 @@ impl Controller {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluice_model::problem::Code;
 
     fn problem(kind: Kind, name: &str, field: &str) -> Problem {
         Problem::error(Code::ServiceNotFound, &ObjectRef::new(kind, "shop", name), field, "there is no Service `web`")
-    }
-
-    fn nobodys(_: &ObjectRef) -> bool {
-        false
     }
 
     fn told(problems: &mut Problems, now: Instant) -> Vec<String> {
@@ -253,17 +240,17 @@ mod tests {
     fn what_stays_wrong_is_told_once_and_again_after_half_an_hour() {
         let (mut problems, start) = (Problems::default(), Instant::now());
         let (one, two) = (problem(Kind::Ingress, "a", "spec.x"), problem(Kind::Ingress, "b", ""));
-        problems.set(&[one.clone(), two.clone()], nobodys, start);
+        problems.set(&[one.clone(), two.clone()], start);
         assert_eq!(told(&mut problems, start), [""; 0], "it may be solved in a moment");
-        problems.set(std::slice::from_ref(&one), nobodys, start + Duration::from_secs(1));
+        problems.set(std::slice::from_ref(&one), start + Duration::from_secs(1));
         assert_eq!(told(&mut problems, start + SETTLED), ["Ingress shop/a spec.x"]);
-        problems.set(&[one.clone(), two], nobodys, start + 2 * SETTLED);
+        problems.set(&[one.clone(), two], start + 2 * SETTLED);
         assert_eq!(told(&mut problems, start + 2 * SETTLED), [""; 0]);
         assert_eq!(told(&mut problems, start + 3 * SETTLED), ["Ingress shop/b "]);
         assert_eq!(told(&mut problems, start + SETTLED + AGAIN), ["Ingress shop/a spec.x"]);
         // Solved, and wrong once more.
-        problems.set(&[], nobodys, start + 2 * AGAIN);
-        problems.set(&[one], nobodys, start + 2 * AGAIN);
+        problems.set(&[], start + 2 * AGAIN);
+        problems.set(&[one], start + 2 * AGAIN);
         assert_eq!(told(&mut problems, start + 2 * AGAIN + SETTLED), ["Ingress shop/a spec.x"]);
     }
 
@@ -273,26 +260,20 @@ mod tests {
         let one = problem(Kind::Ingress, "a", "spec.x");
         let other = Problem { message: "there is no Service `api`".to_owned(), ..one.clone() };
         for second in 0..5 {
-            problems.set(&[one.clone(), other.clone()], nobodys, start + Duration::from_secs(second));
+            problems.set(&[one.clone(), other.clone()], start + Duration::from_secs(second));
         }
         assert_eq!(told(&mut problems, start + SETTLED), ["Ingress shop/a spec.x"], "however often they are said");
-        problems.set(&[one, other], nobodys, start + SETTLED);
+        problems.set(&[one, other], start + SETTLED);
         assert_eq!(told(&mut problems, start + 2 * SETTLED), [""; 0]);
     }
 
     #[test]
     fn what_a_status_says_is_told_by_no_event_and_one_object_has_so_many_at_most() {
         let (mut problems, start) = (Problems::default(), Instant::now());
-        let ours = |object: &ObjectRef| &*object.name != "others";
-        problems.set(&[problem(Kind::HTTPRoute, "a", ""), problem(Kind::Gateway, "a", "")], ours, start);
+        problems.set(&[problem(Kind::HTTPRoute, "a", ""), problem(Kind::Gateway, "a", "")], start);
         assert_eq!(problems.next(start), Err(None));
-        // A status tells of what was read.
-        let field = "spec.rules[0].filters[0].type";
-        let unread = |name| Problem { code: Code::WrongType, ..problem(Kind::HTTPRoute, name, field) };
-        problems.set(&[unread("others"), unread("a")], ours, start);
-        assert_eq!(told(&mut problems, start + SETTLED), ["HTTPRoute shop/a spec.rules[0].filters[0].type"]);
         let many: Vec<_> = (0..100).map(|n| problem(Kind::Ingress, "a", &format!("spec.rules[{n}]"))).collect();
-        problems.set(&many, ours, start);
+        problems.set(&many, start);
         assert_eq!(told(&mut problems, start + SETTLED).len(), PER_OBJECT);
     }
 

@@ -182,16 +182,6 @@ impl Model {
         self.dirty.extend(self.configs.keys().cloned());
     }
 
-    /// Whether an object of the Gateway API, in the form that was read last, has a status of ours.
-    pub(crate) fn is_ours(&self, object: &ObjectRef) -> bool {
-        let has_parent = |route: &RouteStatus| route.parents.iter().any(|parent| parent.gateway.is_some());
-        match object.kind {
-            Kind::Gateway => self.gateways.contains_key(object),
-            Kind::ListenerSet => self.listener_sets.contains_key(object),
-            _ => self.routes.get(object).is_some_and(has_parent),
-        }
-    }
-
     /// Whether proxies may be asked for an object.
     pub(crate) fn asks_for(&self, object: &ObjectRef) -> bool {
         match object.kind {

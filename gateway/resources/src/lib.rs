@@ -21,6 +21,7 @@ mod references;
 mod status;
 mod store;
 mod traffic_policy;
+mod unreadable;
 mod values;
 
 pub use change::Change;
@@ -34,6 +35,7 @@ pub use plugin::*;
 pub use status::*;
 pub use store::Store;
 pub use traffic_policy::*;
+pub use unreadable::Unreadable;
 pub use values::{DurationText, Quantity};
 
 /// The types of others, by the names that this project uses.

@@ -1,6 +1,6 @@
 //! A document becomes an object, or problems that say why not.
 
-use crate::{Object, TrafficPolicy};
+use crate::{Object, Unreadable};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sluice_model::{Code, Kind, ObjectRef, Problem, Severity};
@@ -11,9 +11,8 @@ use std::sync::Arc;
 pub struct Parsed {
     /// `None` where nothing can be made of it: it is no object, of no kind that is read, or does not fit its kind.
     pub object: Option<Object>,
-    /// What stands for an object that does not fit its kind where no former form of it is there to go on: a policy that
-    /// guards something, which shuts what it guards.
-    pub stand_in: Option<Object>,
+    /// What is known of an object that does not fit its kind.
+    pub unreadable: Option<Arc<Unreadable>>,
     /// The object that the document means to be, even where it does not fit.
     pub reference: Option<ObjectRef>,
     pub problems: Vec<Problem>,
@@ -70,22 +69,28 @@ pub fn parse(document: Value) -> Parsed {
             "apiVersion",
             format!("version `{version}` of {kind} is not read here; {wanted} is"),
         );
-        return Parsed { object: None, stand_in: None, reference: Some(reference), problems: vec![problem] };
+        return Parsed { object: None, unreadable: None, reference: Some(reference), problems: vec![problem] };
     }
     let mut problems = Vec::new();
-    let stand_in = if kind == Kind::TrafficPolicy { TrafficPolicy::unreadable(&document) } else { None };
+    let mut unreadable = Unreadable::of(&document, &reference);
     let completed = |mut object: Object| {
         complete(&mut object, kind.namespaced().then_some(namespace));
         object
     };
-    let (object, stand_in) = match read(kind, document, &reference, &mut problems) {
-        Ok(object) => (Some(completed(object)), None),
-        Err(problem) => {
-            problems.push(*problem);
-            (None, stand_in.map(|policy| completed(Object::TrafficPolicy(Arc::new(policy)))))
+    match read(kind, document, &reference, &mut problems) {
+        Ok(object) => {
+            Parsed { object: Some(completed(object)), unreadable: None, reference: Some(reference), problems }
         }
-    };
-    Parsed { object, stand_in, reference: Some(reference), problems }
+        Err(problem) => {
+            unreadable.message = match problem.field.as_str() {
+                "" => problem.message.clone(),
+                field => format!("{field}: {}", problem.message),
+            };
+            unreadable.stand_in = unreadable.stand_in.map(completed);
+            problems.push(*problem);
+            Parsed { object: None, unreadable: Some(Arc::new(unreadable)), reference: Some(reference), problems }
+        }
+    }
 }
 
 /// The served versions that have the schema that is read here, the preferred one first.
@@ -110,7 +115,7 @@ fn unreadable(code: Code, severity: Severity, field: &str, message: String) -> P
         hint: code.hint().to_owned(),
         location: None,
     };
-    Parsed { object: None, stand_in: None, reference: None, problems: vec![problem] }
+    Parsed { object: None, unreadable: None, reference: None, problems: vec![problem] }
 }
 
 fn read(

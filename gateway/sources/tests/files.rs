@@ -64,6 +64,14 @@ fn deletes(update: &SourceUpdate) -> Vec<ObjectRef> {
     gone.collect()
 }
 
+fn unreadable(update: &SourceUpdate) -> Vec<ObjectRef> {
+    let told = update.changes.iter().filter_map(|change| match change {
+        Change::Unreadable(unreadable) => Some(unreadable.reference.clone()),
+        _ => None,
+    });
+    told.collect()
+}
+
 fn codes(problems: &[Problem]) -> Vec<Code> {
     problems.iter().map(|p| p.code).collect()
 }
@@ -185,6 +193,26 @@ fn an_object_of_the_wrong_shape_keeps_what_it_said_before() {
         _ => None,
     });
     assert!(ports.eq([80, 81]) || upserts(&update) == [reference("b")], "a stays as it was: {:?}", update.changes);
+    assert_eq!(unreadable(&update), [reference("a")]);
+    // It is told until it is mended, or gone.
+    f.write("a.yaml", &format!("{}---\n{}", service("a", 80).replace("port: 80", "port: more"), service("b", 81)));
+    let update = f.read();
+    assert_eq!((unreadable(&update), deletes(&update)), (vec![reference("a")], vec![]));
+    f.write("a.yaml", &format!("{}---\n{}", service("a", 80), service("b", 81)));
+    let update = f.read();
+    assert!(upserts(&update).contains(&reference("a")) && unreadable(&update).is_empty(), "{:?}", update.changes);
+}
+
+#[test]
+fn an_object_that_could_never_be_read_is_told_and_then_gone_with_its_file() {
+    let mut f = Fixture::new();
+    f.write("a.yaml", &service("a", 80).replace("port: 80", "port: many"));
+    f.write("b.yaml", &service("b", 80));
+    let update = f.read();
+    assert_eq!((upserts(&update), unreadable(&update)), (vec![reference("b")], vec![reference("a")]));
+    assert!(f.read().changes.is_empty(), "once");
+    fs::remove_file(f.path("a.yaml")).unwrap();
+    assert_eq!(deletes(&f.read()), [reference("a")]);
 }
 
 #[test]

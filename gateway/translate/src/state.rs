@@ -11,9 +11,10 @@ use crate::policy::Policies;
 use crate::rivals::Rivals;
 use crate::world::World;
 use sluice_model::{Kind, ObjectRef};
-use sluice_resources::{Change, Object, Store};
+use sluice_resources::{Change, Object, Store, Unreadable};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::endpoints::SliceIndex;
 use sluice_model::object::NamespacedName;
@@ -23,6 +24,10 @@ use sluice_model::object::NamespacedName;
 pub(crate) struct Inputs {
     pub(crate) options: Options,
     pub(crate) store: Store,
+    /// Objects whose newest form cannot be read. In the store is the form before, if there was one.
+    pub(crate) unreadable: BTreeMap<ObjectRef, Arc<Unreadable>>,
+    /// Those of them of which there was none, and something else is in the store ([`Unreadable::stand_in`]).
+    pub(crate) stand_ins: BTreeSet<ObjectRef>,
     pub(crate) files: Files,
     pub(crate) slices: SliceIndex,
     pub(crate) certificates: Certificates,
@@ -82,7 +87,9 @@ impl Inputs {
                     };
                     // Its first address family is that of its endpoints.
                     let service = matches!(object, Object::Service(_)).then(|| reference.key());
-                    if !self.store.upsert(object) {
+                    self.stand_ins.remove(&reference);
+                    let mended = self.unreadable.remove(&reference).is_some();
+                    if !self.store.upsert(object) && !mended {
                         continue;
                     }
                     for old in former.iter() {
@@ -98,7 +105,9 @@ impl Inputs {
                 }
                 Change::Delete(reference) => {
                     let former = self.slice(&reference);
-                    if self.store.remove(&reference).is_none() {
+                    self.stand_ins.remove(&reference);
+                    let was_unreadable = self.unreadable.remove(&reference).is_some();
+                    if self.store.remove(&reference).is_none() && !was_unreadable {
                         continue;
                     }
                     touched.slices_of.extend((reference.kind == Kind::Service).then(|| reference.key()));
@@ -107,6 +116,22 @@ impl Inputs {
                         touched.slices_of.extend(crate::endpoints::service_of(old));
                     }
                     touched.objects.insert(reference);
+                }
+                Change::Unreadable(unreadable) => {
+                    let reference = unreadable.reference.clone();
+                    if self.stand_ins.remove(&reference) {
+                        self.store.remove(&reference);
+                    }
+                    if self.store.get(&reference).is_none()
+                        && let Some(stand_in) = &unreadable.stand_in
+                    {
+                        self.store.upsert(stand_in.clone());
+                        self.stand_ins.insert(reference.clone());
+                    }
+                    if self.unreadable.get(&reference) != Some(&unreadable) {
+                        self.unreadable.insert(reference.clone(), unreadable);
+                        touched.objects.insert(reference);
+                    }
                 }
                 Change::File { path, sha256: Some(sha256) } => {
                     touched.files |= self.files.insert(path, sha256.clone()) != Some(sha256);
@@ -117,7 +142,7 @@ impl Inputs {
         touched
     }
 
-    fn slice(&self, reference: &ObjectRef) -> Option<std::sync::Arc<sluice_resources::api::EndpointSlice>> {
+    fn slice(&self, reference: &ObjectRef) -> Option<Arc<sluice_resources::api::EndpointSlice>> {
         if reference.kind != Kind::EndpointSlice {
             return None;
         }

@@ -47,13 +47,16 @@ fn a_guard_that_cannot_be_read_has_a_stand_in_with_its_targets() {
     let target = json!([{ "group": "", "kind": "Service", "name": "web" }]);
     let broken = policy(json!({ "targetRefs": target, "plugins": "key-auth" }));
     assert_eq!(broken.object, None);
-    let Some(Object::TrafficPolicy(stand_in)) = broken.stand_in else { panic!("there is no stand-in") };
+    let Some(Object::TrafficPolicy(stand_in)) = broken.unreadable.and_then(|unreadable| unreadable.stand_in.clone())
+    else {
+        panic!("there is no stand-in")
+    };
     assert!(stand_in.spec.unreadable);
     assert_eq!(stand_in.spec.target_refs.as_ref().unwrap()[0].name, "web");
     assert_eq!(stand_in.metadata.namespace.as_deref(), Some("shop"));
     // One that guards nothing is not missed.
-    assert_eq!(policy(json!({ "targetRefs": target, "backend": 1 })).stand_in, None);
-    assert_eq!(policy(json!({ "targetRefs": target, "plugins": [] })).stand_in, None, "it can be read");
+    assert_eq!(policy(json!({ "targetRefs": target, "backend": 1 })).unreadable.unwrap().stand_in, None);
+    assert_eq!(policy(json!({ "targetRefs": target, "plugins": [] })).unreadable, None, "it can be read");
 }
 
 #[test]

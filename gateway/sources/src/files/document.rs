@@ -6,7 +6,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, Kind, Location, ObjectRef, Problem, Severity};
-use sluice_resources::{Object, parse};
+use sluice_resources::{Object, Unreadable, parse};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +24,8 @@ pub(super) struct Entry {
     pub(super) fingerprint: [u8; 32],
     /// What serves: this text's object, or the former one where this text's cannot be used.
     pub(super) object: Option<Object>,
+    /// Why this text's object cannot be used.
+    pub(super) unreadable: Option<Arc<Unreadable>>,
     /// A plugin's code, absolute.
     pub(super) module: Option<Arc<str>>,
     pub(super) problems: Vec<Problem>,
@@ -136,7 +138,8 @@ fn entry(path: &Path, place: Place, node: &Node, former: &HashMap<&ObjectRef, &E
         place,
         line: node.line,
         fingerprint,
-        object: parsed.object.or_else(|| former.and_then(|f| f.object.clone())).or(parsed.stand_in),
+        object: parsed.object.or_else(|| former.and_then(|f| f.object.clone())),
+        unreadable: parsed.unreadable,
         module,
         problems: parsed.problems.into_iter().map(|p| located(p, path, node)).collect(),
     }

@@ -182,7 +182,10 @@ impl FileSource {
             problems.extend(file.problem.clone());
             for entry in &file.entries {
                 problems.extend(entry.problems.iter().cloned());
-                let (Some(reference), Some(object)) = (&entry.reference, &entry.object) else { continue };
+                let Some(reference) = &entry.reference else { continue };
+                if entry.object.is_none() && entry.unreadable.is_none() {
+                    continue;
+                }
                 if let Some((first_path, first)) = places.get(reference) {
                     let message = format!("already read from {}:{}", first_path.display(), first.line);
                     problems.push(Problem {
@@ -196,7 +199,8 @@ impl FileSource {
                     named.insert(module.clone(), reference.clone());
                 }
                 if self.served.get(reference) != Some(&entry.fingerprint) {
-                    changes.push(Change::Upsert(object.clone()));
+                    changes.extend(entry.object.clone().map(Change::Upsert));
+                    changes.extend(entry.unreadable.clone().map(Change::Unreadable));
                 }
             }
         }

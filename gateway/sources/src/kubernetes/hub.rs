@@ -337,7 +337,7 @@ impl Hub {
             inner.begun = true;
             let mut pending = std::mem::take(&mut inner.pending);
             for (object, change) in pending.take(Instant::now(), |object| inner.settled(self, object)) {
-                released |= inner.references.handed_on(&object);
+                released |= !matches!(change, Change::Unreadable(_)) && inner.references.handed_on(&object);
                 changes.push(change);
             }
             inner.pending = pending;
@@ -441,7 +441,7 @@ impl Inner {
         let Reading { reference, fingerprint, parsed } = reading;
         let known = Known { owner: owner.id, single: owner.single, fingerprint };
         let former = self.known.entry(reference.kind).or_default().insert(reference.clone(), known);
-        if let Some(Parsed { object, problems, .. }) = parsed {
+        if let Some(Parsed { object, unreadable, problems, .. }) = parsed {
             if problems.is_empty() {
                 self.news |= self.problems.remove(&reference).is_some();
             } else {
@@ -457,6 +457,8 @@ impl Inner {
                 }
                 let awaits = (!unsettled.is_empty()).then(|| (unsettled, seen + hub.pauses.held));
                 self.pending.put(reference.clone(), Change::Upsert(object), seen, awaits);
+            } else if let Some(unreadable) = unreadable {
+                self.pending.put_unreadable(unreadable, seen);
             }
         }
         if matches!(reference.kind, Kind::Secret | Kind::ConfigMap) {

@@ -4,7 +4,8 @@
 use indexmap::IndexMap;
 use indexmap::map::Entry;
 use sluice_model::ObjectRef;
-use sluice_resources::Change;
+use sluice_resources::{Change, Unreadable};
+use std::sync::Arc;
 use std::time::Instant;
 
 #[derive(Debug, Default)]
@@ -14,7 +15,9 @@ pub(super) struct Pending {
 
 #[derive(Debug)]
 struct Waiting {
-    change: Change,
+    /// Both where a form that can be read is followed by one that can't: the first goes on serving.
+    change: Option<Change>,
+    unreadable: Option<Arc<Unreadable>>,
     /// When the first of the changes that this one stands for arrived.
     seen: Instant,
     /// What the object is the first to name, and how long it waits for that: handed on without, it would have requests
@@ -49,13 +52,21 @@ impl Pending {
         match self.changes.entry(object) {
             Entry::Occupied(mut waiting) => {
                 let waiting = waiting.get_mut();
-                waiting.change = change;
+                waiting.change = Some(change);
+                waiting.unreadable = None;
                 waiting.awaits = awaits;
             }
             Entry::Vacant(place) => {
-                place.insert(Waiting { change, seen, awaits });
+                place.insert(Waiting { change: Some(change), unreadable: None, seen, awaits });
             }
         }
+    }
+
+    /// The newest form cannot be read. What waits is still to be taken before.
+    pub(super) fn put_unreadable(&mut self, unreadable: Arc<Unreadable>, seen: Instant) {
+        let fresh = || Waiting { change: None, unreadable: None, seen, awaits: None };
+        let waiting = self.changes.entry(unreadable.reference.clone()).or_insert_with(fresh);
+        waiting.unreadable = Some(unreadable);
     }
 
     pub(super) fn ready(&self, now: Instant, settled: impl Fn(&ObjectRef) -> bool) -> Ready {
@@ -79,7 +90,8 @@ impl Pending {
         let mut taken = Vec::with_capacity(all.len());
         for (object, waiting) in all {
             if waiting.is_ready(now, &settled) {
-                taken.push((object, waiting.change));
+                taken.extend(waiting.change.map(|change| (object.clone(), change)));
+                taken.extend(waiting.unreadable.map(|unreadable| (object, Change::Unreadable(unreadable))));
             } else {
                 self.changes.insert(object, waiting);
             }
@@ -135,6 +147,25 @@ mod tests {
         pending.put(web.clone(), service("web", 80), now, None);
         pending.put(web.clone(), Change::Delete(web.clone()), now, None);
         assert_eq!(pending.take(now, everything), [(web.clone(), Change::Delete(web))]);
+    }
+
+    #[test]
+    fn a_form_that_cannot_be_read_replaces_none_that_can() {
+        let mut pending = Pending::default();
+        let web = reference(Kind::Service, "web");
+        let document = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"ports": "many"}});
+        let unreadable = sluice_resources::parse(document).unreadable.unwrap();
+        let now = Instant::now();
+        pending.put(web.clone(), service("web", 80), now, None);
+        pending.put_unreadable(unreadable.clone(), now);
+        let told = Change::Unreadable(unreadable.clone());
+        assert_eq!(pending.take(now, everything), [(web.clone(), service("web", 80)), (web.clone(), told.clone())]);
+        pending.put_unreadable(unreadable.clone(), now);
+        assert_eq!(pending.take(now, everything), [(web.clone(), told)]);
+        pending.put_unreadable(unreadable, now);
+        pending.put(web.clone(), service("web", 81), now, None);
+        assert_eq!(pending.take(now, everything), [(web, service("web", 81))], "it was mended meanwhile");
     }
 
     #[test]

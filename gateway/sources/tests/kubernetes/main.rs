@@ -6,12 +6,13 @@ mod last_good;
 
 use serde_json::{Value, json};
 use sluice_model::{Code, Kind, ObjectRef, Problem, Severity};
-use sluice_resources::{Change, Object, Store};
+use sluice_resources::{Change, Object, Store, Unreadable};
 use sluice_sources::kubernetes::{
     ClientOptions, KubernetesSource, LastGoodOptions, Pauses, Scope, WatchState, WatchStatus, connect,
 };
 use sluice_tests::{ApiServer, wait};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -29,6 +30,7 @@ struct Cluster {
     server: ApiServer,
     source: KubernetesSource,
     store: Store,
+    unreadable: Vec<Arc<Unreadable>>,
     problems: Vec<Problem>,
     /// One entry a set of changes.
     sets: Vec<Vec<Change>>,
@@ -70,7 +72,7 @@ impl Cluster {
             tasks.spawn(async move { source.watch(kind).await });
         }
         let (store, problems, sets) = (Store::default(), Vec::new(), Vec::new());
-        Cluster { server, source, store, problems, sets, complete: false, _tasks: tasks }
+        Cluster { server, source, store, unreadable: Vec::new(), problems, sets, complete: false, _tasks: tasks }
     }
 
     /// Takes the next update.
@@ -92,6 +94,7 @@ impl Cluster {
                 Change::Delete(reference) => {
                     self.store.remove(&reference);
                 }
+                Change::Unreadable(unreadable) => self.unreadable.push(unreadable),
                 Change::File { .. } => panic!("a file from a cluster"),
             }
         }
@@ -458,11 +461,17 @@ async fn an_object_that_does_not_fit_is_its_own_problem_and_what_it_said_before_
     assert!(!cluster.has("HTTPRoute shop/broken"));
     assert_eq!(cluster.codes(), [Code::WrongType]);
     assert_eq!(cluster.problems[0].object.as_ref().unwrap().name.as_ref(), "broken");
+    let told = |cluster: &Cluster| {
+        let told = cluster.unreadable.iter();
+        told.map(|told| (told.reference.name.to_string(), told.generation, told.parents.len())).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&cluster), [("broken".to_owned(), 1, 1)]);
 
     cluster.server.apply(route("broken"));
     cluster.until("the object mended", |c| c.has("HTTPRoute shop/broken") && c.problems.is_empty()).await;
     cluster.server.apply(broken);
     cluster.until("the problem again", |c| c.codes() == [Code::WrongType]).await;
+    assert_eq!(told(&cluster)[1..], [("broken".to_owned(), 3, 1)]);
     assert!(cluster.has("HTTPRoute shop/broken"));
     cluster.server.delete(Kind::HTTPRoute, "shop", "broken");
     cluster.until("all of it gone", |c| !c.has("HTTPRoute shop/broken") && c.problems.is_empty()).await;

@@ -170,6 +170,8 @@ pub(crate) struct Gateways {
     pub(crate) status: BTreeMap<ObjectRef, GatewayStatus>,
     pub(crate) sets: BTreeMap<ObjectRef, ListenerSetStatus>,
     pub(crate) classes: BTreeMap<ObjectRef, ClassStatus>,
+    /// Of classes of ours, written or built in.
+    pub(crate) class_names: BTreeSet<String>,
     pub(crate) infrastructure: BTreeMap<ObjectRef, Infrastructure>,
     /// Secrets and ConfigMaps that were asked for, there or not.
     pub(crate) uses: BTreeSet<ObjectRef>,
@@ -267,6 +269,7 @@ pub(crate) fn build(store: &Store, options: &Options, certificates: &mut Certifi
         let message = "no class or Gateway of ours refers to this GatewayConfig";
         builder.problems.push(Problem::warning(Code::ConfigUnused, &object, "", message));
     }
+    result.class_names = classes.into_keys().collect();
     result.problems = builder.problems;
     result.uses = builder.uses;
     result.config_users = builder.configs;

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 pub(crate) use backend::tell;
 pub(crate) use matches::{Matches, header_matches, path_match};
+pub(crate) use parent::unreadable;
 
 /// What a rule depends on beside its route: two listeners of which this is the same have the same rules.
 #[derive(PartialEq)]

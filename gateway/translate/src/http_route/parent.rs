@@ -4,9 +4,10 @@ use crate::gateway::{AttachListener, AttachParent, Namespaces, Place};
 use crate::grant::selects;
 use crate::report::Report;
 use crate::rivals::compete;
-use crate::status::ParentStatus;
+use crate::status::{ParentStatus, RouteStatus};
 use crate::world::{Compiled, World};
 use sluice_model::{Code, HostPattern, Kind, ObjectRef};
+use sluice_resources::Unreadable;
 use sluice_resources::api::HttpRoute;
 use sluice_resources::api::http_route::{HttpRouteParentRefs, HttpRouteUseDefaultGateways as Scope};
 use std::collections::BTreeMap;
@@ -97,6 +98,23 @@ pub(super) fn attachments(
         Report::new(object, &mut compiled.problems).warn(Code::ParentNotFound, field, message);
     }
     found.into_values().collect()
+}
+
+/// The status of a route, of whichever kind, of which it cannot be read more than whom it asks to serve it.
+pub(crate) fn unreadable(world: &World<'_>, unreadable: &Unreadable, message: &str) -> RouteStatus {
+    let object = &unreadable.reference;
+    let mut route = HttpRoute::default();
+    route.spec.parent_refs = Some(unreadable.parents.clone());
+    route.spec.use_default_gateways = unreadable.by_default.then_some(Scope::All);
+    let by_default = default_gateways(world, object, &route);
+    // The problem that is to be told of is the source's.
+    let mut unreported = Vec::new();
+    let mut report = Report::new(object, &mut unreported);
+    let parents = unreadable.parents.iter().chain(&by_default).filter_map(|reference| {
+        let (status, _) = candidates(world, object, reference, "", &mut report)?;
+        Some(ParentStatus { rejected: Some(("UnsupportedValue", message.to_owned())), ..status })
+    });
+    RouteStatus { generation: unreadable.generation, parents: parents.collect(), invalid: None }
 }
 
 /// Where a route asks for Gateways that it does not name (GEP-3793).

@@ -14,7 +14,7 @@ fn bystander() -> String {
         + &route("by", "r", "  parentRefs: [{name: gw}]\n  rules: [{backendRefs: [{name: s, port: 8080}]}]")
 }
 
-fn object(kind: &str, name: &str, spec: &str) -> String {
+pub(super) fn object(kind: &str, name: &str, spec: &str) -> String {
     let group = match kind {
         "TrafficPolicy" | "Plugin" | "GatewayConfig" => "sluice.dev/v1alpha1",
         "XBackendTrafficPolicy" => "gateway.networking.x-k8s.io/v1alpha1",
@@ -25,7 +25,7 @@ fn object(kind: &str, name: &str, spec: &str) -> String {
 
 /// The conditions of one object that say that something is wrong, as they are written: `[listener, parent or ancestor]
 /// Type=Status/Reason`.
-fn said(h: &Harness, object: &str) -> Vec<String> {
+pub(super) fn said(h: &Harness, object: &str) -> Vec<String> {
     let told = h.translator.status().conditions();
     let of_object = told.iter().filter(|told| told.object.to_string() == object);
     let line = |told: &Told| {
@@ -296,7 +296,7 @@ fn of_a_listener_set() {
 }
 
 /// One Gateway with a listener for each kind, and Services a (TCP), u (UDP) and, in another namespace, a.
-fn around() -> String {
+pub(super) fn around() -> String {
     let listeners = "[{name: web, port: 80, protocol: HTTP, hostname: '*.com'}, {name: tls, port: 443, protocol: TLS, hostname: '*.com', tls: {mode: Passthrough}}, {name: tcp, port: 5432, protocol: TCP}, {name: udp, port: 53, protocol: UDP}]";
     gateway("infra", "gw", listeners)
         + &gateway("other", "gw", WEB)
@@ -391,6 +391,11 @@ fn of_routes_of_every_kind() {
                 let h = Harness::new(&speaks(known));
                 assert_eq!(said(&h, &named), Vec::<String>::new(), "{known}");
             }
+        }
+        // Counted as 0: of a route with nothing else every connection is refused.
+        if ["TLSRoute", "TCPRoute", "UDPRoute"].contains(&kind) {
+            let weight = backend(&format!("name: {service}, port: 8080, weight: 1000001"));
+            wrongs.extend(all_wrong(&[(&named, weight, &["gw Accepted=False/UnsupportedValue"])]));
         }
         // Its number is there, but of another protocol.
         let protocol = if kind == "UDPRoute" { "a" } else { "u" };
@@ -501,6 +506,16 @@ fn of_the_rules_of_http_and_grpc_routes() {
         wrongs.extend(all_wrong(&[
             (&named, rule(&extension("example.com", "Odd")), &["gw ResolvedRefs=False/InvalidKind"]),
             (&named, rule(&extension("sluice.dev", "TrafficPolicy")), &["gw ResolvedRefs=False/BackendNotFound"]),
+            (
+                &named,
+                rule(&extension("sluice.dev", "TrafficPolicy").replace("none", "p"))
+                    + &object(
+                        "TrafficPolicy",
+                        "p",
+                        "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gw}]",
+                    ),
+                &["gw Accepted=False/UnsupportedValue"],
+            ),
             (&named, rule(&mirror("name: none, port: 8080")), &["gw ResolvedRefs=False/BackendNotFound"]),
             (&named, rule(&mirror("name: a")), &["gw ResolvedRefs=False/BackendNotFound"]),
             (
@@ -559,6 +574,27 @@ fn of_policies() {
             "BackendTLSPolicy infra/p",
             base.clone() + &tls("p", &ca("Odd")),
             &["gw Accepted=False/NoValidCACertificate", "gw ResolvedRefs=False/InvalidKind"],
+        ),
+        // What is there of a bundle still says who may be trusted.
+        (
+            "BackendTLSPolicy infra/p",
+            base.clone()
+                + &tls(
+                    "p",
+                    "caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}, {group: '', kind: ConfigMap, name: none}]",
+                )
+                + &super::support::ca_map("infra", "ca"),
+            &["gw ResolvedRefs=False/InvalidCACertificateRef"],
+        ),
+        (
+            "BackendTLSPolicy infra/p",
+            base.clone() + &tls("p", system).replace("kind: Service", "kind: Odd"),
+            &["gw Accepted=False/Invalid"],
+        ),
+        (
+            "XBackendTrafficPolicy infra/p",
+            base.clone() + &traffic("p", "").replace("kind: Service", "kind: Odd"),
+            &["gw Accepted=False/Invalid"],
         ),
         (
             "BackendTLSPolicy infra/p",

@@ -458,6 +458,15 @@ spec: {controllerName: sluice.dev/gateway-controller}
     h.apply(&gateway_service("u-two", "80=10000"));
     assert_eq!(h.config().ports.len(), 1);
     assert_eq!(h.problems(), ["P301 Gateway infra/two spec.listeners[0]"]);
+    assert_eq!(super::bad_input::said(&h, "Gateway infra/one"), Vec::<String>::new());
+    assert_eq!(
+        super::bad_input::said(&h, "Gateway infra/two"),
+        [
+            "Accepted=False/ListenersNotValid",
+            "web Accepted=False/HostnameConflict",
+            "web Conflicted=True/HostnameConflict"
+        ]
+    );
 }
 
 /// GEP-3567: of each two listeners of one port that speak TLS, both.
@@ -505,6 +514,23 @@ fn listeners_of_tls_whose_hostnames_overlap_say_so() {
     let found = h(&[listener("a", 443, "a.com"), through]);
     assert_eq!(names(&found), ["a", "through"]);
     assert!(overlapping(&found).iter().all(|(_, message)| !message.contains("421")));
+    // It may be of a ListenerSet.
+    let gw = format!(
+        "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: gw, namespace: infra}}, spec: {{gatewayClassName: sluice, allowedListeners: {{namespaces: {{from: Same}}}}, listeners: [{}]}}}}\n",
+        listener("own", 443, "*.com")
+    );
+    let set = format!(
+        "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: ListenerSet, metadata: {{name: set, namespace: infra}}, spec: {{parentRef: {{name: gw}}, listeners: [{}]}}}}\n",
+        listener("added", 443, "a.com")
+    );
+    let mut found = Harness::new(&(gw + &set + &secret("infra", "c", &["a.com"])));
+    let of_sets = |h: &Harness| {
+        let status = h.translator.status();
+        status.listener_sets.values().flat_map(|set| &set.listeners).filter(|l| l.overlapping.is_some()).count()
+    };
+    assert_eq!((names(&found), of_sets(&found)), (vec!["own".to_owned()], 1));
+    found.delete(sluice_model::Kind::ListenerSet, "infra", "set");
+    assert_eq!((names(&found), of_sets(&found)), (vec![], 0));
     // On another port, or without TLS, nothing can be shared.
     assert_eq!(names(&h(&[listener("any", 443, ""), listener("a", 8443, "a.com")])), [""; 0]);
     let clear = |name: &str, host: &str| format!("{{name: {name}, port: 80, protocol: HTTP, hostname: '{host}'}}");

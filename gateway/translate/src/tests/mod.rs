@@ -17,3 +17,4 @@ mod stream_route;
 mod support;
 mod tls;
 mod tracing;
+mod unreadable;

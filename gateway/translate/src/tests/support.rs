@@ -30,6 +30,17 @@ pub(super) fn upserts(yaml: &str) -> Vec<Change> {
     objects(yaml).into_iter().map(Change::Upsert).collect()
 }
 
+/// What a source makes of documents that may not fit their kinds.
+pub(super) fn changes_of(yaml: &str) -> Vec<Change> {
+    let documents = sluice_sources::yaml::load(yaml).expect("the test's YAML is well-formed");
+    let changes = documents.into_iter().map(|node| {
+        let parsed = sluice_resources::parse(node.to_json());
+        let unreadable = parsed.unreadable.map(Change::Unreadable);
+        parsed.object.map(Change::Upsert).or(unreadable).expect("it says which object it is")
+    });
+    changes.collect()
+}
+
 impl Harness {
     pub(super) fn new(yaml: &str) -> Self {
         Harness::with(Options::default(), yaml)
@@ -209,6 +220,15 @@ pub(super) fn secret(namespace: &str, name: &str, hosts: &[&str]) -> String {
     let names: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
     let made = rcgen::generate_simple_self_signed(names).unwrap();
     secret_of(namespace, name, &made.cert.pem(), &made.signing_key.serialize_pem())
+}
+
+/// A self-signed certificate as the CA bundle of a ConfigMap.
+pub(super) fn ca_map(namespace: &str, name: &str) -> String {
+    let made = rcgen::generate_simple_self_signed(["ca.example".to_owned()]).unwrap();
+    let pem: String = made.cert.pem().lines().map(|line| format!("    {line}\n")).collect();
+    format!(
+        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace}}}\ndata:\n  ca.crt: |\n{pem}"
+    )
 }
 
 pub(super) fn secret_of(namespace: &str, name: &str, chain: &str, key: &str) -> String {

@@ -3,6 +3,7 @@
 mod inputs;
 mod objects;
 mod routes;
+mod unreadable;
 
 use crate::certificate::check_validity;
 use crate::endpoints::SliceIndex;
@@ -10,7 +11,7 @@ use crate::gateway::Ports;
 use crate::host::{HostKey, Hosts};
 use crate::options::Options;
 use crate::state::{Dependents, Inputs};
-use crate::status::{GatewayStatus, ListenerSetStatus, ListenerStatus, Status, StatusChanges};
+use crate::status::{ClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, Status, StatusChanges};
 use crate::summary::Changed;
 use crate::world::Kept;
 use sluice_model::config::{BackendKey, EndpointsKey, Locality};
@@ -152,15 +153,15 @@ impl Translator {
 
     /// What became of classes, Gateways and routes.
     pub fn status(&self) -> Status {
-        let gateways = &self.inputs.gateways;
-        let routes = self.routes.iter().filter(|(route, _)| route.kind.is_route());
+        let routes: BTreeSet<&ObjectRef> = self.routes.keys().filter(|route| route.kind.is_route()).collect();
+        let routes = routes.into_iter().chain(self.unreadable_routes());
         let ingresses = self.routes.iter().filter_map(|(route, compiled)| Some((route.clone(), compiled.ingress?)));
         Status {
-            classes: gateways.classes.clone(),
+            classes: self.class_status(),
             gateways: self.gateway_status(),
             listener_sets: self.listener_set_status(),
-            infrastructure: gateways.infrastructure.clone(),
-            routes: routes.map(|(route, c)| (route.clone(), c.status.clone())).collect(),
+            infrastructure: self.inputs.gateways.infrastructure.clone(),
+            routes: routes.filter_map(|route| Some((route.clone(), self.route_status(route)?))).collect(),
             ingresses: ingresses.collect(),
             plugins: self.plugin_status(),
             policies: self.policy_status(),
@@ -170,24 +171,27 @@ impl Translator {
 
     /// What may be another status than when this was asked last ([`Options::follow_status`]).
     pub fn take_status(&mut self) -> StatusChanges {
-        let gateways = &self.inputs.gateways;
+        // Whoever is to serve these is not followed.
+        let unreadable: Vec<ObjectRef> = self.unreadable_routes().cloned().collect();
+        self.status_of.extend(unreadable);
         let mut changes = StatusChanges {
-            classes: gateways.classes.clone(),
+            classes: self.class_status(),
             gateways: self.gateway_status(),
             listener_sets: self.listener_set_status(),
-            infrastructure: gateways.infrastructure.clone(),
+            infrastructure: self.inputs.gateways.infrastructure.clone(),
             plugins: self.plugin_status(),
             policies: self.policy_status(),
             configs: self.config_status(),
             ..StatusChanges::default()
         };
         for route in std::mem::take(&mut self.status_of) {
-            let compiled = self.routes.get(&route);
             match route.kind {
                 kind if kind.is_route() => {
-                    changes.routes.insert(route, compiled.map(|compiled| compiled.status.clone()));
+                    let status = self.route_status(&route);
+                    changes.routes.insert(route, status);
                 }
                 Kind::Ingress => {
+                    let compiled = self.routes.get(&route);
                     changes.ingresses.insert(route, compiled.and_then(|compiled| compiled.ingress));
                 }
                 // What a GatewayConfig adds to the Ingress Gateway.
@@ -197,15 +201,23 @@ impl Translator {
         changes
     }
 
+    fn class_status(&self) -> BTreeMap<ObjectRef, ClassStatus> {
+        let mut classes = self.inputs.gateways.classes.clone();
+        self.tell_classes(&mut classes);
+        classes
+    }
+
     fn gateway_status(&self) -> BTreeMap<ObjectRef, GatewayStatus> {
         let mut gateways = self.inputs.gateways.status.clone();
         gateways.iter_mut().for_each(|(gateway, status)| self.count_routes(gateway, &mut status.listeners));
+        self.tell_gateways(&mut gateways);
         gateways
     }
 
     fn listener_set_status(&self) -> BTreeMap<ObjectRef, ListenerSetStatus> {
         let mut sets = self.inputs.gateways.sets.clone();
         sets.iter_mut().for_each(|(set, status)| self.count_routes(set, &mut status.listeners));
+        self.tell_listener_sets(&mut sets);
         sets
     }
 
@@ -231,6 +243,7 @@ impl Translator {
             let certificates = self.config.certificates.values();
             problems.extend(certificates.filter_map(|certificate| check_validity(certificate, now)));
         }
+        problems.retain(|problem| !self.is_of_stand_in(problem));
         problems.sort();
         problems.dedup();
         problems

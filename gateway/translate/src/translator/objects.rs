@@ -98,7 +98,9 @@ impl Translator {
             let remote = spec.is_some_and(|spec| spec.remote.is_some());
             (object, PluginStatus { generation, rejected, code, remote })
         };
-        self.inputs.store.plugins.iter().map(status).collect()
+        let mut plugins = self.inputs.store.plugins.iter().map(status).collect();
+        self.tell_plugins(&mut plugins);
+        plugins
     }
 
     pub(super) fn config_status(&self) -> BTreeMap<ObjectRef, ConfigStatus> {
@@ -113,7 +115,9 @@ impl Translator {
             };
             (object, status)
         });
-        configs.collect()
+        let mut configs = configs.collect();
+        self.tell_configs(&mut configs);
+        configs
     }
 
     pub(super) fn policy_status(&self) -> BTreeMap<ObjectRef, PolicyStatus> {
@@ -145,7 +149,9 @@ impl Translator {
             });
             (object, PolicyStatus { generation, ancestors: ancestors.collect() })
         });
-        traffic.chain(tls).chain(of_backends).collect()
+        let mut policies = traffic.chain(tls).chain(of_backends).collect();
+        self.tell_policies(&mut policies);
+        policies
     }
 
     fn ancestors_of_traffic(

@@ -432,7 +432,7 @@ mod tests {
         let policy = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficPolicy",
             "metadata": {"name": "x", "namespace": "shop"},
             "spec": {"targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "x"}], "plugins": 7}});
-        let objects = vec![parse(policy).stand_in.unwrap()];
+        let objects = vec![parse(policy).unreadable.unwrap().stand_in.clone().unwrap()];
         let folder = folder();
         let place = place(&folder);
         place.write(&objects, then()).unwrap();
