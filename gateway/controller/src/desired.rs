@@ -390,6 +390,7 @@ mod tests {
     fn set(rejected: Option<&'static str>, listeners: Vec<ListenerStatus>) -> ListenerSetStatus {
         ListenerSetStatus {
             uid: "u".into(),
+            unread: None,
             generation: 1,
             gateway: ObjectRef::new(Kind::Gateway, "shop", "edge"),
             rejected: rejected.map(|reason| (reason, String::new())),
@@ -428,6 +429,7 @@ mod tests {
             listeners: vec!["web".into()],
             rejected: None,
             unresolved: None,
+            unread: false,
         };
         let status = RouteStatus {
             parents: vec![parent("edge", None), parent("edge", Some("infra")), parent("other", None)],
@@ -446,7 +448,8 @@ mod tests {
 
     #[test]
     fn a_plugin_is_ready_when_every_proxy_runs_its_code_for_all_uses() {
-        let status = PluginStatus { generation: 1, rejected: None, code: Some(("ab".into(), 7)), remote: false };
+        let status =
+            PluginStatus { generation: 1, unread: None, rejected: None, code: Some(("ab".into(), 7)), remote: false };
         let made = ServedPlugin { sha256: "ab".into(), checked: true, uses: 2, ready: 2, ..ServedPlugin::default() };
         let of = |made: Option<&ServedPlugin>| brief(&plugin(&status, made)).remove(1);
         assert_eq!(of(Some(&made)), "Ready true Ready");

@@ -83,6 +83,10 @@ impl Model {
         (self.classes, self.gateways) = (changes.classes, changes.gateways);
         (self.infrastructure, self.listener_sets) = (changes.infrastructure, changes.listener_sets);
         for (route, status) in changes.routes {
+            // Of those that cannot be read all are told each time.
+            if status.is_some() && self.routes.get(&route) == status.as_ref() {
+                continue;
+            }
             self.dirty.insert(route.clone());
             match status {
                 Some(status) => self.routes.insert(route, status),

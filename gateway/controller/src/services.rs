@@ -300,8 +300,12 @@ impl Controller {
 
     /// One look at everything. Says whether nothing failed.
     async fn services(&self, term: &mut Term, services: &ServiceSettings) -> bool {
-        let (gateways, observed, started) = {
+        let (gateways, unread, observed, started) = {
             let model = self.lock();
+            // Of a Gateway of which no form could be read its Service tells more than we know.
+            let unread = model.gateways.keys().filter(|gateway| !model.infrastructure.contains_key(gateway));
+            let unread: BTreeSet<String> =
+                unread.filter_map(|gateway| Some(model.held.get(gateway)?.uid.clone())).collect();
             let gateways: Vec<_> = model
                 .infrastructure
                 .iter()
@@ -309,7 +313,7 @@ impl Controller {
                     (gateway.clone(), infrastructure.clone(), model.served_ports(gateway, infrastructure))
                 })
                 .collect();
-            (gateways, model.observed.clone(), model.started)
+            (gateways, unread, model.observed.clone(), model.started)
         };
         if !started {
             return true;
@@ -363,7 +367,8 @@ impl Controller {
         }
         if observed.certain {
             let there: BTreeSet<&str> = gateways.iter().map(|(_, infra, _)| infra.uid.as_str()).collect();
-            let gone = observed.services.iter().filter(|(uid, _)| !there.contains(uid.as_str()));
+            let is_there = |uid: &str| there.contains(uid) || unread.contains(uid);
+            let gone = observed.services.iter().filter(|(uid, _)| !is_there(uid.as_str()));
             for (uid, service) in gone.map(|(uid, service)| (uid.clone(), service.clone())).collect::<Vec<_>>() {
                 good &= self.collect(term, &uid, &service).await;
             }

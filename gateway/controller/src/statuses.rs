@@ -104,7 +104,7 @@ impl Memory {
         now: Instant,
         time: &str,
     ) -> Result<Option<Map<String, Value>>, Instant> {
-        let Some(wanted) = model.gateways.get(object).filter(|wanted| wanted.generation == held.generation) else {
+        let Some(wanted) = model.gateways.get(object).filter(|wanted| wanted.observed() == held.generation) else {
             return Ok(None);
         };
         let reach = model.reach(object, settings);
@@ -113,8 +113,9 @@ impl Memory {
         let waits = conditions.iter().any(|c| c.kind == "Programmed" && !c.status && in_time.contains(&c.reason));
         self.patience(object, waits, now)?;
         let part = |field: &str| status.get(field).unwrap_or(&Value::Null);
-        let rejected = wanted.rejected.is_some();
-        let listeners = listeners(&wanted.listeners, part("listeners"), wanted.generation, rejected, &reach, time);
+        // Of one that cannot be read the listeners are those of the form before, which serve.
+        let rejected = wanted.rejected.is_some() && wanted.unread.is_none();
+        let listeners = listeners(&wanted.listeners, part("listeners"), wanted.observed(), rejected, &reach, time);
         let ours = ["Accepted", "Programmed", "ResolvedRefs", "InsecureFrontendValidationMode", "DefaultGateway"];
         // CRDs of before ListenerSets have no such field, and an API server drops it: it is not written for nothing.
         let sets = match (wanted.attached_listener_sets, part("attachedListenerSets")) {
@@ -124,7 +125,7 @@ impl Memory {
         let fields = Map::from_iter([
             ("addresses".to_owned(), desired::addresses(&reach.addresses)),
             ("attachedListenerSets".to_owned(), sets),
-            ("conditions".to_owned(), merged(&conditions, part("conditions"), wanted.generation, &ours, time)),
+            ("conditions".to_owned(), merged(&conditions, part("conditions"), wanted.observed(), &ours, time)),
             ("listeners".to_owned(), listeners),
         ]);
         self.seldom(object, fields, status, now).map(Some)
@@ -141,7 +142,7 @@ impl Memory {
         now: Instant,
         time: &str,
     ) -> Result<Option<Map<String, Value>>, Instant> {
-        let Some(wanted) = model.listener_sets.get(object).filter(|wanted| wanted.generation == held.generation) else {
+        let Some(wanted) = model.listener_sets.get(object).filter(|wanted| wanted.observed() == held.generation) else {
             return Ok(None);
         };
         let reach = model.reach_of_set(object, wanted, settings);
@@ -149,11 +150,12 @@ impl Memory {
         let waits = |c: &Condition| matches!(c.reason, "Pending" | "ParentNotProgrammed");
         self.patience(object, wanted.rejected.is_none() && conditions.iter().any(waits), now)?;
         let part = |field: &str| status.get(field).unwrap_or(&Value::Null);
-        let rejected = wanted.rejected.is_some();
-        let listeners = listeners(&wanted.listeners, part("listeners"), wanted.generation, rejected, &reach, time);
+        // Of one that cannot be read the listeners are those of the form before, which serve.
+        let rejected = wanted.rejected.is_some() && wanted.unread.is_none();
+        let listeners = listeners(&wanted.listeners, part("listeners"), wanted.observed(), rejected, &reach, time);
         let ours = ["Accepted", "Programmed"];
         let fields = Map::from_iter([
-            ("conditions".to_owned(), merged(&conditions, part("conditions"), wanted.generation, &ours, time)),
+            ("conditions".to_owned(), merged(&conditions, part("conditions"), wanted.observed(), &ours, time)),
             ("listeners".to_owned(), listeners),
         ]);
         self.seldom(object, fields, status, now).map(Some)
@@ -183,14 +185,14 @@ impl Memory {
         now: Instant,
         time: &str,
     ) -> Result<Option<Map<String, Value>>, Instant> {
-        let Some(wanted) = model.plugins.get(object).filter(|wanted| wanted.generation == held.generation) else {
+        let Some(wanted) = model.plugins.get(object).filter(|wanted| wanted.observed() == held.generation) else {
             return Ok(None);
         };
         let made = model.made(object);
         let conditions = desired::plugin(wanted, made);
         self.patience(object, conditions.iter().any(|condition| condition.reason == "Pending"), now)?;
         let former = status.get("conditions").unwrap_or(&Value::Null);
-        let conditions = merged(&conditions, former, wanted.generation, &["Accepted", "Ready"], time);
+        let conditions = merged(&conditions, former, wanted.observed(), &["Accepted", "Ready"], time);
         let code = desired::code(wanted, made).into_iter().map(|(field, value)| (field.to_owned(), value));
         Ok(Some(code.chain([("conditions".to_owned(), conditions)]).collect()))
     }

@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, dead_code)]
 
 use crate::layered::layered;
+use crate::unreadable;
 use crate::{DurationText, PluginUseConfig, Quantity, TrafficPolicyStatus};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -68,19 +69,19 @@ pub struct TrafficPolicySpec {
 impl TrafficPolicy {
     /// What stands for a policy of which nothing but the name and the targets can be read. The plugins or address
     /// lists that it holds may be what guards its targets: they must not be served as if it were not there.
-    pub(crate) fn unreadable(document: &serde_json::Value) -> Option<TrafficPolicy> {
-        let spec = document.get("spec")?;
+    pub(crate) fn unreadable(document: &serde_json::Value) -> TrafficPolicy {
+        let spec = document.get("spec");
         let guards =
             |settings: &serde_json::Value| settings.get("plugins").is_some() || settings.get("client").is_some();
-        let guarding = guards(spec) || ["defaults", "overrides"].iter().any(|part| spec.get(part).is_some_and(guards));
-        let metadata = serde_json::from_value(document.get("metadata")?.clone()).ok()?;
-        let targets = spec.get("targetRefs").and_then(serde_json::Value::as_array).into_iter().flatten();
-        let targets = targets.filter_map(|target| serde_json::from_value(target.clone()).ok()).collect();
-        guarding.then(|| TrafficPolicy {
-            metadata,
-            spec: TrafficPolicySpec { target_refs: Some(targets), unreadable: true, ..TrafficPolicySpec::default() },
-            status: None,
-        })
+        let part = |name: &str| spec.and_then(|spec| spec.get(name));
+        let guarding = spec.into_iter().chain(part("defaults")).chain(part("overrides")).any(guards);
+        let mut metadata = unreadable::metadata(document);
+        if !guarding {
+            metadata.creation_timestamp = Some(unreadable::last());
+        }
+        let target_refs = Some(unreadable::targets(document));
+        let spec = TrafficPolicySpec { target_refs, unreadable: guarding, ..TrafficPolicySpec::default() };
+        TrafficPolicy { metadata, spec, status: None }
     }
 }
 

@@ -1,10 +1,12 @@
 //! What is known of an object whose document does not fit its kind.
 
 use crate::api::http_route::HttpRouteParentRefs;
-use crate::api::{BackendTlsPolicy, XBackendTrafficPolicy};
+use crate::api::{BackendTlsPolicy, ObjectMeta, XBackendTrafficPolicy};
 use crate::{Object, TrafficPolicy};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluice_model::{Kind, ObjectRef};
 use std::sync::Arc;
 
@@ -24,12 +26,28 @@ pub struct Unreadable {
     pub by_default: bool,
     /// The field, and what is wrong there.
     pub message: String,
-    /// What stands for it where no form of it could ever be read: of a policy that guards something, or says how backends
-    /// are to be spoken to, one that is good for nothing, with the same targets.
+    /// What stands for it where no form of it could ever be read. Of a policy that guards something, or says how backends are
+    /// to be spoken to, one that is good for nothing, with the same targets: nothing is let through. Of another policy
+    /// one that says nothing.
     pub stand_in: Option<Object>,
 }
 
+/// A policy that guards nothing goes behind every other for the same target.
+pub(crate) fn last() -> Time {
+    Time(k8s_openapi::jiff::Timestamp::MAX)
+}
+
 impl Unreadable {
+    /// Whether an object only stands for one that could not be read, as far as that can be seen: from a process before
+    /// this one it comes as any other.
+    pub fn is_stand_in(object: &Object) -> bool {
+        match object {
+            Object::TrafficPolicy(policy) => policy.spec.unreadable,
+            Object::BackendTLSPolicy(policy) => policy.spec.validation == Default::default(),
+            _ => false,
+        }
+    }
+
     /// Looks at a document before it is read; all but the message.
     pub(crate) fn of(document: &Value, reference: &ObjectRef) -> Unreadable {
         let spec = |field: &str| document.get("spec").and_then(|spec| spec.get(field));
@@ -40,20 +58,20 @@ impl Unreadable {
             _ => Vec::new(),
         };
         let stand_in = match kind {
-            Kind::TrafficPolicy => {
-                TrafficPolicy::unreadable(document).map(|policy| Object::TrafficPolicy(policy.into()))
-            }
+            Kind::TrafficPolicy => Some(Object::TrafficPolicy(Arc::new(TrafficPolicy::unreadable(document)))),
             // Without a name that a certificate could be of.
-            Kind::BackendTLSPolicy => metadata(document).map(|metadata| {
-                let mut policy = BackendTlsPolicy { metadata, ..BackendTlsPolicy::default() };
+            Kind::BackendTLSPolicy => {
+                let mut policy = BackendTlsPolicy { metadata: metadata(document), ..BackendTlsPolicy::default() };
                 policy.spec.target_refs = targets(document);
-                Object::BackendTLSPolicy(Arc::new(policy))
-            }),
-            Kind::XBackendTrafficPolicy => metadata(document).map(|metadata| {
-                let mut policy = XBackendTrafficPolicy { metadata, ..XBackendTrafficPolicy::default() };
+                Some(Object::BackendTLSPolicy(Arc::new(policy)))
+            }
+            Kind::XBackendTrafficPolicy => {
+                let mut policy =
+                    XBackendTrafficPolicy { metadata: metadata(document), ..XBackendTrafficPolicy::default() };
+                policy.metadata.creation_timestamp = Some(last());
                 policy.spec.target_refs = targets(document);
-                Object::XBackendTrafficPolicy(Arc::new(policy))
-            }),
+                Some(Object::XBackendTrafficPolicy(Arc::new(policy)))
+            }
             _ => None,
         };
         Unreadable {
@@ -71,12 +89,40 @@ impl Unreadable {
     }
 }
 
-fn metadata<T: DeserializeOwned>(document: &Value) -> Option<T> {
-    serde_json::from_value(document.get("metadata")?.clone()).ok()
+/// As much of it as can be read: a name there is.
+pub(crate) fn metadata(document: &Value) -> ObjectMeta {
+    let Some(metadata) = document.get("metadata") else { return ObjectMeta::default() };
+    ObjectMeta::deserialize(metadata).unwrap_or_else(|_| {
+        let text = |field: &str| metadata.get(field).and_then(Value::as_str).map(str::to_owned);
+        ObjectMeta {
+            name: text("name"),
+            namespace: text("namespace"),
+            uid: text("uid"),
+            generation: metadata.get("generation").and_then(Value::as_i64),
+            creation_timestamp: metadata.get("creationTimestamp").and_then(|time| Time::deserialize(time).ok()),
+            ..ObjectMeta::default()
+        }
+    })
 }
 
-fn targets<T: DeserializeOwned>(document: &Value) -> Vec<T> {
-    readable(document.pointer("/spec/targetRefs").and_then(Value::as_array).into_iter().flatten())
+/// Targets of a policy. What says which object is meant is enough: the rest is as it mostly is.
+pub(crate) fn targets<T: DeserializeOwned>(document: &Value) -> Vec<T> {
+    let targets = document.pointer("/spec/targetRefs").and_then(Value::as_array).into_iter().flatten();
+    let completed = targets.filter_map(|target| {
+        let text = |field: &str| target.get(field).and_then(Value::as_str);
+        let kind = text("kind").unwrap_or(Kind::Service.name());
+        let group = text("group").unwrap_or(match kind {
+            "Service" => Kind::Service.group(),
+            "Ingress" => Kind::Ingress.group(),
+            _ => Kind::Gateway.group(),
+        });
+        let mut whole = json!({"group": group, "kind": kind, "name": text("name")?});
+        if let Some(section) = text("sectionName") {
+            whole["sectionName"] = section.into();
+        }
+        T::deserialize(whole).ok()
+    });
+    completed.collect()
 }
 
 /// Those of some values that fit their type.

@@ -204,6 +204,32 @@ fn an_object_of_the_wrong_shape_keeps_what_it_said_before() {
 }
 
 #[test]
+fn what_could_never_be_read_stays_where_its_kind_is_mistyped_besides() {
+    let mut f = Fixture::new();
+    let broken = service("a", 80).replace("port: 80", "port: many");
+    f.write("a.yaml", &broken);
+    assert_eq!(unreadable(&f.read()), [reference("a")]);
+    f.write("a.yaml", &broken.replace("kind: Service", "kind: Servise"));
+    let update = f.read();
+    assert_eq!((deletes(&update), codes(&update.problems)), (vec![], vec![Code::UnknownKind]));
+}
+
+#[test]
+fn of_two_with_one_name_the_one_that_can_be_read_is_used() {
+    let mut f = Fixture::new();
+    let broken = service("a", 80).replace("port: 80", "port: many");
+    f.write("a.yaml", &broken);
+    f.write("b.yaml", &service("a", 81));
+    let update = f.read();
+    assert_eq!((upserts(&update), unreadable(&update)), (vec![reference("a")], vec![]));
+    assert_eq!(codes(&update.problems), [Code::WrongType, Code::DuplicateObject]);
+    assert!(update.problems[1].location.as_ref().unwrap().file.ends_with("a.yaml"), "{:?}", update.problems);
+    fs::remove_file(f.path("b.yaml")).unwrap();
+    let update = f.read();
+    assert_eq!((unreadable(&update), deletes(&update)), (vec![reference("a")], vec![]));
+}
+
+#[test]
 fn an_object_that_could_never_be_read_is_told_and_then_gone_with_its_file() {
     let mut f = Fixture::new();
     f.write("a.yaml", &service("a", 80).replace("port: 80", "port: many"));

@@ -146,7 +146,8 @@ impl ParentStatus {
     pub fn conditions(&self, invalid: Option<&str>) -> Vec<Condition> {
         let accepted = Condition::accepted(self.rejected.as_ref(), "the route is served here");
         let is_accepted = accepted.status;
-        let mut conditions = vec![accepted, Condition::resolved(self.unresolved.as_ref())];
+        let mut conditions = vec![accepted];
+        conditions.extend((!self.unread).then(|| Condition::resolved(self.unresolved.as_ref())));
         if let Some(message) = invalid.filter(|_| is_accepted) {
             conditions.push(Condition::good("PartiallyInvalid", "UnsupportedValue", message));
         }

@@ -88,7 +88,8 @@ impl Inputs {
                     // Its first address family is that of its endpoints.
                     let service = matches!(object, Object::Service(_)).then(|| reference.key());
                     self.stand_ins.remove(&reference);
-                    let mended = self.unreadable.remove(&reference).is_some();
+                    // What is not read anew for it is asked for its status as it is.
+                    let mended = self.unreadable.remove(&reference).is_some() && reference.kind.is_route();
                     if !self.store.upsert(object) && !mended {
                         continue;
                     }
@@ -119,18 +120,17 @@ impl Inputs {
                 }
                 Change::Unreadable(unreadable) => {
                     let reference = unreadable.reference.clone();
-                    if self.stand_ins.remove(&reference) {
-                        self.store.remove(&reference);
-                    }
-                    if self.store.get(&reference).is_none()
-                        && let Some(stand_in) = &unreadable.stand_in
-                    {
-                        self.store.upsert(stand_in.clone());
+                    let held = self.store.get(&reference);
+                    let stands_in =
+                        self.stand_ins.contains(&reference) || held.as_ref().is_none_or(Unreadable::is_stand_in);
+                    let mut touches = reference.kind.is_route();
+                    if stands_in && let Some(stand_in) = &unreadable.stand_in {
+                        touches |= self.store.upsert(stand_in.clone());
                         self.stand_ins.insert(reference.clone());
                     }
                     if self.unreadable.get(&reference) != Some(&unreadable) {
                         self.unreadable.insert(reference.clone(), unreadable);
-                        touched.objects.insert(reference);
+                        touched.objects.extend(touches.then_some(reference));
                     }
                 }
                 Change::File { path, sha256: Some(sha256) } => {

@@ -58,6 +58,8 @@ pub struct StatusChanges {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PluginStatus {
     pub generation: i64,
+    /// The newest generation, where that cannot be read.
+    pub unread: Option<i64>,
     /// Reason and message of `Accepted: False`: InvalidSource, Invalid.
     pub rejected: Option<(&'static str, String)>,
     /// SHA-256 of the code in hex, and its bytes, where there is any.
@@ -143,7 +145,10 @@ pub struct Infrastructure {
 pub struct GatewayStatus {
     /// `metadata.generation` of the form that was looked at; 0 of an object from a file.
     pub generation: i64,
-    /// Reason and message of `Accepted: False`: InvalidParameters, UnsupportedAddress, ListenersNotValid.
+    /// The newest generation, where that cannot be read.
+    #[serde(skip)]
+    pub unread: Option<i64>,
+    /// Reason and message of `Accepted: False`: InvalidParameters, UnsupportedAddress, ListenersNotValid, Invalid.
     pub rejected: Option<(&'static str, String)>,
     /// Reason and message of `ResolvedRefs: False`: InvalidClientCertificateRef, RefNotPermitted.
     pub unresolved: Option<(&'static str, String)>,
@@ -157,7 +162,19 @@ pub struct GatewayStatus {
     pub attached_listener_sets: usize,
 }
 
+impl PluginStatus {
+    /// The generation that its conditions are about.
+    pub fn observed(&self) -> i64 {
+        self.unread.unwrap_or(self.generation)
+    }
+}
+
 impl GatewayStatus {
+    /// The generation that its conditions are about.
+    pub fn observed(&self) -> i64 {
+        self.unread.unwrap_or(self.generation)
+    }
+
     pub(crate) fn reject(&mut self, reason: &'static str, message: impl Into<String>) {
         self.rejected.get_or_insert((reason, message.into()));
     }
@@ -174,14 +191,22 @@ pub struct ListenerSetStatus {
     pub uid: String,
     /// `metadata.generation` of the form that was looked at; 0 of an object from a file.
     pub generation: i64,
+    /// The newest generation, where that cannot be read.
+    #[serde(skip)]
+    pub unread: Option<i64>,
     pub gateway: ObjectRef,
-    /// Reason and message of `Accepted: False`: NotAllowed, ParentNotAccepted, ListenersNotValid.
+    /// Reason and message of `Accepted: False`: NotAllowed, ParentNotAccepted, ListenersNotValid, Invalid.
     pub rejected: Option<(&'static str, String)>,
     /// None where the Gateway does not allow it.
     pub listeners: Vec<ListenerStatus>,
 }
 
 impl ListenerSetStatus {
+    /// The generation that its conditions are about.
+    pub fn observed(&self) -> i64 {
+        self.unread.unwrap_or(self.generation)
+    }
+
     pub(crate) fn reject(&mut self, reason: &'static str, message: impl Into<String>) {
         self.rejected.get_or_insert((reason, message.into()));
     }
@@ -267,6 +292,9 @@ pub struct ParentStatus {
     pub rejected: Option<(&'static str, String)>,
     /// Reason and message of `ResolvedRefs: False`: BackendNotFound, InvalidKind, RefNotPermitted, UnsupportedProtocol.
     pub unresolved: Option<(&'static str, String)>,
+    /// The newest form cannot be read: nothing is known of what it refers to.
+    #[serde(skip)]
+    pub unread: bool,
 }
 
 /// `Gateway shop/edge`, with the section and the port where they are named.

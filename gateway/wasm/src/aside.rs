@@ -114,8 +114,18 @@ impl Drop for Aside {
     }
 }
 
+thread_local! {
+    static IS_LOW: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread gives way to others.
+pub(crate) fn is_low_priority() -> bool {
+    IS_LOW.get()
+}
+
 /// Makes this thread give way to others. Where that is not allowed it stays as it is: the plugin runs all the same.
 pub(crate) fn lower_priority(nice: i32) {
+    IS_LOW.set(true);
     if let Err(error) = rustix::process::nice(nice) {
         tracing::debug!(%error, nice, "the priority of a plugin thread stays as it is");
     }

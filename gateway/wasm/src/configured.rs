@@ -29,7 +29,7 @@ const MAX_IDLE: u32 = 64;
 const MAX_GROWTH: usize = 1 << 20;
 
 /// A run time above this is too long for a thread that serves requests: such a plugin runs aside from its first call. What
-/// a loop costs the neighbours is at most this.
+/// a loop costs the neighbours is at most this; only a piece of a response waits longer, where the VM of its filter is busy.
 pub(crate) const LONGEST_IN_PLACE: Duration = Duration::from_millis(20);
 
 /// A point of an exchange at which plugins are called.

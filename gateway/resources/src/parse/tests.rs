@@ -54,8 +54,20 @@ fn a_guard_that_cannot_be_read_has_a_stand_in_with_its_targets() {
     assert!(stand_in.spec.unreadable);
     assert_eq!(stand_in.spec.target_refs.as_ref().unwrap()[0].name, "web");
     assert_eq!(stand_in.metadata.namespace.as_deref(), Some("shop"));
-    // One that guards nothing is not missed.
-    assert_eq!(policy(json!({ "targetRefs": target, "backend": 1 })).unreadable.unwrap().stand_in, None);
+    // One that guards nothing shuts nothing, and takes no target from another.
+    let broken = policy(json!({ "targetRefs": target, "backend": 1 })).unreadable.unwrap();
+    let Some(Object::TrafficPolicy(open)) = &broken.stand_in else { panic!("there is no stand-in") };
+    assert!(!open.spec.unreadable && open.metadata.creation_timestamp.is_some());
+    assert!(!Unreadable::is_stand_in(broken.stand_in.as_ref().unwrap()));
+    // What says which target is meant is enough, and a name.
+    let vague = parse(json!({ "apiVersion": "sluice.dev/v1alpha1", "kind": "TrafficPolicy",
+        "metadata": { "name": "guard", "namespace": "shop", "labels": { "version": 2 } },
+        "spec": { "targetRefs": [{ "name": "web" }, { "kind": "HTTPRoute", "name": "r", "sectionName": 1 }, 7], "client": {} } }));
+    let Some(Object::TrafficPolicy(stand_in)) = &vague.unreadable.unwrap().stand_in.clone() else { panic!("none") };
+    assert!(stand_in.spec.unreadable);
+    let targets = stand_in.spec.target_refs.as_ref().unwrap();
+    let targets: Vec<_> = targets.iter().map(|target| (&*target.group, &*target.kind, &*target.name)).collect();
+    assert_eq!(targets, [("", "Service", "web"), ("gateway.networking.k8s.io", "HTTPRoute", "r")]);
     assert_eq!(policy(json!({ "targetRefs": target, "plugins": [] })).unreadable, None, "it can be read");
 }
 

@@ -85,7 +85,7 @@ fn keep_unnamed(entries: &mut Vec<Entry>, former: &[Entry]) {
     }
     let named: HashSet<ObjectRef> = entries.iter().filter_map(|entry| entry.reference.clone()).collect();
     let mut kept = Vec::new();
-    for lost in former.iter().filter(|f| f.object.is_some()) {
+    for lost in former.iter().filter(|f| f.object.is_some() || f.unreadable.is_some()) {
         let Some(reference) = lost.reference.as_ref().filter(|reference| !named.contains(reference)) else { continue };
         let key = reference.key();
         // A name of a cluster-scoped kind has no namespace, whatever the document says.

@@ -20,6 +20,7 @@ pub use watch::Watch;
 
 use crate::SourceUpdate;
 use document::Entry;
+use indexmap::IndexMap;
 use modules::Modules;
 use sha2::{Digest, Sha256};
 use sluice_model::{Code, Location, ObjectRef, Problem, Severity};
@@ -140,7 +141,9 @@ impl FileSource {
         texts: &mut HashMap<&'a Path, Option<Vec<crate::yaml::Node>>>,
     ) -> Option<Location> {
         let (path, file, entry) = self.files.iter().find_map(|(path, file)| {
-            let entry = file.entries.iter().find(|e| e.object.is_some() && e.reference.as_ref() == Some(object))?;
+            let is_there = |e: &&Entry| e.object.is_some() || e.unreadable.is_some();
+            let mut there = file.entries.iter().filter(is_there);
+            let entry = there.find(|e| e.reference.as_ref() == Some(object))?;
             Some((path, file, entry))
         })?;
         let documents = texts.entry(path.as_path()).or_insert_with(|| {
@@ -177,7 +180,8 @@ impl FileSource {
     fn changes(&mut self, problems: &mut Vec<Problem>) -> (Vec<Change>, BTreeMap<Arc<str>, ObjectRef>) {
         let mut changes = Vec::new();
         let mut named = BTreeMap::new();
-        let mut places: HashMap<ObjectRef, (&Path, &Entry)> = HashMap::new();
+        // In the order of files. Of two with one name the first is used that can be read.
+        let mut places: IndexMap<&ObjectRef, (&Path, &Entry)> = IndexMap::new();
         for (path, file) in &self.files {
             problems.extend(file.problem.clone());
             for entry in &file.entries {
@@ -186,25 +190,32 @@ impl FileSource {
                 if entry.object.is_none() && entry.unreadable.is_none() {
                     continue;
                 }
-                if let Some((first_path, first)) = places.get(reference) {
-                    let message = format!("already read from {}:{}", first_path.display(), first.line);
-                    problems.push(Problem {
-                        location: Some(Location { file: path.to_string_lossy().into(), line: entry.line }),
-                        ..Problem::error(Code::DuplicateObject, reference, "", message)
-                    });
+                let Some(first) = places.get_mut(reference) else {
+                    places.insert(reference, (path, entry));
                     continue;
+                };
+                let mut second = (path.as_path(), entry);
+                if first.1.object.is_none() && entry.object.is_some() {
+                    std::mem::swap(first, &mut second);
                 }
-                places.insert(reference.clone(), (path, entry));
-                if let Some(module) = &entry.module {
-                    named.insert(module.clone(), reference.clone());
-                }
-                if self.served.get(reference) != Some(&entry.fingerprint) {
-                    changes.extend(entry.object.clone().map(Change::Upsert));
-                    changes.extend(entry.unreadable.clone().map(Change::Unreadable));
-                }
+                let ((used, first), (unused, second)) = (*first, second);
+                let message = format!("already read from {}:{}", used.display(), first.line);
+                problems.push(Problem {
+                    location: Some(Location { file: unused.to_string_lossy().into(), line: second.line }),
+                    ..Problem::error(Code::DuplicateObject, reference, "", message)
+                });
             }
         }
-        let served = places.iter().map(|(reference, (_, entry))| (reference.clone(), entry.fingerprint)).collect();
+        for (reference, (_, entry)) in &places {
+            if let Some(module) = &entry.module {
+                named.insert(module.clone(), (*reference).clone());
+            }
+            if self.served.get(*reference) != Some(&entry.fingerprint) {
+                changes.extend(entry.object.clone().map(Change::Upsert));
+                changes.extend(entry.unreadable.clone().map(Change::Unreadable));
+            }
+        }
+        let served = places.iter().map(|(reference, (_, entry))| ((*reference).clone(), entry.fingerprint)).collect();
         let gone = self.served.keys().filter(|reference| !places.contains_key(reference)).cloned();
         let mut gone: Vec<ObjectRef> = gone.collect();
         gone.sort_unstable();

@@ -30,6 +30,7 @@ impl Attached {
         ListenerSetStatus {
             uid: self.uid.clone(),
             generation: self.generation,
+            unread: None,
             gateway: gateway.clone(),
             rejected: None,
             listeners,

@@ -112,7 +112,7 @@ pub(crate) fn unreadable(world: &World<'_>, unreadable: &Unreadable, message: &s
     let mut report = Report::new(object, &mut unreported);
     let parents = unreadable.parents.iter().chain(&by_default).filter_map(|reference| {
         let (status, _) = candidates(world, object, reference, "", &mut report)?;
-        Some(ParentStatus { rejected: Some(("UnsupportedValue", message.to_owned())), ..status })
+        Some(ParentStatus { rejected: Some(("UnsupportedValue", message.to_owned())), unread: true, ..status })
     });
     RouteStatus { generation: unreadable.generation, parents: parents.collect(), invalid: None }
 }
@@ -174,6 +174,7 @@ fn candidates<'w>(
         listeners: Vec::new(),
         rejected: None,
         unresolved: None,
+        unread: false,
     };
     let message = match found {
         Some(AttachParent { refused: None, listeners, .. }) => return Some((status, listeners)),

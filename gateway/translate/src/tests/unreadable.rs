@@ -4,6 +4,7 @@ use super::bad_input::{around, object, said};
 use super::support::{Harness, changes_of, route};
 use crate::Options;
 use sluice_model::{Kind, ObjectRef};
+use sluice_resources::{Change, Object};
 use std::sync::Arc;
 
 const WEB: &str = "infra/gw/web *.com";
@@ -44,6 +45,9 @@ fn a_route_with_a_value_of_no_enumeration_is_not_accepted_by_each_parent_of_ours
         let message = message(&h, &named);
         assert!(message.starts_with("spec."), "where it is: {message}");
         assert!(!message.contains("the form before"), "there is none: {message}");
+        let told = h.translator.status().conditions();
+        let of_route = told.iter().find(|told| told.object.to_string() == named).unwrap();
+        assert_eq!(of_route.conditions.len(), 1, "nothing is known of what it refers to: {:?}", of_route.conditions);
         assert!(Arc::ptr_eq(&before, h.config()), "{kind} with {rule}: nothing else is another than before");
     }
 }
@@ -120,6 +124,10 @@ fn a_gateway_or_listener_set_is_not_accepted_and_what_it_listened_to_stays() {
             "set",
             &format!("parentRef: {{name: gw}}, listeners: [{{name: more, port: 88, protocol: HTTP{mode}}}]"),
         )
+        .replace(
+            "namespace: infra}",
+            &format!("namespace: infra, generation: {}}}", if mode.is_empty() { 1 } else { 2 }),
+        )
     };
     let mut h = Harness::new("");
     unreadable(&mut h, &gw("sluice", "Odd"));
@@ -135,6 +143,10 @@ fn a_gateway_or_listener_set_is_not_accepted_and_what_it_listened_to_stays() {
     assert_eq!(said(&h, "Gateway infra/gw"), ["Accepted=False/Invalid"]);
     assert_eq!(said(&h, "ListenerSet infra/set"), ["Accepted=False/Invalid"]);
     assert!(message(&h, "Gateway infra/gw").ends_with("the form before it goes on serving"));
+    // What proxies are asked for is the form that they can serve.
+    let status = h.translator.status();
+    let of_set = status.listener_sets.values().next().unwrap();
+    assert_eq!((of_set.generation, of_set.observed()), (1, 2));
     assert_eq!(before.ports, h.config().ports);
     h.delete(Kind::ListenerSet, "infra", "set");
     unreadable(&mut h, &set(", tls: {mode: Odd}"));
@@ -178,6 +190,20 @@ fn a_backend_is_not_spoken_to_in_the_clear_because_its_policy_cannot_be_read() {
     assert_eq!((h.routes(WEB), by_tls(&h)), (clear.clone(), vec![true]));
     h.delete(Kind::BackendTLSPolicy, "infra", "p");
     assert_eq!((h.routes(WEB), by_tls(&h)), (clear.clone(), vec![false]));
+    // One that a process before this one had for it is known for what it is, and its targets are those of the newest form.
+    unreadable(&mut h, &policy("Odd"));
+    let stands_in = h.translator.store().backend_tls_policies.values().next().unwrap().clone();
+    let mut h = Harness::new(&base);
+    h.changes(vec![Change::Upsert(Object::BackendTLSPolicy(stands_in))]);
+    assert_eq!(h.routes(WEB), ["/* -> 500 invalid_backend"]);
+    unreadable(&mut h, &policy("Odd").replace("name: a}", "name: other}"));
+    assert_eq!((h.routes(WEB), by_tls(&h)), (clear.clone(), vec![false]));
+    h.delete(Kind::BackendTLSPolicy, "infra", "p");
+    // Half a target is one, and half of what an object says of itself.
+    let vague = policy("Odd").replace("group: '', kind: Service, ", "").replace("name: p,", "name: p, labels: {v: 2},");
+    unreadable(&mut h, &vague);
+    assert_eq!(h.routes(WEB), ["/* -> 500 invalid_backend"]);
+    h.delete(Kind::BackendTLSPolicy, "infra", "p");
     // One that was never read does not stay behind either.
     unreadable(&mut h, &policy("Odd"));
     h.delete(Kind::BackendTLSPolicy, "infra", "p");
@@ -201,6 +227,11 @@ fn other_policies_and_our_own_kinds_are_invalid() {
         (
             "TrafficPolicy",
             "targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}], plugins: 7",
+            "r Accepted=False/Invalid",
+        ),
+        (
+            "TrafficPolicy",
+            "targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}], backend: 7",
             "r Accepted=False/Invalid",
         ),
         ("Plugin", "source: 7", "Accepted=False/Invalid"),

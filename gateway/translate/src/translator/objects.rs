@@ -96,7 +96,7 @@ impl Translator {
             });
             let generation = plugin.metadata.generation.unwrap_or_default();
             let remote = spec.is_some_and(|spec| spec.remote.is_some());
-            (object, PluginStatus { generation, rejected, code, remote })
+            (object, PluginStatus { generation, unread: None, rejected, code, remote })
         };
         let mut plugins = self.inputs.store.plugins.iter().map(status).collect();
         self.tell_plugins(&mut plugins);

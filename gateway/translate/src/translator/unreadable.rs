@@ -51,7 +51,7 @@ impl Translator {
             let is_ours = |class: &String| self.inputs.gateways.class_names.contains(class);
             if unreadable.class.as_ref().is_some_and(is_ours) {
                 let status = gateways.entry(object.clone()).or_default();
-                status.generation = unreadable.generation;
+                status.unread = Some(unreadable.generation);
                 status.rejected = Some(("Invalid", self.why_unreadable(unreadable)));
             }
         }
@@ -73,12 +73,12 @@ impl Translator {
                 let status = sets.entry(object.clone()).or_insert_with(|| ListenerSetStatus {
                     uid: String::new(),
                     generation: 0,
-                    gateway: gateway.clone(),
+                    unread: None,
+                    gateway,
                     rejected: None,
                     listeners: Vec::new(),
                 });
-                status.generation = unreadable.generation;
-                status.gateway = gateway;
+                status.unread = Some(unreadable.generation);
                 status.rejected = Some(("Invalid", self.why_unreadable(unreadable)));
             }
         }
@@ -99,7 +99,7 @@ impl Translator {
     pub(super) fn tell_plugins(&self, plugins: &mut BTreeMap<ObjectRef, PluginStatus>) {
         for (object, unreadable) in self.unreadable(Kind::Plugin) {
             let status = plugins.entry(object.clone()).or_default();
-            status.generation = unreadable.generation;
+            status.unread = Some(unreadable.generation);
             status.rejected = Some(("Invalid", self.why_unreadable(unreadable)));
         }
     }

@@ -67,6 +67,7 @@ async fn fill(program: &Arc<Program>, index: usize, slot: &Slot) {
             drop(slot.vm.lock().await);
             continue;
         };
+        // Whoever makes one gives it a number before anybody else can have it.
         if place.is_some() {
             return;
         }

@@ -1,6 +1,7 @@
 //! The place of a VM: one call at a time has it.
 
 use super::vm::Vm;
+use crate::aside::is_low_priority;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +45,11 @@ impl<T> Place<T> {
     /// At once or not at all, even if others wait.
     pub(super) fn try_lock(&self) -> Option<Locked<T>> {
         let vm = self.vm.clone().try_lock_owned().ok()?;
-        Some(Locked { vm, freed: Freed(self.state.clone()) })
+        let locked = Locked { vm, freed: Freed(self.state.clone()) };
+        if is_low_priority() {
+            locked.goes_aside();
+        }
+        Some(locked)
     }
 
     /// The same, unless others wait.

@@ -89,6 +89,35 @@ pub(crate) struct Program {
     retired: AtomicBool,
 }
 
+/// A VM that the guest, or the host for it, is at work in. Where that panics, which is a bug of the host, the VM is not used
+/// again.
+struct AtWork<'p> {
+    program: &'p Program,
+    index: usize,
+    vm: Option<Locked>,
+}
+
+impl AtWork<'_> {
+    fn live(&mut self) -> Option<&mut Vm> {
+        self.vm.as_mut()?.as_mut()
+    }
+
+    fn over(mut self) -> Option<Locked> {
+        self.vm.take()
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        let Some(mut vm) = self.vm.take() else { return };
+        let Some(slot) = self.program.slots.get(self.index) else { return };
+        slot.number.store(0, Ordering::Release);
+        *vm = None;
+        drop(vm);
+        self.program.want(slot);
+    }
+}
+
 /// Why there is no VM; without a kind: there was no instance left, or no memory.
 struct NotMade {
     at: Instant,
@@ -312,11 +341,15 @@ impl Program {
         self.slots.get(index).filter(|slot| slot.number.load(Ordering::Acquire) == number)
     }
 
-    /// The same on a thread that must not wait. For what another thread does with the VM it waits all the same: within the
-    /// deadline for one that serves, which may have been taken off its core, and for as long as a short call may take on one
-    /// of low priority.
-    pub(super) fn same_vm_at_once(&self, index: usize, number: u32) -> Result<Option<Locked>, PluginError> {
-        let began = Instant::now();
+    /// The same on a thread that must not wait. For what another thread does with the VM it waits all the same, from `began`
+    /// on: within the deadline for one that serves, which may have been taken off its core, and for as long as a short
+    /// call may take on one of low priority.
+    pub(super) fn same_vm_at_once(
+        &self,
+        index: usize,
+        number: u32,
+        began: Instant,
+    ) -> Result<Option<Locked>, PluginError> {
         let Some(slot) = self.slot_of(index, number) else { return Ok(None) };
         loop {
             if let Some(vm) = slot.vm.try_lock() {
@@ -385,7 +418,8 @@ impl Program {
             let number = self.slots.get(index).map_or(0, |slot| slot.number.load(Ordering::Acquire));
             drop(vm);
             let turn = self.turn(Some(until)).await?;
-            let again = self.slot_of(index, number).and_then(|slot| slot.vm.try_lock_in_turn());
+            // Those in line can't do anything with it without a turn.
+            let again = self.slot_of(index, number).and_then(|slot| slot.vm.try_lock());
             if let Some(vm) = again.filter(|vm| vm.is_some() && self.slot_of(index, number).is_some()) {
                 let (vm, way) = by_turn(vm, turn);
                 return Ok(Some((index, vm, way)));
@@ -397,7 +431,7 @@ impl Program {
     pub(super) async fn run<R: Send + 'static>(
         &self,
         index: usize,
-        mut vm: Locked,
+        vm: Locked,
         way: Way,
         until: Option<Instant>,
         phase: &'static str,
@@ -408,10 +442,12 @@ impl Program {
         let bounds = Bounds { run_time: self.limits.run_time, until };
         match way {
             Way::Here => {
-                let Some(live) = vm.as_mut() else { return Err(lost()) };
+                let mut at_work = AtWork { program: self, index, vm: Some(vm) };
+                let live = at_work.live().ok_or_else(lost)?;
                 limit_from_first_tick(&mut live.store, bounds);
                 let (result, ended) = work(live);
                 let failed = ended.err().map(|error| live.failed(&error));
+                let vm = at_work.over().ok_or_else(lost)?;
                 Ok((result, self.conclude(index, vm, None, failed, ran_in_place(began), phase, began)))
             }
             Way::Aside(turn) => {
@@ -419,20 +455,19 @@ impl Program {
                 let home = Handle::current();
                 // To its end there, whatever becomes of this task: it may not run for a while, and others wait for the VM.
                 let running = self.host.aside.run(turn, move || {
-                    let live = vm.as_mut()?;
+                    let mut at_work = AtWork { program: &program, index, vm: Some(vm) };
+                    let live = at_work.live()?;
                     let from = thread_time();
                     limit_cpu_time(&mut live.store, bounds);
                     let (result, ended) = work(live);
                     let failed = ended.err().map(|error| live.failed(&error));
                     let ran = thread_time().saturating_sub(from);
+                    let vm = at_work.over()?;
                     Some((result, program.conclude(index, vm, Some(&home), failed, ran, phase, began)))
                 });
                 match running.await {
                     Ok(Some(done)) => Ok(done),
-                    Ok(None) | Err(_) => {
-                        self.lose(index);
-                        Err(lost())
-                    }
+                    Ok(None) | Err(_) => Err(lost()),
                 }
             }
         }
@@ -442,18 +477,20 @@ impl Program {
     pub(super) fn run_here<R>(
         &self,
         index: usize,
-        mut vm: Locked,
+        vm: Locked,
         until: Option<Instant>,
         phase: &'static str,
         work: impl FnOnce(&mut Vm) -> (R, wasmtime::Result<()>),
     ) -> Result<(R, Result<(), PluginError>), PluginError> {
         let began = Instant::now();
         let lost = || PluginError::Lost { plugin: self.plugin_key().clone(), phase };
-        let live = vm.as_mut().ok_or_else(lost)?;
+        let mut at_work = AtWork { program: self, index, vm: Some(vm) };
+        let live = at_work.live().ok_or_else(lost)?;
         let run_time = self.limits.run_time.min(LONGEST_IN_PLACE);
         limit_from_first_tick(&mut live.store, Bounds { run_time, until });
         let (result, ended) = work(live);
         let failed = ended.err().map(|error| live.failed(&error));
+        let vm = at_work.over().ok_or_else(lost)?;
         Ok((result, self.conclude(index, vm, None, failed, ran_in_place(began), phase, began)))
     }
 
@@ -487,16 +524,6 @@ impl Program {
                 Err(self.error(failed, phase, began))
             }
         }
-    }
-
-    /// A call panicked, which is a bug of the host: its VM is not used again.
-    fn lose(&self, index: usize) {
-        let Some(slot) = self.slots.get(index) else { return };
-        slot.number.store(0, Ordering::Release);
-        if let Some(mut vm) = slot.vm.try_lock() {
-            *vm = None;
-        }
-        self.want(slot);
     }
 
     fn error(&self, failed: Failed, phase: &'static str, began: Instant) -> PluginError {

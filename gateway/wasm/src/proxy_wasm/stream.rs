@@ -107,7 +107,7 @@ impl Stream {
             return Ok(passed);
         }
         let Some(at) = self.at else { return self.ended(phase) };
-        let vm: Locked = match program.same_vm_at_once(at.slot, at.number)? {
+        let vm: Locked = match program.same_vm_at_once(at.slot, at.number, started)? {
             Some(vm) => vm,
             None => return self.ended(phase),
         };
@@ -120,7 +120,7 @@ impl Stream {
             Next::Wait(mut resumed) => {
                 let plugin = || program.plugin_key().clone();
                 let mut withdrawn = None;
-                if let Ok(Some(mut vm)) = program.same_vm_at_once(at.slot, at.number) {
+                if let Ok(Some(mut vm)) = program.same_vm_at_once(at.slot, at.number, Instant::now()) {
                     withdrawn = vm.as_mut().and_then(|vm| vm.withdraw(at.context));
                 }
                 let back = withdrawn.or_else(|| resumed.try_recv().ok().map(|resumed| resumed.exchange));
