@@ -82,7 +82,9 @@ fn the_form_before_serves_until_the_route_is_mended_or_gone() {
     unreadable(&mut h, &form(4, "filters: [{type: Odd}], "));
     h.apply(&form(3, ""));
     assert_eq!((said(&h, named), generation(&mut h)), (vec![], Some(3)));
-    unreadable(&mut h, &form(4, "filters: [{type: Odd}], "));
+    // Nothing that says whom it asks.
+    unreadable(&mut h, &form(4, "").replace("parentRefs: [{name: gw, sectionName: web}]", "parentRefs: gw"));
+    assert_eq!(said(&h, named), ["gw Accepted=False/UnsupportedValue"]);
     h.delete(Kind::HTTPRoute, "infra", "r");
     assert_eq!(generation(&mut h), None);
     assert_eq!((listener_routes(&h), h.routes(WEB)), (0, vec![]));
@@ -143,6 +145,11 @@ fn a_gateway_or_listener_set_is_not_accepted_and_what_it_listened_to_stays() {
     assert_eq!(said(&h, "Gateway infra/gw"), ["Accepted=False/Invalid"]);
     assert_eq!(said(&h, "ListenerSet infra/set"), ["Accepted=False/Invalid"]);
     assert!(message(&h, "Gateway infra/gw").ends_with("the form before it goes on serving"));
+    // Whose they are may be among what cannot be read.
+    unreadable(&mut h, &(gw("7", "Same") + &set("").replace("parentRef: {name: gw}", "parentRef: 7")));
+    assert_eq!(said(&h, "Gateway infra/gw"), ["Accepted=False/Invalid"]);
+    assert_eq!(said(&h, "ListenerSet infra/set"), ["Accepted=False/Invalid"]);
+    unreadable(&mut h, &set(", tls: {mode: Odd}"));
     // What proxies are asked for is the form that they can serve.
     let status = h.translator.status();
     let of_set = status.listener_sets.values().next().unwrap();

@@ -31,7 +31,18 @@ impl Translator {
     pub(super) fn route_status(&self, route: &ObjectRef) -> Option<RouteStatus> {
         match self.inputs.unreadable.get(route) {
             Some(unreadable) => {
-                Some(http_route::unreadable(&self.inputs.world(), unreadable, &self.why_unreadable(unreadable)))
+                let why = self.why_unreadable(unreadable);
+                let mut status = http_route::unreadable(&self.inputs.world(), unreadable, &why);
+                // Not even whom it asks: those that the form before asked are told.
+                if status.parents.is_empty()
+                    && let Some(former) = self.routes.get(route)
+                {
+                    status.parents.clone_from(&former.status.parents);
+                    for parent in &mut status.parents {
+                        (parent.rejected, parent.unread) = (Some(("UnsupportedValue", why.clone())), true);
+                    }
+                }
+                Some(status)
             }
             None => self.routes.get(route).map(|compiled| compiled.status.clone()),
         }
@@ -49,7 +60,8 @@ impl Translator {
     pub(super) fn tell_gateways(&self, gateways: &mut BTreeMap<ObjectRef, GatewayStatus>) {
         for (object, unreadable) in self.unreadable(Kind::Gateway) {
             let is_ours = |class: &String| self.inputs.gateways.class_names.contains(class);
-            if unreadable.class.as_ref().is_some_and(is_ours) {
+            // Where not even the class can be read it is whose the form before was.
+            if unreadable.class.as_ref().map_or_else(|| gateways.contains_key(object), is_ours) {
                 let status = gateways.entry(object.clone()).or_default();
                 status.unread = Some(unreadable.generation);
                 status.rejected = Some(("Invalid", self.why_unreadable(unreadable)));
@@ -59,7 +71,7 @@ impl Translator {
 
     pub(super) fn tell_listener_sets(&self, sets: &mut BTreeMap<ObjectRef, ListenerSetStatus>) {
         for (object, unreadable) in self.unreadable(Kind::ListenerSet) {
-            let gateways = unreadable.parents.iter().filter_map(|parent| {
+            let mut gateways = unreadable.parents.iter().filter_map(|parent| {
                 let group = parent.group.as_deref().unwrap_or(Kind::Gateway.group());
                 let kind = parent.kind.as_deref().unwrap_or(Kind::Gateway.name());
                 let namespace = parent.namespace.as_deref().unwrap_or(&object.namespace);
@@ -69,7 +81,8 @@ impl Translator {
                     && self.inputs.gateways.status.contains_key(&gateway);
                 is_ours.then_some(gateway)
             });
-            for gateway in gateways {
+            let former = sets.get(object).map(|former| former.gateway.clone());
+            if let Some(gateway) = gateways.next().or(former) {
                 let status = sets.entry(object.clone()).or_insert_with(|| ListenerSetStatus {
                     uid: String::new(),
                     generation: 0,

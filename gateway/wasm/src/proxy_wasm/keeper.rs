@@ -56,7 +56,7 @@ async fn attend(program: &Arc<Program>, ticks: &mut Vec<Option<Tick>>) -> Option
 }
 
 /// Makes the VM of a slot that has none. A turn is never held while it waits for the slot, nor the slot while it waits for
-/// a turn: whoever has the slot may be waiting for a turn of this very plugin.
+/// a turn ([`Program::vm_and_way`]).
 async fn fill(program: &Arc<Program>, index: usize, slot: &Slot) {
     slot.wanted.store(false, Ordering::Release);
     // It may have been wanted once more while it was being made.
