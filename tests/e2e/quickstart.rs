@@ -10,8 +10,12 @@ use std::process::{Child, Command, Stdio};
 struct Ports(Vec<(u16, u16)>);
 
 impl Ports {
+    /// Whole numbers only, each once: a free port may hold the digits of another that is replaced.
     fn replace(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, (from, to)| text.replace(&from.to_string(), &to.to_string()))
+        let runs = text.as_bytes().chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit());
+        let text = runs.map(|run| std::str::from_utf8(run).expect("digits are whole characters"));
+        let ports = |run: &str| Some(self.0.iter().find(|(from, _)| run.parse() == Ok(*from))?.1.to_string());
+        text.map(|run| ports(run).unwrap_or_else(|| run.to_owned())).collect()
     }
 
     fn of(&self, port: u16) -> u16 {
@@ -95,18 +99,21 @@ async fn quickstart() -> (Gateway, Vec<Echo>, Folder, Ports) {
     (gateway, echoes, folder, ports)
 }
 
+#[test]
+fn a_port_is_replaced_once_whatever_digits_the_new_one_has() {
+    let ports = Ports(vec![(8080, 19101), (9101, 19102), (9102, 8080)]);
+    assert_eq!(ports.replace("localhost:8080/a9101…28080 9102"), "localhost:19101/a19102…28080 8080");
+}
+
 #[tokio::test]
 async fn the_readmes_curl_lines_print_what_it_shows() {
     let readme = std::fs::read_to_string(binary::root().join("README.md")).expect("a README");
     let commands = commands(&readme);
     assert!(commands.len() >= 6, "the README shows only {} curl lines", commands.len());
-    let (gateway, _echoes, _folder, ports) = quickstart().await;
-    let admin = (gateway.admin.port(), gateway.public.port());
+    let (gateway, _echoes, _folder, mut ports) = quickstart().await;
+    ports.0.extend([(9181, gateway.admin.port()), (9180, gateway.public.port())]);
     for (command, shown) in commands {
-        let command = ports
-            .replace(&command)
-            .replace(":9181", &format!(":{}", admin.0))
-            .replace(":9180", &format!(":{}", admin.1));
+        let command = ports.replace(&command);
         let output = tokio::process::Command::new("bash").args(["-c", &command]).output().await.unwrap();
         let actual = String::from_utf8_lossy(&output.stdout).replace('\r', "");
         assert!(

@@ -595,6 +595,14 @@ impl Program {
         }
     }
 
+    /// The exchange of this context was given up: the keeper ends it.
+    pub(super) fn forget(&self, slot: usize, number: u32, context: u32) {
+        if let Some(slot) = self.slots.get(slot) {
+            slot.left.push((number, context));
+            self.bell.notify_one();
+        }
+    }
+
     /// A newer version took over. VMs without an exchange end; the others with their last one.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::SeqCst);

@@ -40,11 +40,20 @@ struct At {
     context: u32,
 }
 
-/// What comes back from a VM.
+/// What comes back from a VM. Where nobody takes it any more, as its exchange was given up meanwhile, a context that began
+/// with this call is left to the keeper.
 struct Ran {
     exchange: Exchange,
     context: Option<u32>,
     after: Option<After>,
+    begins: Option<Begins>,
+}
+
+/// Where a context begins.
+struct Begins {
+    program: Arc<Program>,
+    slot: usize,
+    number: u32,
 }
 
 impl Stream {
@@ -86,7 +95,7 @@ impl Stream {
         let at = self.at.map(|at| (at.slot, at.number));
         let Some((slot, vm, way)) = program.vm_and_way(at, until, false).await? else { return self.ended(phase) };
         let number = program.slots.get(slot).map_or(0, |slot| slot.number.load(Ordering::Acquire));
-        let work = self.work(exchange, call);
+        let work = self.work(exchange, call, (slot, number));
         let (ran, result) = program.run(slot, vm, way, Some(until), phase.as_str(), work).await?;
         match self.after(exchange, ran, result, (slot, number), phase, started)? {
             Next::Done(finished) => Ok(finished),
@@ -112,7 +121,7 @@ impl Stream {
             None => return self.ended(phase),
         };
         let until = started.checked_add(program.limits().deadline);
-        let work = self.work(exchange, call);
+        let work = self.work(exchange, call, (at.slot, at.number));
         let (ran, result) = program.run_here(at.slot, vm, until, phase.as_str(), work)?;
         match self.after(exchange, ran, result, (at.slot, at.number), phase, started)? {
             Next::Done(finished) => Ok(finished),
@@ -150,8 +159,16 @@ impl Stream {
         &mut self,
         exchange: &mut Exchange,
         call: Call,
+        (slot, number): (usize, u32),
     ) -> impl FnOnce(&mut Vm) -> (Ran, wasmtime::Result<()>) + Send + 'static {
-        let mut ran = Ran { exchange: std::mem::take(exchange), context: self.at.map(|at| at.context), after: None };
+        // A context that is only told the end ends with that call.
+        let begins = (self.at.is_none() && call.phase() != Phase::Log).then(|| Begins {
+            program: self.program.clone(),
+            slot,
+            number,
+        });
+        let context = self.at.map(|at| at.context);
+        let mut ran = Ran { exchange: std::mem::take(exchange), context, after: None, begins };
         ran.exchange.body.held = std::mem::take(&mut self.held).bytes;
         move |vm: &mut Vm| {
             let after = vm.phase(&mut ran.context, &mut ran.exchange, call);
@@ -164,22 +181,23 @@ impl Stream {
     fn after(
         &mut self,
         exchange: &mut Exchange,
-        ran: Ran,
+        mut ran: Ran,
         result: Result<(), PluginError>,
         (slot, number): (usize, u32),
         phase: Phase,
         started: Instant,
     ) -> Result<Next, PluginError> {
+        ran.begins = None;
         self.at = ran.context.map(|context| At { slot, number, context });
         if phase == Phase::Log || result.is_err() {
             // The context has ended, or its VM has.
             self.at = None;
         }
-        let after = match ran.after {
+        let after = match ran.after.take() {
             Some(After::Pause(resumed)) => return Ok(Next::Wait(resumed)),
             after => after,
         };
-        *exchange = ran.exchange;
+        *exchange = std::mem::take(&mut ran.exchange);
         let program = self.program.clone();
         let plugin = || program.plugin_key().clone();
         match (result, after) {
@@ -286,11 +304,16 @@ fn passed(exchange: &mut Exchange, decision: Decision) -> Finished {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if let Some(At { slot, number, context }) = self.at
-            && let Some(slot) = self.program.slots.get(slot)
-        {
-            slot.left.push((number, context));
-            self.program.bell.notify_one();
+        if let Some(at) = self.at {
+            self.program.forget(at.slot, at.number, at.context);
+        }
+    }
+}
+
+impl Drop for Ran {
+    fn drop(&mut self) {
+        if let (Some(Begins { program, slot, number }), Some(context)) = (&self.begins, self.context) {
+            program.forget(*slot, *number, context);
         }
     }
 }

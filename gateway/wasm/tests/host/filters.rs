@@ -394,6 +394,18 @@ async fn a_pause_without_an_end_is_the_deadlines_and_one_that_ended_before_it_be
     assert!(matches!(version.begin().on_request(&mut told("resumed")).await.unwrap(), Decision::Continue));
 }
 
+/// A newer version takes over, and the VM of the one before ends, as it does with its last context.
+async fn the_former_ends(host: &Host, mut spec: PluginSpec) {
+    spec.limits.memory += 65_536;
+    host.ready(&spec, "{}").await;
+    let ended = async {
+        while host.metric(r#"sluice_plugin_instances{plugin="shop/filter-probe"}"#) != 1.0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("the former VM ends");
+}
+
 #[tokio::test]
 async fn an_exchange_that_is_given_up_leaves_no_context_behind() {
     let host = Host::new();
@@ -401,12 +413,20 @@ async fn an_exchange_that_is_given_up_leaves_no_context_behind() {
     let mut invocation = version.begin();
     invocation.on_request(&mut told("")).await.unwrap();
     drop(invocation);
-    let ended = async {
-        while found(&version, told_with("shared", "ended")).await == "none false" {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("the context ends");
+    the_former_ends(&host, probe()).await;
+}
+
+#[tokio::test]
+async fn one_that_is_given_up_in_its_first_call_aside_leaves_none_either() {
+    let host = Host::new();
+    let mut spec = probe();
+    // Longer than what may run on a thread that serves.
+    spec.limits.run_time = Duration::from_millis(100);
+    let version = host.ready(&spec, "{}").await;
+    let (mut invocation, mut exchange) = (version.begin(), told(""));
+    assert!(futures::poll!(std::pin::pin!(invocation.on_request(&mut exchange))).is_pending(), "it runs elsewhere");
+    drop(invocation);
+    the_former_ends(&host, spec).await;
 }
 
 /// What a filter calls outside of an exchange.
