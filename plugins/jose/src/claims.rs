@@ -119,3 +119,26 @@ pub fn check_times(claims: &Value, leeway: Duration, may_be_eternal: bool) -> Re
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_claim_is_found_by_its_name_before_it_is_found_by_a_path() {
+        let claims = json!({ "a": { "b": { "c": 1 } }, "https://app.example/roles": ["cook"], "a.b": 2 });
+        assert_eq!(claim(&claims, "a.b"), Some(&json!(2)));
+        assert_eq!(claim(&claims, "a.b.c"), Some(&json!(1)));
+        assert_eq!(claim(&claims, "https://app.example/roles"), Some(&json!(["cook"])));
+        assert_eq!((claim(&claims, "a.x"), claim(&claims, "a.b.c.d"), claim(&claims, "")), (None, None, None));
+    }
+
+    #[test]
+    fn what_is_no_text_is_told_as_json_and_null_not_at_all() {
+        let claim = json!(["a", null, 1, true, { "b": "c" }]);
+        assert_eq!(values(Some(&claim)), ["a", "1", "true", r#"{"b":"c"}"#]);
+        assert_eq!(values(Some(&json!(5))), ["5"]);
+        assert!(values(Some(&Value::Null)).is_empty() && values(None).is_empty());
+    }
+}

@@ -167,7 +167,8 @@ impl Jar {
         let mut names: Vec<&str> = self.cookies.iter().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        names.into_iter().map(|name| self.remove(name)).collect()
+        // The session comes last: curl with one file to read and write (7.88) forgets but the last of several.
+        names.into_iter().rev().map(|name| self.remove(name)).collect()
     }
 }
 
