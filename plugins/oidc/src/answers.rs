@@ -26,7 +26,11 @@ pub(crate) fn is_navigation(request: &Request<'_>) -> bool {
 fn is_for_a_reader(request: &Request<'_>) -> bool {
     match request.header_str("sec-fetch-mode") {
         Some(mode) => mode == "navigate",
-        None => request.header_str("accept").is_some_and(|accept| accept.to_ascii_lowercase().contains("text/html")),
+        // As without HTTPS, where browsers say less.
+        None => {
+            let accept = request.header_str("accept").unwrap_or_default().to_ascii_lowercase();
+            accept.contains("text/html") && request.header("x-requested-with").is_none()
+        }
     }
 }
 
@@ -114,6 +118,7 @@ mod tests {
                 false,
             ),
             (Exchange::new("POST", "/").header("accept", html), false),
+            (Exchange::get("/").header("accept", html).header("x-requested-with", "XMLHttpRequest"), false),
             (Exchange::get("/").header("accept", "*/*"), false),
             (Exchange::get("/"), false),
         ] {

@@ -58,10 +58,12 @@ impl Endpoint {
     }
 }
 
-/// Whether a browser that is sent to this stays on the same origin: a path with an optional query. Two slashes at its
-/// beginning, or a slash and a backslash, would be another host.
+/// Whether a browser that is sent to this stays on the same origin: a path with an optional query, of which browsers leave
+/// more as it is than RFC 3986 does. Two slashes at its beginning, or a slash and a backslash, would be another host.
 pub(crate) fn is_local(target: &str) -> bool {
-    target.starts_with('/') && !target.starts_with("//") && is_plain(target)
+    let path = target.split('?').next().unwrap_or_default();
+    let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
+    path.starts_with('/') && !path.starts_with("//") && !path.contains('\\') && target.bytes().all(fits)
 }
 
 #[cfg(test)]
@@ -115,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_browser_is_sent_to_no_other_host() {
-        for target in ["/", "/a/b?c=//d", "/%2F/evil.example", "/?next=https://evil.example"] {
+        for target in ["/", "/a/b?c=//d", "/%2F/evil.example", "/?next=https://evil.example", "/a|b?f={c|d}\\e"] {
             assert!(is_local(target), "{target}");
         }
         for target in [
@@ -124,6 +126,9 @@ mod tests {
             "//evil.example",
             "///evil.example",
             "/\\evil.example",
+            "/a\\b",
+            "/a#b",
+            "/é",
             "\\\\evil.example",
             "/\t/evil.example",
             "/a\r\nlocation: https://evil.example",
