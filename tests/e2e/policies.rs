@@ -2,13 +2,13 @@
 //! it shows.
 //!
 //! The route `shop` of the host shop.example goes to an echo of requests; there are a service `auth` that knows one token, and
-//! an issuer of tokens, `idp`. Names are looked up and certificates trusted as a
+//! an issuer of tokens, `idp`, which browsers reach as idp.example. Names are looked up and certificates trusted as a
 //! reader's would be, and addresses of clients are believed (`X-Forwarded-For`), so that commands are those of the page. An
 //! `…` stands for anything.
 
 use http::{HeaderValue, StatusCode};
 use serde_json::Value;
-use sluice_tests::backend::{Answer, Handler, text};
+use sluice_tests::backend::{Handler, text};
 use sluice_tests::certificate::Authority;
 use sluice_tests::objects::{class, configured_gateway, join, route_to, secret, service};
 use sluice_tests::{Backend, Folder, Gateway, binary, console, guests, ports, wait};
@@ -16,7 +16,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod provider;
+
 const HOST: &str = "shop.example";
+const PROVIDER: &str = "idp.example";
 /// How long a debug build of the gateway may take to compile a plugin, on a thread of low priority, while others take the cores.
 const COMPILED: Duration = Duration::from_secs(400);
 
@@ -81,34 +84,26 @@ fn token(name: &str) -> String {
     tokens()["tokens"][name].as_str().unwrap().to_owned()
 }
 
-fn issuer() -> Handler {
-    Arc::new(|request| {
-        let answer: Answer = match request.uri().path() {
-            "/.well-known/jwks.json" => {
-                text(StatusCode::OK, &serde_json::json!({ "keys": tokens()["keys"] }).to_string())
-            }
-            _ => text(StatusCode::NOT_FOUND, ""),
-        };
-        Box::pin(async move { answer })
-    })
-}
-
 impl Stage {
     async fn set(policy: &str, example: &str) -> Stage {
         let (folder, authority) = (Folder::new(), Authority::default());
-        let [web, auth, idp] =
-            [Backend::echo("web").await, Backend::with(authorization()).await, Backend::with(issuer()).await];
+        let [web, auth, idp] = [
+            Backend::echo("web").await,
+            Backend::with(authorization()).await,
+            Backend::with(provider::handler()).await,
+        ];
         let (http, https) = (ports::free(), ports::free());
         folder.write(
             "stage.yaml",
             join([
                 class(),
                 configured_gateway(http, Some((https, "shop")), "trustedProxies: [127.0.0.0/8]"),
-                secret("shop", &authority.leaf(&[HOST])),
+                secret("shop", &authority.leaf(&[HOST, PROVIDER])),
                 service("web", &[web.address]),
                 service("auth", &[auth.address]),
                 service("idp", &[idp.address]),
                 route_to("shop", &[HOST], "web"),
+                route_to("idp", &[PROVIDER], "idp"),
             ]),
         );
         folder.write(&format!("{policy}.wasm"), std::fs::read(guests::shipped(policy)).unwrap());
@@ -121,7 +116,8 @@ impl Stage {
         std::os::unix::fs::symlink(gateway.access_log_file(), place.path().join("access.log")).unwrap();
         let prelude = format!(
             "curl() {{ command curl -sS --noproxy '*' --cacert ca.pem --connect-to {HOST}:80:127.0.0.1:{http} \
-             --connect-to {HOST}:443:127.0.0.1:{https} \"$@\"; }}\nTOKEN={} EXPIRED={}\n",
+             --connect-to {HOST}:443:127.0.0.1:{https} --connect-to {PROVIDER}:443:127.0.0.1:{https} \"$@\"; }}\n\
+             TOKEN={} EXPIRED={}\n",
             token("es256"),
             token("expired")
         );
@@ -167,7 +163,7 @@ impl Stage {
 #[tokio::test]
 async fn the_example_of_each_policys_page_does_what_the_page_says() {
     let policies = guests::policies();
-    assert!(policies.len() >= 14, "{policies:?}");
+    assert!(policies.len() >= 15, "{policies:?}");
     let mut differences = Vec::new();
     for policy in policies {
         let page = readme(&policy);

@@ -4,20 +4,21 @@
 //! Nothing of a token is believed before its signature: its `iss` only chooses by whose keys and rules it is judged, and
 //! those say which algorithms there are (RFC 8725).
 
+use jose::claims::{self, ClaimRule, Requirement};
+use jose::kept::Document;
+use jose::{Algorithm, Jwk, Token, jwks};
 use kit::{Duration, HeaderName, cookie, query};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
-use sluice_plugin::{Decision, OnRequest, Plugin, Reply, Request, attributes, clock, log};
-use token::Token;
-
-mod jwks;
-mod key;
-mod token;
+use sluice_plugin::{Decision, OnRequest, Plugin, Reply, Request, attributes, log};
 
 /// The attributes that hold the token's `sub` and `iss`.
 pub const SUBJECT: &str = "jwt.sub";
 pub const ISSUER: &str = "jwt.iss";
+
+/// The store of keys, in the Plugin's `capabilities.stores`.
+const STORE: &str = "jwks";
 
 /// Whose tokens pass, and what they have to say.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -102,45 +103,6 @@ pub struct Jwks {
     pub cache_for: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-pub enum Algorithm {
-    RS256,
-    RS384,
-    RS512,
-    ES256,
-    ES384,
-    /// With Ed25519.
-    EdDSA,
-}
-
-/// A claim, and the values of which it has to have one.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Requirement {
-    /// Its name, or a path of names: `realm_access.roles`.
-    #[schemars(length(min = 1))]
-    pub claim: String,
-    /// Of a list one element has to be among them, of `scope` one word.
-    #[schemars(length(min = 1))]
-    pub any_of: Vec<String>,
-}
-
-/// A claim, and where it is told. A list is told with commas between its elements.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ClaimRule {
-    /// Its name, or a path of names: `realm_access.roles`.
-    #[schemars(length(min = 1))]
-    pub claim: String,
-    /// The request header for the backend. What a client sends under it is removed.
-    #[serde(default)]
-    pub header: Option<HeaderName>,
-    /// The attribute for later plugins and the access log.
-    #[serde(default)]
-    #[schemars(length(min = 1, max = 128))]
-    pub attribute: Option<String>,
-}
-
 fn default_header() -> Option<HeaderName> {
     HeaderName::new("authorization")
 }
@@ -168,7 +130,7 @@ fn default_algorithms() -> Vec<Algorithm> {
 pub struct Jwt {
     config: Config,
     /// Of each issuer: the keys that the configuration brings.
-    keys: Vec<Vec<key::Jwk>>,
+    keys: Vec<Vec<Jwk>>,
 }
 
 impl Plugin for Jwt {
@@ -191,18 +153,14 @@ impl Plugin for Jwt {
                 return Err(format!("{field}.jwks.cacheFor: it is zero: each request would fetch the keys"));
             }
             let own = issuer.keys.iter().enumerate().map(|(at, value)| {
-                let jwk = key::Jwk::of(value).ok_or("it is not a JSON Web Key".to_owned());
+                let jwk = Jwk::of(value).ok_or("it is not a JSON Web Key".to_owned());
                 // To see whether it is one that can be used.
                 let made = jwk.and_then(|jwk| jwk.key().map(|_| jwk));
                 made.map_err(|why| format!("{field}.keys[{at}]: {why}"))
             });
             keys.push(own.collect::<Result<_, _>>()?);
         }
-        if let Some(index) = config.claims.iter().position(|rule| rule.header.is_none() && rule.attribute.is_none()) {
-            return Err(format!(
-                "claims[{index}]: it has neither header nor attribute: the claim would be told nobody"
-            ));
-        }
+        claims::check(&config.claims)?;
         Ok(Jwt { config, keys })
     }
 }
@@ -263,18 +221,16 @@ impl Jwt {
             return Err(Refusal::Invalid("its algorithm is not one of its issuer's"));
         }
         let signed = match &issuer.jwks {
-            Some(source) => {
-                let keys = jwks::keys(source, |keys| keys.iter().any(|jwk| token.may_be_by(jwk)));
-                token.is_signed_by(&keys.ok_or(Refusal::NoKeys)?)
-            }
+            Some(source) => jwks::verify(&token, &source.document()).ok_or(Refusal::NoKeys)?,
             None => token.is_signed_by(own),
         };
         if !signed {
             return Err(Refusal::Invalid("its signature is not valid"));
         }
-        self.check_times(&token.claims)?;
+        claims::check_times(&token.claims, self.config.leeway, self.config.allow_without_expiry)
+            .map_err(Refusal::Invalid)?;
         if !issuer.audiences.is_empty() {
-            let named = values(token.claims.get("aud"));
+            let named = claims::values(token.claims.get("aud"));
             if !named.iter().any(|one| issuer.audiences.contains(one)) {
                 return Err(Refusal::Invalid("it is for another audience"));
             }
@@ -283,23 +239,6 @@ impl Jwt {
             Ok(token.claims)
         } else {
             Err(Refusal::Insufficient)
-        }
-    }
-
-    fn check_times(&self, claims: &Value) -> Result<(), Refusal> {
-        let (now, leeway) = (clock::now().as_secs_f64(), self.config.leeway.0.as_secs_f64());
-        let time = |name: &str| match claims.get(name) {
-            None => Ok(None),
-            Some(value) => value.as_f64().map(Some).ok_or(Refusal::Invalid("one of its times is no number")),
-        };
-        match time("exp")? {
-            Some(expiry) if now >= expiry + leeway => return Err(Refusal::Invalid("it has expired")),
-            None if !self.config.allow_without_expiry => return Err(Refusal::Invalid("it never expires")),
-            _ => {}
-        }
-        match time("nbf")? {
-            Some(begin) if now + leeway < begin => Err(Refusal::Invalid("it is not valid yet")),
-            _ => Ok(()),
         }
     }
 
@@ -312,19 +251,7 @@ impl Jwt {
                 attributes::set_str(name, value)?;
             }
         }
-        for rule in &self.config.claims {
-            let values = values(claim(claims, &rule.claim));
-            if values.is_empty() {
-                continue;
-            }
-            let value = values.join(",");
-            if let Some(header) = &rule.header {
-                request.set_header(header, &value)?;
-            }
-            if let Some(attribute) = &rule.attribute {
-                attributes::set_str(attribute, &value)?;
-            }
-        }
+        claims::tell(&self.config.claims, claims, request)?;
         Ok(())
     }
 
@@ -370,46 +297,25 @@ impl Jwt {
     }
 }
 
-impl Requirement {
-    fn is_met_by(&self, claims: &Value) -> bool {
-        let found = values(claim(claims, &self.claim));
-        // RFC 8693, section 4.2: words.
-        let words = found.iter().flat_map(|value| match self.claim.as_str() {
-            "scope" => value.split(' ').collect::<Vec<_>>(),
-            _ => vec![value.as_str()],
-        });
-        words.into_iter().any(|word| self.any_of.iter().any(|one| one == word))
-    }
-}
-
-/// A claim by its name, or by a path of names.
-fn claim<'c>(claims: &'c Value, path: &str) -> Option<&'c Value> {
-    // Names may hold dots: `https://app.example/roles`.
-    claims.get(path).or_else(|| path.split('.').try_fold(claims, |value, name| value.get(name)))
-}
-
-/// A claim as texts: those of a list, or the one.
-fn values(claim: Option<&Value>) -> Vec<String> {
-    let text = |value: &Value| match value {
-        Value::Null => None,
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
-    };
-    match claim {
-        Some(Value::Array(list)) => list.iter().filter_map(text).collect(),
-        Some(value) => text(value).into_iter().collect(),
-        None => Vec::new(),
+impl Jwks {
+    fn document(&self) -> Document<'_> {
+        Document {
+            what: "the keys",
+            store: STORE,
+            backend: &self.backend,
+            authority: None,
+            target: &self.path,
+            keep_for: self.cache_for.0,
+            timeout: None,
+        }
     }
 }
 
 impl OnRequest for Jwt {
     fn on_request(&self, request: &mut Request<'_>) -> Decision {
-        // Whoever reads these believes that they are the token's.
-        for header in self.config.claims.iter().filter_map(|rule| rule.header.as_ref()) {
-            if let Err(reason) = request.remove_header(header) {
-                log::error(&format!("a request was refused: {reason}"));
-                return Reply::new(500).text("the request could not be prepared\n").into();
-            }
+        if let Err(reason) = claims::hide_sent(&self.config.claims, request) {
+            log::error(&format!("a request was refused: {reason}"));
+            return Reply::new(500).text("the request could not be prepared\n").into();
         }
         let judged = self.carried(request).and_then(|token| self.judge(&token));
         let claims = match judged {

@@ -2,27 +2,40 @@
 
 use sluice_plugin::Request;
 
+/// Names and values.
+fn split(fields: &[Vec<u8>]) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = fields.iter().filter_map(|field| std::str::from_utf8(field).ok()).flat_map(|field| field.split(';'));
+    pairs.filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.trim(), value.trim().trim_matches('"')))
+}
+
+/// Those cookies of the request whose names begin so, in order.
+pub fn beginning_with(request: &Request<'_>, start: &str) -> Vec<(String, String)> {
+    let fields = request.header_values("cookie");
+    let found = split(&fields).filter(|(name, _)| name.starts_with(start));
+    found.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
 /// Every value that the request gives this cookie. More than one: another site of the same domain may have set one of them.
 pub fn values(request: &Request<'_>, name: &str) -> Vec<String> {
     let fields = request.header_values("cookie");
-    let pairs = fields.iter().filter_map(|field| std::str::from_utf8(field).ok()).flat_map(|field| field.split(';'));
-    pairs
-        .filter_map(|pair| pair.split_once('='))
-        .filter(|(key, _)| key.trim() == name)
-        .map(|(_, value)| value.trim().trim_matches('"').to_owned())
-        .collect()
+    split(&fields).filter(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).collect()
 }
 
 /// The `Cookie` that is left without this one, empty where nothing is; none where the request has no such cookie.
 pub fn without(request: &Request<'_>, name: &str) -> Option<String> {
-    if values(request, name).is_empty() {
-        return None;
-    }
+    without_those(request, |other| other == name)
+}
+
+/// The `Cookie` that is left without some, by their names.
+pub fn without_those(request: &Request<'_>, goes: impl Fn(&str) -> bool) -> Option<String> {
     let fields = request.header_values("cookie");
     let texts: Vec<_> = fields.iter().map(|field| String::from_utf8_lossy(field)).collect();
-    let pairs = texts.iter().flat_map(|field| field.split(';')).map(str::trim);
-    let is_other = |pair: &&str| !pair.is_empty() && pair.split('=').next().map(str::trim) != Some(name);
-    Some(pairs.filter(is_other).collect::<Vec<_>>().join("; "))
+    let pairs = || texts.iter().flat_map(|field| field.split(';')).map(str::trim);
+    let goes = |pair: &&str| goes(pair.split('=').next().unwrap_or_default().trim());
+    if !pairs().any(|pair| goes(&pair)) {
+        return None;
+    }
+    Some(pairs().filter(|pair| !pair.is_empty() && !goes(pair)).collect::<Vec<_>>().join("; "))
 }
 
 /// Whether a text can be a cookie's name: a token (RFC 9110, section 5.6.2).
@@ -46,6 +59,9 @@ mod tests {
         assert_eq!(values(&request, "b"), ["x=y"]);
         assert_eq!(values(&request, "c"), ["3"]);
         assert_eq!(values(&request, "A"), Vec::<String>::new());
+        let begin = beginning_with(&request, "b");
+        let begin: Vec<_> = begin.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(begin, [("bb", "2"), ("b", "x=y")]);
     }
 
     #[test]
@@ -54,6 +70,8 @@ mod tests {
         assert_eq!(without(&exchange.request(), "b").as_deref(), Some("a=1; c=3; d=5"));
         assert_eq!(without(&exchange.request(), "x"), None);
         assert_eq!(without(&Exchange::get("/").header("cookie", "a=1").request(), "a").as_deref(), Some(""));
+        let several = without_those(&exchange.request(), |name| name < "c");
+        assert_eq!(several.as_deref(), Some("c=3; d=5"));
     }
 
     #[test]

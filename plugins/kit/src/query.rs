@@ -37,6 +37,24 @@ pub fn decode(text: &str) -> Vec<u8> {
     decoded
 }
 
+/// Percent-encoding of everything but letters, digits and `-._~`: for a name or value of a query, or of a form.
+pub fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(byte.into()),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+/// A query, or the body of a form.
+pub fn of<'p>(parameters: impl IntoIterator<Item = (&'p str, &'p str)>) -> String {
+    let pairs = parameters.into_iter().map(|(name, value)| format!("{}={}", encode(name), encode(value)));
+    pairs.collect::<Vec<_>>().join("&")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +70,13 @@ mod tests {
         assert_eq!(without("a=%41&key=x&b", "key").as_deref(), Some("a=%41&b"));
         assert_eq!(without("key=x", "key").as_deref(), Some(""));
         assert_eq!(without("a=1", "key"), None);
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded_to_the_same() {
+        let query = of([("scope", "openid a&b"), ("url", "https://é.example/?a=1#b")]);
+        assert_eq!(query, "scope=openid%20a%26b&url=https%3A%2F%2F%C3%A9.example%2F%3Fa%3D1%23b");
+        assert_eq!(values(&query, "url").next(), Some("https://é.example/?a=1#b".as_bytes().to_vec()));
     }
 
     #[test]

@@ -105,6 +105,13 @@ impl Subject {
                 self.answer = Some(503);
                 "the page"
             }
+            "oidc" => {
+                let cookie = std::fs::read_to_string(binary::root().join("plugins/oidc/tests/session.txt"));
+                let session = cookie.expect("a session");
+                self.header("cookie", &format!("sid=0123456789abcdef0123456789abcdef; {}", session.trim()));
+                self.backends = Some(Arc::new(Backends));
+                "a session with two claims"
+            }
             "rate-limit" => {
                 // Limits that no bench reaches, in place of the example's.
                 for limit in self.config["limits"].as_array_mut().expect("limits") {

@@ -22,7 +22,7 @@ macro_rules! rsa_verifies {
 
 /// A key as it is written; making it one costs more than reading it, so only the one that is needed is made.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Jwk {
+pub struct Jwk {
     #[serde(rename = "kid", default)]
     pub(crate) id: Option<String>,
     #[serde(rename = "kty")]
@@ -43,7 +43,8 @@ pub(crate) struct Jwk {
     y: Option<String>,
 }
 
-pub(crate) enum Key {
+#[derive(Debug)]
+pub enum Key {
     Rsa(rsa::PublicKey),
     P256(p256::ecdsa::VerifyingKey),
     P384(p384::ecdsa::VerifyingKey),
@@ -74,7 +75,7 @@ impl Algorithm {
 }
 
 impl Jwk {
-    pub(crate) fn of(value: &Value) -> Option<Jwk> {
+    pub fn of(value: &Value) -> Option<Jwk> {
         Jwk::deserialize(value).ok()
     }
 
@@ -87,7 +88,7 @@ impl Jwk {
             && self.algorithm.as_deref().is_none_or(|own| own == algorithm.name())
     }
 
-    pub(crate) fn key(&self) -> Result<Key, String> {
+    pub fn key(&self) -> Result<Key, String> {
         let part = |name: &str, part: &Option<String>| {
             let text = part.as_deref().ok_or_else(|| format!("it has no {name}"))?;
             BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| format!("its {name} is not base64url"))
@@ -134,7 +135,7 @@ fn point(x: &[u8], y: &[u8], length: usize) -> Result<Vec<u8>, String> {
 }
 
 impl Key {
-    pub(crate) fn verifies(&self, algorithm: Algorithm, signed: &[u8], signature: &[u8]) -> bool {
+    pub fn verifies(&self, algorithm: Algorithm, signed: &[u8], signature: &[u8]) -> bool {
         match (self, algorithm) {
             (Key::Rsa(key), Algorithm::RS256) => rsa_verifies!(sha2::Sha256, key, signed, signature),
             (Key::Rsa(key), Algorithm::RS384) => rsa_verifies!(sha2::Sha384, key, signed, signature),

@@ -11,10 +11,10 @@ use serde_json::Value;
 const TRIED: usize = 4;
 
 /// A token that nothing is known of but what it says of itself.
-pub(crate) struct Token<'t> {
-    pub(crate) algorithm: Algorithm,
+pub struct Token<'t> {
+    pub algorithm: Algorithm,
     key_id: Option<String>,
-    pub(crate) claims: Value,
+    pub claims: Value,
     signed: &'t [u8],
     signature: Vec<u8>,
 }
@@ -30,7 +30,7 @@ struct Header {
 }
 
 impl<'t> Token<'t> {
-    pub(crate) fn parse(text: &'t str) -> Result<Token<'t>, &'static str> {
+    pub fn parse(text: &'t str) -> Result<Token<'t>, &'static str> {
         const SHAPE: &str = "it is not a signed token of three parts";
         let (signed, signature) = text.rsplit_once('.').ok_or(SHAPE)?;
         let (header, payload) = signed.split_once('.').filter(|(_, payload)| !payload.contains('.')).ok_or(SHAPE)?;
@@ -49,11 +49,12 @@ impl<'t> Token<'t> {
     }
 
     /// Whether a key is of the kind and name that the token says.
-    pub(crate) fn may_be_by(&self, jwk: &Jwk) -> bool {
+    pub fn may_be_by(&self, jwk: &Jwk) -> bool {
         jwk.is_for(self.algorithm) && self.key_id.as_ref().is_none_or(|id| jwk.id.as_ref() == Some(id))
     }
 
-    pub(crate) fn is_signed_by(&self, keys: &[Jwk]) -> bool {
+    /// Whether one of the keys that it may be by has signed it.
+    pub fn is_signed_by(&self, keys: &[Jwk]) -> bool {
         let candidates = keys.iter().filter(|jwk| self.may_be_by(jwk)).take(TRIED);
         candidates
             .filter_map(|jwk| jwk.key().ok())

@@ -1,0 +1,303 @@
+use super::*;
+
+#[test]
+fn a_sign_in_is_finished_only_by_the_browser_that_began_it() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    let back = browser.leave("/");
+    // A link with somebody else's code signs nobody in.
+    let mut other = Browser { cookies: BTreeMap::new(), ..browser.clone() };
+    let got = other.get(&back);
+    assert_eq!(got.status, Some(400));
+    assert!(other.cookies.is_empty() && browser.idp().asked_for("/token") == 0);
+    // Nor does a sign-in of its own help with another's state.
+    other.leave("/");
+    assert_eq!(other.get(&back).status, Some(400));
+    assert_eq!(browser.get(&back).status, Some(302));
+}
+
+#[test]
+fn a_state_that_is_not_the_cookies_is_refused() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    let back = browser.leave("/");
+    let (start, state) = back.split_once("state=").unwrap();
+    for wrong in [
+        format!("{start}state={}", &state[..8]),
+        format!("{start}state={}A", &state[..state.len() - 1]),
+        format!("{start}state={state}&state={state}"),
+        format!("{start}state="),
+        start.to_owned(),
+        "/oauth2/callback".to_owned(),
+        format!("{back}&code=another"),
+        format!("{start}state=%ff%fe"),
+    ] {
+        if wrong == back {
+            continue;
+        }
+        assert_eq!(browser.get(&wrong).status, Some(400), "{wrong}");
+    }
+    assert_eq!(browser.idp().asked_for("/token"), 0);
+}
+
+#[test]
+fn a_sign_in_can_not_be_played_twice() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    let back = browser.leave("/page");
+    let mut thief = browser.clone();
+    assert_eq!(browser.get(&back).status, Some(302));
+    // With the cookie too, as a proxy on the way could have it.
+    assert_eq!(thief.get(&back).status, Some(400));
+    assert_eq!(browser.idp().asked_for("/token"), 1);
+    // Whoever is signed in and goes back, or has a bookmark, is not bothered.
+    assert_eq!(browser.get(&back).location(), "/");
+    assert_eq!(browser.get("/oauth2/callback").location(), "/");
+}
+
+#[test]
+fn a_sign_in_that_takes_too_long_is_over() {
+    let (services, mut browser) = (services(), Browser::at(json!({})));
+    let back = browser.leave("/page?a=1&b=2");
+    services.advance(Duration::from_secs(600));
+    let got = browser.get(&back);
+    assert_eq!(got.status, Some(400));
+    assert!(got.body.contains("<a href=\"/page?a=1&amp;b=2\">"), "{}", got.body);
+}
+
+#[test]
+fn an_id_token_that_does_not_fit_signs_nobody_in() {
+    for (claims, header) in [
+        (json!({ "nonce": "another" }), json!({})),
+        (json!({ "nonce": null }), json!({})),
+        (json!({ "iss": "https://idp.example" }), json!({})),
+        (json!({ "iss": null }), json!({})),
+        (json!({ "aud": "other" }), json!({})),
+        (json!({ "aud": ["other", "shops"] }), json!({})),
+        (json!({ "aud": null }), json!({})),
+        (json!({ "aud": ["shop", "other"], "azp": "other" }), json!({})),
+        (json!({ "azp": 5 }), json!({})),
+        (json!({ "exp": NOW - 31 }), json!({})),
+        (json!({ "exp": null }), json!({})),
+        (json!({ "exp": "never" }), json!({})),
+        (json!({ "iat": NOW + 31 }), json!({})),
+        (json!({ "iat": null }), json!({})),
+        (json!({ "nbf": NOW + 31 }), json!({})),
+        (json!({ "sub": null }), json!({})),
+        (json!({ "sub": "" }), json!({})),
+        (json!({ "at_hash": "77QmUPtjPfzWtF2AnpK9RQ" }), json!({})),
+        (json!({ "at_hash": 1 }), json!({})),
+        (json!({}), json!({ "alg": "none" })),
+        (json!({}), json!({ "alg": "HS256" })),
+        (json!({}), json!({ "alg": "ES384" })),
+        (json!({}), json!({ "alg": "RS256" })),
+        (json!({}), json!({ "kid": "other" })),
+        (json!({}), json!({ "crit": ["exp"] })),
+    ] {
+        let (_services, mut browser) = (services(), Browser::at(json!({})));
+        let back = browser.leave("/");
+        *browser.idp().claims.borrow_mut() = claims.clone();
+        merge(&mut browser.idp().header.borrow_mut(), &header);
+        let got = browser.get(&back);
+        assert_eq!(got.status, Some(400), "{claims} {header}");
+        assert!(browser.cookies.is_empty(), "the sign-in is over: {claims} {header}");
+    }
+}
+
+#[test]
+fn an_id_token_for_several_audiences_and_with_the_hash_of_its_access_token_fits() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    let hash = id_token::half_hash(jose::Algorithm::EdDSA, "access-1");
+    *browser.idp().claims.borrow_mut() = json!({ "aud": ["other", "shop"], "azp": "shop", "at_hash": hash });
+    browser.sign_in("/");
+    // OpenID Connect Core 1.0, appendix A.
+    let example = id_token::half_hash(jose::Algorithm::RS256, "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y");
+    assert_eq!(example, "77QmUPtjPfzWtF2AnpK9RQ");
+}
+
+#[test]
+fn an_answer_without_an_id_token_signs_nobody_in() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    *browser.idp().answer.borrow_mut() = json!({ "id_token": null });
+    let back = browser.leave("/");
+    assert_eq!(browser.get(&back).status, Some(400));
+}
+
+#[test]
+fn an_answer_of_another_provider_is_refused() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    let back = browser.leave("/");
+    assert_eq!(browser.get(&format!("{back}&iss=https%3A%2F%2Fevil.example%2F")).status, Some(400));
+    let back = browser.leave("/");
+    assert_eq!(browser.get(&format!("{back}&iss=https%3A%2F%2Fidp.example%2F")).status, Some(302));
+    let (_services, mut strict) = (self::services(), Browser::at(json!({})));
+    *strict.idp().metadata.borrow_mut() = json!({ "authorization_response_iss_parameter_supported": true });
+    let back = strict.leave("/");
+    assert_eq!(strict.get(&back).status, Some(400), "it says that it names itself, and does not");
+}
+
+#[test]
+fn an_error_of_the_provider_is_a_page_that_repeats_no_foreign_text() {
+    for (error, status, shown) in [
+        ("access_denied", 403, "access_denied"),
+        ("server_error", 400, "server_error"),
+        ("%3Cscript%3Ealert(1)%3C%2Fscript%3E", 400, "an error without a name"),
+        ("a%0D%0Aset-cookie:%20a=b", 400, "an error without a name"),
+    ] {
+        let (_services, mut browser) = (services(), Browser::at(json!({})));
+        let back = browser.leave("/");
+        let state = field(&back, "state").unwrap();
+        let got = browser.get(&format!("/oauth2/callback?error={error}&error_description=%3Cb%3Ebad&state={state}"));
+        assert_eq!(got.status, Some(status), "{error}");
+        assert!(
+            got.body.contains("<a href=\"/\">")
+                && got.body.contains(shown)
+                && !got.body.contains("script")
+                && !got.body.contains("bad"),
+            "{}",
+            got.body
+        );
+        assert!(browser.cookies.is_empty() && browser.idp().asked_for("/token") == 0);
+    }
+    // Without a sign-in under way no error is shown at all.
+    let (_services, mut browser) = (self::services(), Browser::at(json!({})));
+    assert!(!browser.get("/oauth2/callback?error=access_denied&state=x").body.contains("access_denied"));
+}
+
+#[test]
+fn nobody_is_sent_to_another_site() {
+    for path in ["//evil.example/a", "/\\evil.example", "/\t/evil.example", "///evil.example"] {
+        let (_services, mut browser) = (services(), Browser::at(json!({})));
+        let back = browser.leave(path);
+        assert_eq!(browser.get(&back).location(), "/", "{path}");
+    }
+    // A query may hold whatever it likes.
+    let (_services, mut browser) = (self::services(), Browser::at(json!({})));
+    browser.sign_in("/?next=//evil.example");
+}
+
+#[test]
+fn a_long_address_is_cut_where_it_still_leads_somewhere() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    let back = browser.leave(&format!("/orders?q={}", "x".repeat(1_100)));
+    assert_eq!(browser.get(&back).location(), "/orders");
+    let (_services, mut browser) = (self::services(), Browser::at(json!({})));
+    let back = browser.leave(&format!("/{}", "x".repeat(1_100)));
+    assert!(browser.cookies.values().all(|value| value.len() < 600));
+    assert_eq!(browser.get(&back).location(), "/");
+}
+
+#[test]
+fn cookies_that_were_changed_or_are_anothers_count_as_none() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    browser.sign_in("/");
+    let good = browser.cookies.clone();
+    let name = good.keys().find(|name| !name.contains(".tries")).unwrap().clone();
+    let value = &good[&name];
+    let changed = |at: usize| {
+        let other = if value.as_bytes()[at] == b'A' { "B" } else { "A" };
+        format!("{}{other}{}", &value[..at], &value[at + 1..])
+    };
+    for wrong in [
+        changed(3),
+        changed(40),
+        changed(value.len() / 2),
+        String::new(),
+        "1.".into(),
+        "x".repeat(5_000),
+        value[2..].to_owned(),
+    ] {
+        browser.cookies = BTreeMap::from([(name.clone(), wrong.clone())]);
+        assert_eq!(browser.fetch("/").status, Some(401), "{wrong}");
+        assert_eq!(browser.get("/").status, Some(302), "{wrong}");
+    }
+    // A sign-in's cookie is no session, a session no sign-in's.
+    let mut other = Browser { cookies: BTreeMap::new(), ..browser.clone() };
+    other.leave("/");
+    let (login, sealed) = other.cookies.pop_first().unwrap();
+    other.cookies.insert(name.clone(), format!("1.{sealed}"));
+    assert!(!other.passes());
+    other.cookies = BTreeMap::from([(login.clone(), value[2..].to_owned())]);
+    let state = login.rsplit('.').next().unwrap();
+    assert_eq!(other.get(&format!("/oauth2/callback?code=c&state={state}")).status, Some(400));
+}
+
+#[test]
+fn a_session_is_of_one_client_and_of_one_set_of_claims() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    browser.sign_in("/");
+    for more in [
+        json!({ "clientId": "other" }),
+        json!({ "claims": [{ "claim": "email", "header": "x-email" }] }),
+        json!({ "forwardAccessToken": true }),
+        json!({ "scopes": ["email"] }),
+    ] {
+        let mut other = browser.with(more.clone());
+        assert!(!other.passes(), "{more}");
+        // Not even under the other's name.
+        let own = other.leave("/");
+        let name =
+            other.cookies.keys().find(|name| name.contains(".login.")).unwrap().split('.').next().unwrap().to_owned();
+        other.cookies.insert(name, browser.cookies.values().next().unwrap().clone());
+        assert!(!other.passes(), "{more}");
+        drop(own);
+    }
+    assert!(browser.with(json!({ "redirect": "Never" })).passes(), "what a session says stays the same");
+}
+
+#[test]
+fn a_browser_that_keeps_no_session_is_told_so_and_not_sent_round_for_ever() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    let mut rounds = 0;
+    let last = loop {
+        let got = browser.get("/");
+        if got.status != Some(302) {
+            break got;
+        }
+        rounds += 1;
+        assert!(rounds < 10, "it goes round and round");
+        let back = browser.idp().authorize(got.location());
+        browser.get(&back);
+        browser.cookies.retain(|name, _| name.contains(".tries"));
+    };
+    assert_eq!((last.status, rounds), (Some(400), 4));
+    assert_eq!(browser.get("/").status, Some(302), "whoever wants may try again");
+}
+
+#[test]
+fn where_the_provider_sends_browsers_back_to_is_no_headers_to_say() {
+    let (_services, browser) = (services(), Browser::at(json!({})));
+    for (configured, whole) in [
+        ("/oauth2/callback", "https://example.com/oauth2/callback"),
+        ("https://shop.example/oauth2/callback", "https://shop.example/oauth2/callback"),
+    ] {
+        let mut site = browser.with(json!({ "redirectUri": configured }));
+        let sent = Exchange::get("/").header("accept", "text/html").header("x-forwarded-host", "evil.example");
+        let got = site.send(sent.header("forwarded", "host=evil.example"));
+        assert_eq!(field(got.location(), "redirect_uri").as_deref(), Some(whole));
+    }
+}
+
+#[test]
+fn another_site_can_not_sign_anybody_out_unasked() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    browser.sign_in("/");
+    let got = browser.send(Exchange::get("/oauth2/logout").header("sec-fetch-site", "cross-site"));
+    assert_eq!(got.status, Some(200));
+    assert!(got.body.contains("<form method=\"post\" action=\"/oauth2/logout\">"));
+    assert!(browser.passes());
+}
+
+#[test]
+fn without_its_secrets_nobody_signs_in_and_nobody_passes() {
+    let (services, mut browser) = (services(), Browser::at(json!({})));
+    browser.sign_in("/");
+    services.revoke("session");
+    assert!(!browser.passes());
+    assert_eq!(browser.get("/").status, Some(500));
+    services.rotate("session", "too short");
+    assert_eq!(browser.get("/").status, Some(500));
+    services.rotate("session", SECRET);
+    assert!(browser.passes());
+    services.revoke("client");
+    browser.cookies.clear();
+    let back = browser.leave("/");
+    assert_eq!(browser.get(&back).status, Some(503));
+}

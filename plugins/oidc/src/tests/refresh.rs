@@ -1,0 +1,130 @@
+use super::*;
+
+fn renewing() -> Browser {
+    Browser::at(json!({ "refresh": true, "forwardAccessToken": true }))
+}
+
+#[test]
+fn the_access_token_is_forwarded_and_the_session_ends_with_it() {
+    let (services, mut browser) = (services(), Browser::at(json!({ "forwardAccessToken": true })));
+    browser.sign_in("/");
+    let got = browser.send(Exchange::get("/").header("authorization", "Bearer of-the-client"));
+    assert_eq!(got.passed("authorization"), Some("Bearer access-1"));
+    services.advance(Duration::from_secs(300));
+    assert!(!browser.passes());
+}
+
+#[test]
+fn what_is_no_bearers_token_is_not_forwarded_and_nor_is_what_a_client_sends() {
+    let (_services, mut browser) = (services(), Browser::at(json!({ "forwardAccessToken": true })));
+    *browser.idp().answer.borrow_mut() = json!({ "token_type": "DPoP" });
+    browser.sign_in("/");
+    let got = browser.send(Exchange::get("/").header("authorization", "Bearer of-the-client"));
+    assert_eq!(got.passed("authorization"), None);
+}
+
+#[test]
+fn tokens_are_renewed_shortly_before_they_expire() {
+    let (services, mut browser) = (services(), renewing());
+    browser.sign_in("/");
+    services.advance(Duration::from_secs(269));
+    assert_eq!(browser.fetch("/").passed("authorization"), Some("Bearer access-1"));
+    services.advance(Duration::from_secs(1));
+    let got = browser.fetch("/");
+    assert_eq!(got.passed("authorization"), Some("Bearer access-2"));
+    assert_eq!(got.told().count(), 1);
+    services.advance(Duration::from_secs(270));
+    assert_eq!(browser.fetch("/").passed("authorization"), Some("Bearer access-3"));
+}
+
+#[test]
+fn requests_that_bring_the_session_before_its_renewal_do_not_burn_the_new_token() {
+    let (services, mut browser) = (services(), renewing());
+    browser.sign_in("/");
+    services.advance(Duration::from_secs(280));
+    let mut before = browser.clone();
+    assert_eq!(browser.fetch("/").passed("authorization"), Some("Bearer access-2"));
+    for _ in 0..5 {
+        services.advance(Duration::from_secs(5));
+        let got = before.clone().fetch("/");
+        assert_eq!(got.passed("authorization"), Some("Bearer access-2"));
+        assert_eq!(got.told().count(), 1, "and the browser is told it");
+    }
+    assert_eq!(browser.idp().asked_for("/token"), 2, "one code, one renewal");
+    services.advance(Duration::from_secs(60));
+    assert!(!before.passes(), "much later it is a token that was used before");
+}
+
+#[test]
+fn while_one_request_renews_the_others_go_by_what_they_have() {
+    let (services, mut browser) = (services(), renewing());
+    browser.sign_in("/");
+    services.advance(Duration::from_secs(280));
+    // Another request has the lock, and no answer yet.
+    let key = kit::hex(&Sha256::digest("refresh-1"));
+    let store = sluice_plugin::store::Store::open("oidc").unwrap();
+    store.set(&format!("renewing/{key}"), b"", Some(Duration::from_secs(60))).unwrap();
+    assert_eq!(browser.fetch("/").passed("authorization"), Some("Bearer access-1"));
+    services.advance(Duration::from_secs(20));
+    let got = browser.fetch("/");
+    assert_eq!((got.status, got.header("retry-after")), (Some(503), Some("1")), "it has expired");
+    assert!(!browser.cookies.is_empty());
+    assert_eq!(browser.idp().asked_for("/token"), 1);
+}
+
+#[test]
+fn a_session_that_the_provider_has_ended_is_over() {
+    let (services, mut browser) = (services(), renewing());
+    browser.sign_in("/");
+    services.advance(Duration::from_secs(280));
+    browser.idp().fails.set(Some(400));
+    assert_eq!(browser.fetch("/").status, Some(401));
+    assert_eq!(browser.fetch("/").status, Some(401));
+    assert_eq!(browser.idp().asked_for("/token"), 2, "it is not asked about it each time");
+    browser.idp().fails.set(None);
+    browser.sign_in("/");
+    assert!(browser.passes());
+}
+
+#[test]
+fn while_the_provider_is_away_a_session_holds_until_its_token_expires() {
+    let (services, mut browser) = (services(), renewing());
+    browser.sign_in("/");
+    services.advance(Duration::from_secs(275));
+    browser.idp().fails.set(Some(502));
+    assert!(browser.passes() && browser.passes());
+    assert_eq!(browser.idp().asked_for("/token"), 2, "it is left alone for a while");
+    services.advance(Duration::from_secs(25));
+    assert_eq!(browser.fetch("/").status, Some(503));
+    browser.idp().fails.set(None);
+    services.advance(Duration::from_secs(12));
+    assert_eq!(browser.fetch("/").passed("authorization"), Some("Bearer access-2"), "and comes back");
+}
+
+#[test]
+fn a_renewal_brings_new_claims_but_of_nobody_else() {
+    let claims = json!([{ "claim": "email", "header": "x-email" }]);
+    let (services, mut browser) = (services(), Browser::at(json!({ "refresh": true, "claims": claims })));
+    browser.sign_in("/");
+    services.advance(Duration::from_secs(280));
+    *browser.idp().claims.borrow_mut() = json!({ "email": "new@shop.example" });
+    assert_eq!(browser.fetch("/").passed("x-email"), Some("new@shop.example"));
+    services.advance(Duration::from_secs(280));
+    *browser.idp().claims.borrow_mut() = json!({ "sub": "eve" });
+    assert_eq!(browser.fetch("/").status, Some(401));
+    let (services, mut browser) = (self::services(), Browser::at(json!({ "refresh": true })));
+    browser.sign_in("/");
+    services.advance(Duration::from_secs(280));
+    *browser.idp().answer.borrow_mut() = json!({ "id_token": null, "refresh_token": null });
+    assert!(browser.passes(), "neither has to come anew");
+}
+
+#[test]
+fn without_the_store_each_request_renews_by_itself() {
+    let services = Services::new().secret("session", SECRET).secret("client", "hunter2");
+    let mut browser = renewing();
+    browser.sign_in("/");
+    services.advance(Duration::from_secs(280));
+    assert_eq!(browser.fetch("/").passed("authorization"), Some("Bearer access-2"));
+    assert_eq!(browser.fetch("/").passed("authorization"), Some("Bearer access-2"));
+}
