@@ -220,6 +220,9 @@ impl Announced {
     }
 }
 
+/// The operation of a request, and what stands for the variables of its path.
+type Asked<'a> = (&'a Operation, Vec<(&'a str, &'a str)>);
+
 /// What comes next for a request that fits so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
@@ -283,12 +286,7 @@ impl RequestValidation {
     }
 
     /// What is asked of a request; none where nothing is.
-    #[allow(clippy::type_complexity, reason = "an operation, and the variables of its path")]
-    fn find<'a>(
-        &'a self,
-        method: &str,
-        path: &'a str,
-    ) -> Result<Option<(&'a Operation, Vec<(&'a str, &'a str)>)>, Problem> {
+    fn find<'a>(&'a self, method: &str, path: &'a str) -> Result<Option<Asked<'a>>, Problem> {
         let (api, unknown_paths) = match &self.rules {
             Rules::Body(_, operation) => return Ok(Some((operation, Vec::new()))),
             Rules::Api { api, unknown_paths, .. } => (api, *unknown_paths),

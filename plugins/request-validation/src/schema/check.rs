@@ -19,7 +19,7 @@ pub(crate) struct Found {
 const POINTER: usize = 200;
 
 /// Schemas one within the other: 32 KiB of stack have to do.
-const DEEPEST: usize = 96;
+const DEEPEST: usize = 128;
 
 /// Where in a value one is.
 struct At<'a> {

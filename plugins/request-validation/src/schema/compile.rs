@@ -270,9 +270,7 @@ impl<'d> Reader<'_, 'd, '_> {
             let mut bound = within;
             match self.object.get(exclusive) {
                 Some(Value::Bool(flag)) if self.compiler.dialect.has_exclusive_flags() => {
-                    if *flag {
-                        bound = beyond;
-                    }
+                    bound = if *flag { beyond } else { within };
                 }
                 Some(Value::Number(number)) => self.keywords.push(Keyword::Bound(beyond, number.clone())),
                 Some(_) => return Err(self.error(exclusive, "it is not a number")),
@@ -415,12 +413,14 @@ impl<'d> Reader<'_, 'd, '_> {
     }
 
     fn combinations(&mut self) -> Result<(), String> {
-        let kinds: [(&str, fn(Vec<Id>) -> Keyword); 3] =
-            [("allOf", Keyword::AllOf), ("anyOf", Keyword::AnyOf), ("oneOf", Keyword::OneOf)];
-        for (name, keyword) in kinds {
+        for name in ["allOf", "anyOf", "oneOf"] {
             if self.object.contains_key(name) {
                 let ids = self.children(name)?;
-                self.keywords.push(keyword(ids));
+                self.keywords.push(match name {
+                    "allOf" => Keyword::AllOf(ids),
+                    "anyOf" => Keyword::AnyOf(ids),
+                    _ => Keyword::OneOf(ids),
+                });
             }
         }
         if self.object.contains_key("not") {
