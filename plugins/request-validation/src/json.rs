@@ -202,5 +202,7 @@ pub(crate) fn is_multiple(number: &Number, of: &Number) -> bool {
     }
     let [number, of] = [number, of].map(|number| number.as_f64().unwrap_or_default());
     let times = number / of;
-    times.is_finite() && (times - times.round()).abs() <= times.abs().max(1.0) * 4.0 * f64::EPSILON
+    // The remainder of two doubles is exact, where their quotient need not be one.
+    number % of == 0.0
+        || times.is_finite() && (times - times.round()).abs() <= times.abs().max(1.0) * 4.0 * f64::EPSILON
 }

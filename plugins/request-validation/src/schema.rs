@@ -1,9 +1,14 @@
 //! JSON Schemas, compiled: a list of nodes that name each other by number, so that a schema of many uses is there once and
 //! one that is about itself is no special case.
 //!
-//! The keywords of draft 2020-12 and of its forerunners down to draft 4, in which OpenAPI 3.0 is written, but for those that
-//! depend on what other keywords have looked at (`unevaluatedProperties`, `$dynamicRef`): these are refused by name. What can
-//! be said about a schema before a request comes is said here; `check` does no more than a bounded amount of work a byte.
+//! The keywords of draft 2020-12 and of its forerunners down to draft 4, in which OpenAPI 3.0 is written, but for references
+//! that depend on the way by which one has come (`$dynamicRef`): these are refused by name. What can be said about a schema
+//! before a request comes is said when it is compiled; a check does no more than a bounded amount of work a byte.
+//!
+//! Why not the crate `jsonschema`, by which the gateway judges configurations: it asks for random keys of its hashes, which
+//! for this target come from JavaScript, so that a module with it has imports that no component can have. It would also be
+//! five megabytes, where this plugin is one and each use of a plugin is compiled by itself; and it would bring Unicode's tables
+//! into the regular expressions of every plugin.
 
 pub(crate) use check::{Check, Found, cut};
 pub(crate) use compile::{Compiler, Dialect};
@@ -141,6 +146,12 @@ enum Keyword {
         then: Option<Id>,
         otherwise: Option<Id>,
     },
+    /// Of an object's properties, or a list's elements, that nothing else in the schema `owner` is about.
+    Unevaluated {
+        what: Size,
+        owner: Id,
+        rest: Id,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -149,6 +160,8 @@ struct Properties {
     patterns: Vec<(Regex, Id)>,
     /// Of properties that are neither.
     rest: Option<Id>,
+    /// Whether these may be anything, and that is said.
+    is_open: bool,
 }
 
 /// How a text stands for a value.

@@ -271,7 +271,7 @@ fn a_configuration_that_could_not_work_is_refused_with_its_place() {
         (json!({ "allOf": [] }), "body.schema.allOf: "),
         (json!({ "pattern": "(a" }), "body.schema.pattern: "),
         (json!({ "patternProperties": { "(?=a)": {} } }), "body.schema.patternProperties.(?=a): "),
-        (json!({ "unevaluatedProperties": false }), "body.schema.unevaluatedProperties: "),
+        (json!({ "items": { "$dynamicRef": "#a" } }), "body.schema.items.$dynamicRef: "),
         (json!({ "exclusiveMinimum": true }), "body.schema.exclusiveMinimum: "),
         (json!({ "items": { "$id": "x" } }), "body.schema.items.$id: "),
         (json!({ "$schema": "http://json-schema.org/draft-03/schema#" }), "body.schema.$schema: "),

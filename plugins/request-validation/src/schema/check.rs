@@ -125,6 +125,10 @@ impl<'s> Check<'s> {
         let mut fits = true;
         let schemas = self.schemas;
         for keyword in schemas.keywords(id) {
+            // What is left over of a value that does not fit says nothing.
+            if !fits && matches!(keyword, Keyword::Unevaluated { .. }) {
+                continue;
+            }
             if !self.keyword(keyword, value, at, tells) {
                 fits = false;
                 if self.is_done(tells) {
@@ -153,6 +157,16 @@ impl<'s> Check<'s> {
                 let next = if self.check(*condition, value, at, false) { then } else { otherwise };
                 next.is_none_or(|id| self.check(id, value, at, tells))
             }
+            (Keyword::Unevaluated { what: Size::Object, owner, rest }, Json::Object(entries)) => {
+                let left = self.left_over(*owner, value, entries.len());
+                let entries = left.filter_map(|index| entries.get(index));
+                self.each(entries.map(|(name, value)| (Step::Name(name), (*rest, value))), at, tells)
+            }
+            (Keyword::Unevaluated { what: Size::List, owner, rest }, Json::List(values)) => {
+                let left = self.left_over(*owner, value, values.len());
+                let elements = left.filter_map(|index| Some((Step::Index(index), (*rest, values.get(index)?))));
+                self.each(elements, at, tells)
+            }
             (Keyword::Properties(properties), Json::Object(entries)) => self.properties(properties, entries, at, tells),
             (Keyword::Required(names), Json::Object(_)) => self.have(names, value, at, tells),
             (Keyword::DependentRequired(all), Json::Object(_)) => {
@@ -165,10 +179,12 @@ impl<'s> Check<'s> {
                 self.all(&ids.collect::<Vec<_>>(), value, at, tells)
             }
             (Keyword::PrefixItems(ids), Json::List(values)) => {
-                self.each(ids.iter().copied().zip(values).enumerate(), at, tells)
+                let elements = ids.iter().copied().zip(values).enumerate();
+                self.each(elements.map(|(index, element)| (Step::Index(index), element)), at, tells)
             }
             (Keyword::Items(behind, id), Json::List(values)) => {
-                self.each(values.iter().map(|value| (*id, value)).enumerate().skip(*behind), at, tells)
+                let elements = values.iter().enumerate().skip(*behind);
+                self.each(elements.map(|(index, value)| (Step::Index(index), (*id, value))), at, tells)
             }
             (Keyword::Contains { schema, least, most }, Json::List(values)) => {
                 let fitting = values.iter().filter(|value| self.check(*schema, value, at, false)).count() as u64;
@@ -210,13 +226,13 @@ impl<'s> Check<'s> {
 
     fn each<'v, 'b: 'v>(
         &mut self,
-        elements: impl Iterator<Item = (usize, (Id, &'v Json<'b>))>,
+        parts: impl Iterator<Item = (Step<'v>, (Id, &'v Json<'b>))>,
         at: &At<'_>,
         tells: bool,
     ) -> bool {
         let mut fits = true;
-        for (index, (id, value)) in elements {
-            if !self.check(id, value, &at.within(Step::Index(index)), tells) {
+        for (step, (id, value)) in parts {
+            if !self.check(id, value, &at.within(step), tells) {
                 fits = false;
                 if self.is_done(tells) {
                     break;
@@ -224,6 +240,75 @@ impl<'s> Check<'s> {
             }
         }
         fits
+    }
+
+    /// The places of the properties or elements that nothing else in a schema is about. It fits the value as far as it was
+    /// checked.
+    #[inline(never)]
+    fn left_over(&mut self, owner: Id, value: &Json<'_>, count: usize) -> impl Iterator<Item = usize> + use<> {
+        let mut seen = vec![false; count];
+        self.look(owner, value, &mut seen, true);
+        seen.into_iter().enumerate().filter(|(_, seen)| !seen).map(|(index, _)| index)
+    }
+
+    /// Marks what a schema that fits is about, as the schemas within it that fit are.
+    #[inline(never)]
+    fn look(&mut self, id: Id, value: &Json<'_>, seen: &mut [bool], is_owner: bool) {
+        if self.left <= 1 || self.depth >= DEEPEST {
+            self.left = 0;
+            return;
+        }
+        self.left -= 1;
+        self.depth += 1;
+        let schemas = self.schemas;
+        for keyword in schemas.keywords(id) {
+            match (keyword, value) {
+                (Keyword::Ref(id), _) => self.look(*id, value, seen, false),
+                (Keyword::AllOf(ids), _) => ids.iter().for_each(|id| self.look(*id, value, seen, false)),
+                (Keyword::AnyOf(ids) | Keyword::OneOf(ids), _) => {
+                    for id in ids {
+                        if self.check(*id, value, &At::WHOLE, false) {
+                            self.look(*id, value, seen, false);
+                        }
+                    }
+                }
+                (Keyword::If { condition, then, otherwise }, _) => {
+                    let fits = self.check(*condition, value, &At::WHOLE, false);
+                    let next = if fits { then } else { otherwise };
+                    let both = [fits.then_some(*condition), *next];
+                    both.into_iter().flatten().for_each(|id| self.look(id, value, seen, false));
+                }
+                (Keyword::DependentSchemas(schemas), Json::Object(_)) => {
+                    for (_, id) in schemas.iter().filter(|(name, _)| value.get(name).is_some()) {
+                        self.look(*id, value, seen, false);
+                    }
+                }
+                (Keyword::Properties(properties), Json::Object(entries)) => {
+                    for (seen, (name, _)) in seen.iter_mut().zip(entries) {
+                        *seen |= properties.is_about(name);
+                    }
+                }
+                (Keyword::Unevaluated { what: Size::Object, .. }, Json::Object(_))
+                | (Keyword::Unevaluated { what: Size::List, .. }, Json::List(_))
+                    if !is_owner =>
+                {
+                    seen.fill(true);
+                }
+                (Keyword::PrefixItems(ids), Json::List(_)) => {
+                    seen.iter_mut().take(ids.len()).for_each(|seen| *seen = true);
+                }
+                (Keyword::Items(behind, _), Json::List(_)) => {
+                    seen.iter_mut().skip(*behind).for_each(|seen| *seen = true);
+                }
+                (Keyword::Contains { schema, .. }, Json::List(values)) => {
+                    for (seen, value) in seen.iter_mut().zip(values) {
+                        *seen |= self.check(*schema, value, &At::WHOLE, false);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.depth -= 1;
     }
 
     #[inline(never)]
@@ -314,6 +399,15 @@ fn plainly_wrong<'k>(keyword: &'k Keyword, value: &Json<'_>) -> Option<Wrong<'k>
         _ => return None,
     };
     is_wrong.then_some(wrong)
+}
+
+impl Properties {
+    fn is_about(&self, name: &str) -> bool {
+        self.is_open
+            || self.rest.is_some()
+            || self.named.contains_key(name)
+            || self.patterns.iter().any(|(pattern, _)| pattern.is_match(name))
+    }
 }
 
 impl Bound {

@@ -54,8 +54,8 @@ impl Dialect {
     }
 }
 
-/// Keywords whose meaning is not what a message would suggest if they were passed over.
-const REFUSED: [&str; 4] = ["unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef"];
+/// References that lead to another schema by another way.
+const REFUSED: [&str; 2] = ["$dynamicRef", "$recursiveRef"];
 
 /// Compiles the schemas of one document, each of them once.
 pub(crate) struct Compiler<'d> {
@@ -76,7 +76,7 @@ impl<'d> Compiler<'d> {
     pub(crate) fn schema(&mut self, pointer: &str) -> Result<Id, String> {
         let id = self.place(pointer.to_owned());
         while let Some((id, pointer)) = self.waiting.pop() {
-            let keywords = self.read(&pointer)?;
+            let keywords = self.read(id, &pointer)?;
             if let Some(node) = self.schemas.nodes.get_mut(id.0) {
                 *node = keywords;
             }
@@ -115,11 +115,11 @@ impl<'d> Compiler<'d> {
         id
     }
 
-    fn read(&mut self, pointer: &str) -> Result<Vec<Keyword>, String> {
+    fn read(&mut self, id: Id, pointer: &str) -> Result<Vec<Keyword>, String> {
         match self.document.at(pointer) {
             Some(Value::Bool(true)) => Ok(Vec::new()),
             Some(Value::Bool(false)) => Ok(vec![Keyword::Nothing]),
-            Some(Value::Object(object)) => Reader { compiler: self, pointer, object, keywords: Vec::new() }.read(),
+            Some(Value::Object(object)) => Reader { compiler: self, id, pointer, object, keywords: Vec::new() }.read(),
             _ => Err(self.document.error(pointer, "it is not a schema: an object, true or false")),
         }
     }
@@ -195,6 +195,7 @@ fn measure(schemas: &Schemas, start: Id, heights: &mut [Height]) -> Result<(), I
 /// One schema.
 struct Reader<'c, 'd, 'p> {
     compiler: &'c mut Compiler<'d>,
+    id: Id,
     pointer: &'p str,
     object: &'d Map<String, Value>,
     keywords: Vec<Keyword>,
@@ -203,9 +204,7 @@ struct Reader<'c, 'd, 'p> {
 impl<'d> Reader<'_, 'd, '_> {
     /// What is cheap comes first: most of what does not fit is found by it.
     fn read(mut self) -> Result<Vec<Keyword>, String> {
-        if let Some(name) =
-            REFUSED.into_iter().find(|name| !matches!(self.object.get(*name), None | Some(Value::Bool(true))))
-        {
+        if let Some(name) = REFUSED.into_iter().find(|name| self.object.contains_key(*name)) {
             return Err(self.error(name, "this keyword can't be checked here"));
         }
         if !self.pointer.is_empty() && self.object.contains_key("$id") {
@@ -227,6 +226,7 @@ impl<'d> Reader<'_, 'd, '_> {
         self.lists()?;
         self.objects()?;
         self.combinations()?;
+        self.unevaluated();
         Ok(self.keywords)
     }
 
@@ -371,9 +371,10 @@ impl<'d> Reader<'_, 'd, '_> {
                 let field = self.compiler.document.name(&child(self.pointer, "patternProperties"));
                 properties.patterns.push((pattern::compile(&format!("{field}.{text}"), &text)?, id));
             }
-            // `true` asks nothing.
-            if !matches!(self.object.get("additionalProperties"), None | Some(Value::Bool(true))) {
-                properties.rest = Some(self.child("additionalProperties"));
+            match self.object.get("additionalProperties") {
+                None => {}
+                Some(Value::Bool(true)) => properties.is_open = true,
+                Some(_) => properties.rest = Some(self.child("additionalProperties")),
             }
             self.keywords.push(Keyword::Properties(properties));
         }
@@ -434,6 +435,16 @@ impl<'d> Reader<'_, 'd, '_> {
             self.keywords.push(Keyword::If { condition, then, otherwise });
         }
         Ok(())
+    }
+
+    /// After all others: they say what is left.
+    fn unevaluated(&mut self) {
+        for (name, what) in [("unevaluatedItems", Size::List), ("unevaluatedProperties", Size::Object)] {
+            if self.object.contains_key(name) {
+                let rest = self.child(name);
+                self.keywords.push(Keyword::Unevaluated { what, owner: self.id, rest });
+            }
+        }
     }
 
     /// OpenAPI: such a property is required of answers alone.

@@ -90,8 +90,9 @@ fn date(text: &str) -> Option<&str> {
     (1..=days).contains(&day).then_some(rest)
 }
 
-/// RFC 3339, `date-time`; gives the rest. A leap second may come at any minute's end.
+/// RFC 3339, `date-time`; gives the rest. A leap second ends a day of UTC.
 fn date_time(text: &str) -> Option<&str> {
+    const DAY: i64 = 24 * 60;
     let (hour, rest) = digits(date(text)?.strip_prefix(['T', 't'])?, 2)?;
     let (minute, rest) = digits(rest.strip_prefix(':')?, 2)?;
     let (second, rest) = digits(rest.strip_prefix(':')?, 2)?;
@@ -103,23 +104,26 @@ fn date_time(text: &str) -> Option<&str> {
             (rest.len() < fraction.len()).then_some(rest)?
         }
     };
-    if let Some(rest) = rest.strip_prefix(['Z', 'z']) {
-        return Some(rest);
-    }
-    let (hour, rest) = digits(rest.strip_prefix(['+', '-'])?, 2)?;
-    let (minute, rest) = digits(rest.strip_prefix(':')?, 2)?;
-    (hour <= 23 && minute <= 59).then_some(rest)
+    let local = i64::from(hour * 60 + minute);
+    let (utc, rest) = match rest.strip_prefix(['Z', 'z']) {
+        Some(rest) => (local, rest),
+        None => {
+            let is_behind = rest.starts_with('-');
+            let (hour, rest) = digits(rest.strip_prefix(['+', '-'])?, 2)?;
+            let (minute, rest) = digits(rest.strip_prefix(':')?, 2)?;
+            (hour <= 23 && minute <= 59).then_some(())?;
+            let offset = i64::from(hour * 60 + minute);
+            (if is_behind { local + offset } else { local - offset }, rest)
+        }
+    };
+    (second < 60 || utc.rem_euclid(DAY) == DAY - 1).then_some(rest)
 }
 
 /// No more than that it could be one.
 fn is_email(text: &str) -> bool {
     text.rsplit_once('@').is_some_and(|(local, domain)| {
-        !local.is_empty()
-            && !domain.is_empty()
-            && !domain.starts_with('.')
-            && !domain.ends_with('.')
-            && !domain.contains("..")
-            && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+        let is_dotted = |part: &str| part.split('.').all(|label| !label.is_empty());
+        is_dotted(local) && is_dotted(domain) && !text.contains(|c: char| c.is_whitespace() || c.is_control())
     })
 }
 
@@ -145,10 +149,16 @@ mod tests {
             ),
             (
                 "date-time",
-                &["2024-01-31T23:59:60Z", "2024-01-31t00:00:00.123-05:30"],
-                &["2024-01-31T24:00:00Z", "2024-01-31T00:00:00", "2024-01-31 00:00:00Z", "2024-01-31T00:00:00.Z"],
+                &["2024-01-31T23:59:60Z", "2024-01-31T15:59:60.5-08:00", "2024-01-31t00:00:00.123-05:30"],
+                &[
+                    "2024-01-31T22:59:60Z",
+                    "2024-01-31T24:00:00Z",
+                    "2024-01-31T00:00:00",
+                    "2024-01-31 00:00:00Z",
+                    "2024-01-31T00:00:00.Z",
+                ],
             ),
-            ("email", &["a@b", "a.b+c@d.example"], &["a", "@b", "a@", "a b@c", "a@b..c", "a@.b"]),
+            ("email", &["a@b", "a.b+c@d.example"], &["a", "@b", "a@", "a b@c", "a@b..c", "a@.b", ".a@b", "a..b@c"]),
             ("ipv4", &["192.0.2.1"], &["192.0.2", "192.0.2.01", "::1"]),
             ("ipv6", &["::1", "2001:db8::1"], &["192.0.2.1", "[::1]", ":::"]),
             (

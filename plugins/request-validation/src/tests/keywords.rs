@@ -120,6 +120,37 @@ fn combinations() {
 }
 
 #[test]
+fn what_nothing_else_is_about() {
+    let closed = json!({
+        "allOf": [{ "properties": { "a": {} } }],
+        "anyOf": [{ "properties": { "b": { "type": "integer" } }, "required": ["b"] }, { "required": ["c"], "properties": { "c": {} } }],
+        "patternProperties": { "^x-": {} }, "unevaluatedProperties": false,
+    });
+    judge(
+        closed.clone(),
+        &[r#"{"a":1,"b":2}"#, r#"{"b":2,"x-y":1}"#, r#"{"b":2,"c":1}"#, "[1]"],
+        &[r#"{"a":1,"b":2,"d":3}"#, r#"{"b":"text","c":1}"#, "{}"],
+    );
+    assert_eq!(errors(&bodies(closed), json_body(r#"{"b":2,"d":3}"#)), ["body /d: it is not allowed here"]);
+    judge(json!({ "allOf": [{ "additionalProperties": true }], "unevaluatedProperties": false }), &[r#"{"a":1}"#], &[]);
+    judge(
+        json!({ "allOf": [{ "unevaluatedProperties": true }], "unevaluatedProperties": false }),
+        &[r#"{"a":1}"#],
+        &[],
+    );
+    judge(
+        json!({ "prefixItems": [true], "contains": { "type": "string" }, "unevaluatedItems": { "type": "null" } }),
+        &["[1,\"a\",null]"],
+        &["[1,\"a\",2]", "[1]"],
+    );
+    judge(
+        json!({ "if": { "properties": { "a": { "const": 1 } } }, "then": { "properties": { "b": {} } }, "unevaluatedProperties": false }),
+        &[r#"{"a":1,"b":2}"#],
+        &[r#"{"a":2}"#],
+    );
+}
+
+#[test]
 fn references() {
     judge(
         json!({ "$defs": { "a/b~c": { "type": "integer" }, "x y": { "$ref": "#/$defs/a~1b~0c" } }, "items": { "$ref": "#/$defs/x%20y" } }),
