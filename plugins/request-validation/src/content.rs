@@ -3,6 +3,7 @@
 use crate::json::{self, Json};
 use crate::media::{ContentType, Range, is_json};
 use crate::parameters::Field;
+use crate::path::is_escaped;
 use crate::place::{Document, child, escape};
 use crate::problem::{ERRORS, Fault, Kind, Problem};
 use crate::schema::{Check, Compiler, Found, Id, Schemas, cut};
@@ -169,6 +170,9 @@ fn syntax(message: &str) -> Problem {
 
 impl Form {
     fn check(&self, schemas: &Schemas, text: &str) -> Result<Vec<Found>, Problem> {
+        if !is_escaped(text) {
+            return Err(syntax("it has a broken escape"));
+        }
         let mut sent: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));

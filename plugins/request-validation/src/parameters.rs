@@ -2,7 +2,7 @@
 //! against it.
 
 use crate::json::Json;
-use crate::path::decode;
+use crate::path::{decode, is_escaped};
 use crate::place::{Document, child};
 use crate::problem::{ERRORS, Fault};
 use crate::schema::{Check, Compiler, Id, Schemas, Shape, Types, cut};
@@ -137,6 +137,9 @@ impl Parameter {
         let splits = is_list && !(self.place == Place::Query && self.explode);
         let mut texts = Vec::new();
         for value in values {
+            if self.place == Place::Query && !is_escaped(value) {
+                return tell("it has a broken escape");
+            }
             let parts: Vec<&str> = if splits { value.split(',').collect() } else { vec![value] };
             for part in parts {
                 let bytes = match self.place {

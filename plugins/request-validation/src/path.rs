@@ -153,6 +153,13 @@ pub(crate) fn decode(text: &str) -> Vec<u8> {
     if text.contains('%') { kit::query::decode(&text.replace('+', "%2B")) } else { text.as_bytes().to_vec() }
 }
 
+/// Whether each `%` is followed by two digits: what is not is read in one way by one and in another by the next.
+pub(crate) fn is_escaped(text: &str) -> bool {
+    let is_digits =
+        |rest: &str| rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    text.split('%').skip(1).all(is_digits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -135,6 +135,7 @@ fn a_parameter_is_there_once_and_where_it_is_required() {
     assert_eq!(errors(&plugin, get("/")), ["query q: it is missing"]);
     assert_eq!(errors(&plugin, get("/?q=a&%71=b")), ["query q: it is there more than once"]);
     assert_eq!(errors(&plugin, get("/?q=%ff")), ["query q: it is not UTF-8"]);
+    assert_eq!(errors(&plugin, get("/?q=%4")), ["query q: it has a broken escape"]);
     assert_eq!(status(&plugin, get("/?q=a&other=b&&=")), None);
     let optional =
         parameter(json!({ "name": "q", "in": "query", "allowEmptyValue": true, "schema": { "type": "integer" } }));
@@ -325,6 +326,7 @@ fn forms_are_objects_of_their_schemas_types() {
     assert_eq!(errors(&plugin, form("name=a&n%61me=b")), ["body /name: it is there more than once"]);
     assert_eq!(errors(&plugin, form("name=a&tags=a&tags=b&tags=c")), ["body /tags: it has more than 2 elements"]);
     assert_eq!(status(&plugin, form("name=%ff")), Some(400));
+    assert_eq!(status(&plugin, form("name=%zz")), Some(400));
     assert_eq!(status(&plugin, form("")), None, "a body that is not there is not required");
 }
 
