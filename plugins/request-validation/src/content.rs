@@ -132,12 +132,12 @@ impl How {
             }
         }
         let Some(id) = id else { return Ok(How::Unread) };
-        let mut fields = Vec::new();
-        for (name, property) in compiler.schemas().properties(id) {
-            let field = Field::of(compiler.schemas(), property)
-                .map_err(|message| document.error(&child(&child(&schema, "properties"), name), message))?;
-            fields.push((name.to_owned(), field));
-        }
+        // An object in a form is written in as many ways as there are frameworks: where one is sent it stays a text, which
+        // its schema refuses.
+        let properties = compiler.schemas().properties(id).into_iter();
+        let fields = properties
+            .filter_map(|(name, property)| Some((name.to_owned(), Field::of(compiler.schemas(), property).ok()?)))
+            .collect();
         Ok(How::Form(Form { schema: id, fields }))
     }
 

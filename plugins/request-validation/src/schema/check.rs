@@ -96,7 +96,10 @@ impl<'s> Check<'s> {
             return vec![Found { pointer: String::new(), message }];
         }
         if fits {
-            check.found.clear();
+            return Vec::new();
+        }
+        if check.found.is_empty() {
+            check.tell(&At::WHOLE, true, || "it does not fit".to_owned());
         }
         check.found
     }

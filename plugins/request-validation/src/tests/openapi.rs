@@ -316,7 +316,7 @@ fn an_operation_without_a_body_gets_none() {
 fn forms_are_objects_of_their_schemas_types() {
     let schema = json!({ "type": "object", "required": ["name"], "additionalProperties": false, "properties": {
         "name": { "type": "string" }, "age": { "type": "integer", "maximum": 150 }, "tags": { "type": "array", "items": { "type": "string" }, "maxItems": 2 },
-        "news": { "type": "boolean" },
+        "news": { "type": "boolean" }, "home": { "type": "object" },
     } });
     let plugin = body_of("3.1.0", json!({ "application/x-www-form-urlencoded": { "schema": schema } }), json!({}));
     let form = |body: &str| post("/", "application/x-www-form-urlencoded", body);
@@ -325,6 +325,7 @@ fn forms_are_objects_of_their_schemas_types() {
     assert_eq!(errors(&plugin, form("age=200&color=red")).len(), 3);
     assert_eq!(errors(&plugin, form("name=a&n%61me=b")), ["body /name: it is there more than once"]);
     assert_eq!(errors(&plugin, form("name=a&tags=a&tags=b&tags=c")), ["body /tags: it has more than 2 elements"]);
+    assert_eq!(errors(&plugin, form("name=a&home={}")), ["body /home: it has to be an object"]);
     assert_eq!(status(&plugin, form("name=%ff")), Some(400));
     assert_eq!(status(&plugin, form("name=%zz")), Some(400));
     assert_eq!(status(&plugin, form("")), None, "a body that is not there is not required");
@@ -373,10 +374,9 @@ fn a_description_that_can_not_be_used_is_refused_with_its_place() {
     assert!(place(json!({})).starts_with("openapi.document.paths: "));
     let body = |media: Value| place(json!({ "/": { "post": { "requestBody": { "content": media } } } }));
     assert!(body(json!({ "json": {} })).contains("content.json: it is not a media type"));
-    let nested = json!({ "type": "object", "properties": { "a": { "type": "object" } } });
-    assert!(
-        body(json!({ "application/x-www-form-urlencoded": { "schema": nested } })).contains("properties.a: objects")
-    );
+    let encoded = json!({ "schema": {}, "encoding": { "a": { "style": "deepObject" } } });
+    let message = body(json!({ "application/x-www-form-urlencoded": encoded }));
+    assert!(message.contains("urlencoded.encoding.a.style: forms are read"), "{message}");
     for (version, message) in [("2.0", "neither 3.0 nor 3.1"), ("3.10.0", "neither"), ("3.2.0", "neither")] {
         let mut document = document(json!({ "/": {} }));
         document["openapi"] = version.into();
