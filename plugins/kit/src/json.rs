@@ -35,7 +35,7 @@ pub fn parse(text: &[u8]) -> Result<Value, Error> {
 }
 
 /// How deep a text goes, without going there.
-fn nested(text: &[u8]) -> usize {
+pub fn nested(text: &[u8]) -> usize {
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0, false, false);
     for byte in text {
         match (in_string, byte) {

@@ -1,9 +1,25 @@
-//! Regular expressions of configurations: linear in what they search, bounded in size, over bytes and without Unicode's
-//! classes.
+//! Regular expressions of configurations: linear in what they search, bounded in size, over bytes (or a text's characters)
+//! and without Unicode's classes.
 
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
 pub use regex::bytes;
+
+/// Expressions over the characters of a text.
+pub mod text {
+    pub use regex::Regex;
+
+    /// One expression that tells upper and lower case apart. The error names the field.
+    pub fn one(field: &str, text: &str) -> Result<Regex, String> {
+        super::check(field, text)?;
+        regex::RegexBuilder::new(text)
+            .nest_limit(super::NESTED)
+            .size_limit(super::SIZE)
+            .dfa_size_limit(super::CACHE)
+            .build()
+            .map_err(|error| format!("{field}: {}", super::reason(&error)))
+    }
+}
 
 /// Bytes of one expression.
 pub const LENGTH: usize = 1_000;
@@ -76,6 +92,13 @@ mod tests {
         assert!(refused("(a{1000}){1000}").contains("larger than"));
         assert!(refused(&format!("{}a{}", "(".repeat(40), ")".repeat(40))).contains("nest"));
         assert!(refused(r"\p{Greek}").contains("not a regular expression"));
+    }
+
+    #[test]
+    fn of_a_text_characters_are_matched() {
+        let three = text::one("f", "^.{3}$").unwrap();
+        assert!(three.is_match("aé€") && !three.is_match("é") && !three.is_match("aaaa"));
+        assert!(text::one("f", r"\p{Greek}").unwrap_err().starts_with("f: it is not a regular expression"));
     }
 
     #[test]

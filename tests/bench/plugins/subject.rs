@@ -121,6 +121,13 @@ impl Subject {
                 self.request.properties.push(("client.address".to_owned(), "192.0.2.7".to_owned()));
                 "a token bucket and a window, neither exhausted"
             }
+            "request-validation" => {
+                self.request.path = "/orders".to_owned();
+                self.request.query = None;
+                self.post(r#"{"item":"tea","count":2,"note":"by Friday"}"#);
+                self.header("content-type", "application/json");
+                "an operation with a body of 43 bytes"
+            }
             "traffic-log" => {
                 self.post(r#"{"card":"1234-5678-1234-5678","user":{"password":"hunter2"}}"#);
                 self.header("content-type", "application/json");
