@@ -219,6 +219,23 @@ fn cookies_that_were_changed_or_are_anothers_count_as_none() {
     assert_eq!(other.get(&format!("/oauth2/callback?code=c&state={state}")).status, Some(400));
 }
 
+/// A sibling host can set such a cookie, as to browsers its name does not begin with `__Host-`.
+#[test]
+fn a_cookie_that_only_looks_like_one_of_the_plugins_signs_nobody_in_as_somebody_else() {
+    let (_services, mut eve) = (services(), Browser::at(json!({})));
+    let back = eve.leave("/");
+    let (login, sealed) = eve.cookies.first_key_value().map(|(name, value)| (name.clone(), value.clone())).unwrap();
+    eve.sign_in("/");
+    let (session, value) = eve.cookies.iter().find(|(name, _)| !name.contains(['.'])).unwrap();
+    for before in ["\u{2000}", "\u{85}", "\u{a0}"] {
+        let mut victim = eve.with(json!({}));
+        victim.cookies = BTreeMap::from([(format!("{before}{session}"), value.clone())]);
+        assert!(!victim.passes(), "{before:?}: eve's session");
+        victim.cookies = BTreeMap::from([(format!("{before}{login}"), sealed.clone())]);
+        assert_eq!(victim.get(&back).status, Some(400), "{before:?}: eve's sign-in");
+    }
+}
+
 #[test]
 fn a_session_is_of_one_client_and_of_one_set_of_claims() {
     let (_services, mut browser) = (services(), Browser::at(json!({})));
