@@ -39,6 +39,7 @@ pub struct ClaimRule {
     pub claim: String,
     /// The request header for the backend. What a client sends under it is removed.
     #[serde(default)]
+    #[schemars(extend("x-sluice-owned-header" = true))]
     pub header: Option<HeaderName>,
     /// The attribute for later plugins and the access log.
     #[serde(default)]
