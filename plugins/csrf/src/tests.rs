@@ -94,9 +94,8 @@ fn a_token_is_handed_out_once_and_has_to_be_sent_back() {
 fn a_cookie_that_only_looks_like_the_token_is_not_it() {
     let plugin = plugin(json!({ "check": "DoubleSubmit" })).unwrap();
     let token = "0123456789abcdef0123456789abcdef";
-    let sent = |before: &str| {
-        post().header("cookie", format!("{before}__Host-csrf={token}")).header("x-csrf-token", token)
-    };
+    let sent =
+        |before: &str| post().header("cookie", format!("{before}__Host-csrf={token}")).header("x-csrf-token", token);
     assert!(passes(&plugin, sent("")));
     for before in ["\u{2000}", "\u{85}", "\u{a0}"] {
         assert!(!passes(&plugin, sent(before)), "{before:?}");

@@ -226,7 +226,7 @@ fn a_cookie_that_only_looks_like_one_of_the_plugins_signs_nobody_in_as_somebody_
     let back = eve.leave("/");
     let (login, sealed) = eve.cookies.first_key_value().map(|(name, value)| (name.clone(), value.clone())).unwrap();
     eve.sign_in("/");
-    let (session, value) = eve.cookies.iter().find(|(name, _)| !name.contains(['.'])).unwrap();
+    let (session, value) = eve.cookies.iter().find(|(name, _)| !name.contains('.')).unwrap();
     for before in ["\u{2000}", "\u{85}", "\u{a0}"] {
         let mut victim = eve.with(json!({}));
         victim.cookies = BTreeMap::from([(format!("{before}{session}"), value.clone())]);
