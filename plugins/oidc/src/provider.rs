@@ -102,6 +102,7 @@ impl Oidc {
     pub(crate) fn document<'d>(&'d self, what: &'d str, url: &'d Endpoint) -> Document<'d> {
         Document {
             what,
+            issuer: &self.config.issuer,
             store: STORE,
             backend: self.backend_of(url),
             authority: Some(url.authority()),
