@@ -35,6 +35,11 @@ impl Names {
         Names { prefix: format!("{name}-"), base: format!("{name}-{mark}") }
     }
 
+    /// The attribute that carries one part of a session to the response: of this configuration, as a request may meet several.
+    pub(crate) fn carried(&self, number: usize) -> String {
+        format!("oidc.carried.{}.{number}", self.base)
+    }
+
     fn base(&self, secure: bool) -> String {
         format!("{}{}", if secure { "__Host-" } else { "" }, self.base)
     }
@@ -102,9 +107,10 @@ impl Jar {
         self.values(&self.base).take(PARTS).filter_map(whole).collect()
     }
 
-    /// How many cookies the session takes, for [`Jar::set_session`].
+    /// How many cookies the session takes, for [`Jar::set_session`]: up to the last, even where one before it is missing.
     pub(crate) fn session_parts(&self) -> usize {
-        (0..PARTS).filter(|index| self.values(&self.part(*index)).next().is_some()).count()
+        let last = (0..PARTS).rev().find(|index| self.values(&self.part(*index)).next().is_some());
+        last.map_or(0, |last| last + 1)
     }
 
     /// Sets the session in place of one of `before` parts. None: it is too long.
@@ -210,6 +216,15 @@ mod tests {
         assert!(
             removed[0].starts_with("__Host-oidc-01234567.1=;") && removed[1].starts_with("__Host-oidc-01234567.2=;")
         );
+    }
+
+    #[test]
+    fn parts_count_up_to_the_last_so_that_none_stays_behind() {
+        let exchange = Exchange::get("/").header("cookie", "oidc-01234567=3.a; oidc-01234567.2=c");
+        let jar = Jar::of(&exchange.request(), &names(), false);
+        assert_eq!(jar.session_parts(), 3);
+        let told = jar.set_session("s", jar.session_parts(), 60).unwrap();
+        assert!(told.iter().any(|set| set.starts_with("oidc-01234567.2=; ") && set.contains("Max-Age=0")), "{told:?}");
     }
 
     #[test]

@@ -113,6 +113,29 @@ fn an_id_token_for_several_audiences_and_with_the_hash_of_its_access_token_fits(
 }
 
 #[test]
+fn the_backend_never_sees_the_plugins_paths() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    browser.sign_in("/");
+    for signed_in in [true, false] {
+        for (path, methods, allowed) in [
+            ("/oauth2/callback", ["HEAD", "POST", "PUT", "OPTIONS"], "GET"),
+            ("/oauth2/logout", ["HEAD", "DELETE", "PUT", "OPTIONS"], "GET, POST"),
+        ] {
+            for method in methods {
+                let got = browser.send(Exchange::new(method, path));
+                assert_eq!(
+                    (got.status, got.header("allow")),
+                    (Some(405), Some(allowed)),
+                    "{method} {path} {signed_in}"
+                );
+            }
+        }
+        assert_eq!(browser.passes(), signed_in);
+        browser.cookies.clear();
+    }
+}
+
+#[test]
 fn an_answer_without_an_id_token_signs_nobody_in() {
     let (_services, mut browser) = (services(), Browser::at(json!({})));
     *browser.idp().answer.borrow_mut() = json!({ "id_token": null });
