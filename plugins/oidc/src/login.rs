@@ -264,7 +264,12 @@ impl Oidc {
                 retry(away.page())
             }
         })?;
-        let expected = Expected { nonce: Some(&login.nonce), access: tokens.access.as_deref(), ..Expected::default() };
+        let expected = Expected {
+            nonce: Some(&login.nonce),
+            access: tokens.access.as_deref(),
+            shown_from: self.config.max_age().map(|seconds| login.begun.saturating_sub(seconds)),
+            ..Expected::default()
+        };
         let told = match &tokens.id {
             Some(id) => self.believe(&provider, id, &expected),
             None => Err(NotBelieved::Invalid("there is none")),

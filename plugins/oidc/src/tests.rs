@@ -317,6 +317,12 @@ impl Browser {
         assert_eq!((got.status, got.location()), (Some(302), path), "{got:?}");
     }
 
+    /// Name and value of the session's first cookie.
+    fn session(&self) -> (String, String) {
+        let (name, value) = self.cookies.iter().find(|(name, _)| !name.contains('.')).expect("a session");
+        (name.clone(), value.clone())
+    }
+
     fn passes(&mut self) -> bool {
         self.fetch("/").status.is_none()
     }

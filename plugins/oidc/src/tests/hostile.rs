@@ -72,6 +72,8 @@ fn an_id_token_that_does_not_fit_signs_nobody_in() {
         (json!({ "aud": "other" }), json!({})),
         (json!({ "aud": ["other", "shops"] }), json!({})),
         (json!({ "aud": null }), json!({})),
+        (json!({ "aud": ["shop", "other"] }), json!({})),
+        (json!({ "aud": ["shop", 5] }), json!({})),
         (json!({ "aud": ["shop", "other"], "azp": "other" }), json!({})),
         (json!({ "azp": 5 }), json!({})),
         (json!({ "exp": NOW - 31 }), json!({})),
@@ -110,6 +112,42 @@ fn an_id_token_for_several_audiences_and_with_the_hash_of_its_access_token_fits(
     // OpenID Connect Core 1.0, appendix A.
     let example = id_token::half_hash(jose::Algorithm::RS256, "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y");
     assert_eq!(example, "77QmUPtjPfzWtF2AnpK9RQ");
+}
+
+#[test]
+fn an_audience_that_is_a_number_is_nobodys_name() {
+    let (_services, mut browser) = (services(), Browser::at(json!({ "clientId": "5", "clientSecret": null })));
+    *browser.idp().claims.borrow_mut() = json!({ "aud": 5 });
+    let back = browser.leave("/");
+    assert_eq!(browser.get(&back).status, Some(400));
+    *browser.idp().claims.borrow_mut() = json!({ "aud": "5" });
+    browser.sign_in("/");
+}
+
+/// OpenID Connect Core 1.0, section 3.1.3.7, item 13.
+#[test]
+fn an_account_that_showed_who_it_is_too_long_ago_is_not_signed_in() {
+    for (auth_time, signs_in) in [
+        (json!(NOW), true),
+        (json!(NOW - 330), true),
+        (json!(NOW - 331), false),
+        (Value::Null, false),
+        (json!("now"), false),
+    ] {
+        let (services, mut browser) = (services(), Browser::at(json!({ "parameters": { "max_age": "300" } })));
+        *browser.idp().claims.borrow_mut() = json!({ "auth_time": auth_time });
+        let back = browser.leave("/");
+        // It took its time for that.
+        services.advance(Duration::from_secs(120));
+        *browser.idp().claims.borrow_mut() = json!({ "auth_time": auth_time });
+        assert_eq!(browser.get(&back).status, Some(if signs_in { 302 } else { 400 }), "{auth_time}");
+        assert_eq!(browser.passes(), signs_in, "{auth_time}");
+        let (_services, mut browser) = (self::services(), Browser::at(json!({})));
+        *browser.idp().claims.borrow_mut() = json!({ "auth_time": auth_time });
+        let back = browser.leave("/");
+        let told = browser.get(&back).status;
+        assert_eq!(told, Some(302), "nobody has asked for max_age: {auth_time}");
+    }
 }
 
 #[test]
@@ -231,15 +269,35 @@ fn cookies_that_were_changed_or_are_anothers_count_as_none() {
         assert_eq!(browser.fetch("/").status, Some(401), "{wrong}");
         assert_eq!(browser.get("/").status, Some(302), "{wrong}");
     }
-    // A sign-in's cookie is no session, a session no sign-in's.
-    let mut other = Browser { cookies: BTreeMap::new(), ..browser.clone() };
-    other.leave("/");
-    let (login, sealed) = other.cookies.pop_first().unwrap();
-    other.cookies.insert(name.clone(), format!("1.{sealed}"));
-    assert!(!other.passes());
-    other.cookies = BTreeMap::from([(login.clone(), value[2..].to_owned())]);
-    let state = login.rsplit('.').next().unwrap();
-    assert_eq!(other.get(&format!("/oauth2/callback?code=c&state={state}")).status, Some(400));
+}
+
+/// Whatever stands in them: what was sealed as a session is no sign-in, and what was sealed as a sign-in is no session.
+#[test]
+fn a_cookie_of_one_kind_is_none_of_another() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    browser.sign_in("/");
+    let (name, value) = browser.session();
+    let seal = &browser.site().plugin.seal;
+    let content = seal.open("session", &value[2..]).expect("a session");
+    let login = format!("{name}.login.01234567");
+    for (purpose, passes) in [("session", true), (login.as_str(), false), ("oidc.carried", false)] {
+        let mut other = browser.with(json!({}));
+        other.cookies = BTreeMap::from([(name.clone(), format!("1.{}", seal.seal(purpose, &content).unwrap()))]);
+        assert_eq!(other.passes(), passes, "a session that is sealed as `{purpose}`");
+    }
+    for (purpose, status) in [("own", 302), ("session", 400), ("another", 400)] {
+        let mut other = Browser { cookies: BTreeMap::new(), ..browser.clone() };
+        let back = other.leave("/");
+        let (login, sealed) = other.cookies.pop_first().unwrap();
+        let content = seal.open(&login, &sealed).expect("a sign-in");
+        let purpose = match purpose {
+            "own" => login.clone(),
+            "another" => format!("{login}x"),
+            purpose => purpose.to_owned(),
+        };
+        other.cookies = BTreeMap::from([(login, seal.seal(&purpose, &content).unwrap())]);
+        assert_eq!(other.get(&back).status, Some(status), "a sign-in that is sealed as `{purpose}`");
+    }
 }
 
 /// A sibling host can set such a cookie, as to browsers its name does not begin with `__Host-`.
@@ -268,6 +326,8 @@ fn a_session_is_of_one_client_and_of_one_set_of_claims() {
         json!({ "claims": [{ "claim": "email", "header": "x-email" }] }),
         json!({ "forwardAccessToken": true }),
         json!({ "scopes": ["email"] }),
+        // One that asks for a stronger sign-in does not take a weaker one's.
+        json!({ "parameters": { "acr_values": "gold" } }),
     ] {
         let mut other = browser.with(more.clone());
         assert!(!other.passes(), "{more}");

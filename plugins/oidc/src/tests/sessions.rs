@@ -131,7 +131,7 @@ fn the_session_of_the_bench_is_one() {
     let mut exchange = Exchange::get("/").header("cookie", kept);
     if !exchange.on_request(&plugin).is_continue() {
         let session: Session = serde_json::from_value(json!({
-            "b": 4_102_444_800u64, "u": 4_102_444_800u64, "c": { "sub": "ann", "email": "ann@shop.example" },
+            "d": "of-the-bench", "b": 4_102_444_800u64, "u": 4_102_444_800u64, "c": { "sub": "ann", "email": "ann@shop.example" },
         }))
         .unwrap();
         let jar = Jar::empty(&plugin.names, true);
