@@ -205,7 +205,8 @@ impl OnRequest for Oidc {
 
 impl OnResponse for Oidc {
     fn on_response(&self, request: &Request<'_>, response: &mut Response<'_>) -> Decision {
-        let Some(Carried { session, parts }) = self.carried() else { return Decision::Continue };
+        let carried = self.carried().filter(|carried| !logout::has_ended(&carried.session));
+        let Some(Carried { session, parts }) = carried else { return Decision::Continue };
         let jar = Jar::empty(&self.names, self.is_secure(request));
         let told = self.tell(&jar, &session, parts).and_then(|told| {
             // What a cache keeps it gives to others.

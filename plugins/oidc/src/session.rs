@@ -4,14 +4,17 @@ use crate::Oidc;
 use crate::config::Config;
 use crate::cookies::{Jar, Told};
 use crate::id_token::{Expected, NotBelieved};
+use crate::logout::has_ended;
 use crate::provider::{NoTokens, STORE, Tokens};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jose::claims;
 use kit::hex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sluice_plugin::store::Store;
-use sluice_plugin::{clock, log};
+use sluice_plugin::{clock, log, random};
 use std::time::Duration;
 
 /// What a session is sealed for.
@@ -36,6 +39,9 @@ const GRACE: u64 = 30;
 /// Times are in seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct Session {
+    /// Of its sign-in.
+    #[serde(rename = "d")]
+    pub(crate) id: String,
     #[serde(rename = "b")]
     pub(crate) begun: u64,
     #[serde(rename = "u")]
@@ -76,6 +82,7 @@ impl Session {
     pub(crate) fn begin(config: &Config, told: &Value, tokens: Tokens) -> Session {
         let now = now();
         let mut session = Session {
+            id: BASE64_URL_SAFE_NO_PAD.encode(random::array::<12>()),
             begun: now,
             used: now,
             claims: Value::Null,
@@ -160,7 +167,7 @@ impl Oidc {
     pub(crate) fn known(&self, jar: &Jar) -> Option<Session> {
         let now = now();
         let mut opened = jar.sessions().into_iter().filter_map(|sealed| self.opened(&sealed));
-        opened.find(|session| session.left(&self.config, now) > 0)
+        opened.find(|session| session.left(&self.config, now) > 0 && !has_ended(session))
     }
 
     pub(crate) fn session(&self, jar: &Jar) -> Found {

@@ -379,9 +379,66 @@ fn where_the_provider_sends_browsers_back_to_is_no_headers_to_say() {
 fn another_site_can_not_sign_anybody_out_unasked() {
     let (_services, mut browser) = (services(), Browser::at(json!({})));
     browser.sign_in("/");
-    let got = browser.send(Exchange::get("/oauth2/logout").header("sec-fetch-site", "cross-site"));
-    assert_eq!(got.status, Some(200));
-    assert!(got.body.contains("<form method=\"post\" action=\"/oauth2/logout\">"));
+    for (method, headers) in [
+        ("GET", vec![("sec-fetch-site", "cross-site")]),
+        ("GET", vec![("sec-fetch-site", "same-site")]),
+        ("GET", vec![("sec-fetch-site", "whatever comes next")]),
+        ("POST", vec![("sec-fetch-site", "same-site"), ("origin", "https://example.com")]),
+        ("GET", vec![("origin", "https://evil.example")]),
+        ("GET", vec![("origin", "null")]),
+        ("GET", vec![("origin", "https://evil.example"), ("referer", "https://example.com/")]),
+        ("GET", vec![("referer", "https://app.example.com/")]),
+        ("GET", vec![("referer", "http://example.com/")]),
+        ("GET", vec![("referer", "https://evil.example/https://example.com/")]),
+        ("POST", vec![("origin", "https://example.com:8443")]),
+    ] {
+        let asked =
+            headers.iter().fold(Exchange::new(method, "/oauth2/logout"), |e, (name, value)| e.header(name, value));
+        let got = browser.send(asked);
+        assert_eq!(got.status, Some(200), "{method} {headers:?}");
+        assert!(got.body.contains("<form method=\"post\" action=\"/oauth2/logout\">"), "{method} {headers:?}");
+        assert_eq!(got.header("referrer-policy"), Some("same-origin"), "the form has to tell its origin");
+        assert!(browser.passes(), "{method} {headers:?}");
+    }
+}
+
+#[test]
+fn whoever_signs_out_on_the_site_itself_is_not_asked() {
+    for (method, headers) in [
+        ("GET", vec![]),
+        ("GET", vec![("sec-fetch-site", "none")]),
+        ("GET", vec![("sec-fetch-site", "same-origin"), ("referer", "https://behind.proxy/")]),
+        ("POST", vec![("sec-fetch-site", "same-origin")]),
+        ("POST", vec![("origin", "https://Example.com:443")]),
+        ("GET", vec![("referer", "https://example.com/page?x=https://evil.example/")]),
+    ] {
+        let (_services, mut browser) = (services(), Browser::at(json!({})));
+        browser.sign_in("/");
+        let asked =
+            headers.iter().fold(Exchange::new(method, "/oauth2/logout"), |e, (name, value)| e.header(name, value));
+        assert_eq!(browser.send(asked).status, Some(303), "{method} {headers:?}");
+        assert!(!browser.passes(), "{method} {headers:?}");
+    }
+}
+
+/// A page of the site signs out while one of its requests, which renews the session, has no answer yet.
+#[test]
+fn a_response_on_its_way_brings_no_session_back_that_has_ended() {
+    let (services, mut browser) = (services(), Browser::at(json!({ "idle": "1h" })));
+    browser.sign_in("/");
+    let mut before = browser.clone();
+    services.advance(Duration::from_secs(20 * 60));
+    let mut slow = Exchange::get("/slow").header("cookie", browser.cookie());
+    assert!(slow.on_request(&browser.site().plugin).is_continue());
+    let name = browser.site().plugin.names.carried(0);
+    let carried = attributes::get::<String>(&name).expect("a session to be told");
+    assert_eq!(browser.get("/oauth2/logout").status, Some(303));
+    let mut slow = Exchange::get("/slow").attribute(&name, carried);
+    assert!(slow.on_response(&browser.site().plugin).is_continue());
+    assert_eq!(slow.response().header("set-cookie"), None);
+    assert!(!before.passes(), "nor is the cookie from before a session");
+    // Another sign-in of the same account is another session.
+    browser.sign_in("/");
     assert!(browser.passes());
 }
 
