@@ -150,6 +150,24 @@ fn an_account_that_showed_who_it_is_too_long_ago_is_not_signed_in() {
     }
 }
 
+/// Whoever likes can begin sign-ins, and come back with codes that are none.
+#[test]
+fn strangers_leave_nothing_in_the_store() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    let store = sluice_plugin::store::Store::open("oidc").unwrap();
+    let over = |back: &str| {
+        let state = field(back, "state").unwrap();
+        store.get(&format!("over/{}", kit::hex(&Sha256::digest(state)))).unwrap()
+    };
+    let back = browser.leave("/");
+    let forged = back.replace("code=code-", "code=forged-");
+    assert_eq!(browser.get(&forged).status, Some(400));
+    assert_eq!(over(&back), None);
+    let back = browser.leave("/");
+    assert_eq!(browser.get(&back).status, Some(302));
+    assert!(over(&back).is_some(), "one that has signed somebody in is over");
+}
+
 #[test]
 fn the_backend_never_sees_the_plugins_paths() {
     let (_services, mut browser) = (services(), Browser::at(json!({})));
