@@ -49,6 +49,22 @@ async fn key_auth_answers_401_without_a_key_and_lets_one_with_it_pass() {
     assert!(shop.gateway.metric("sluice_plugin_calls_total", &["key-auth"]).await >= 3.0);
 }
 
+/// The header that would tell a claim is named in an object of a list.
+#[tokio::test]
+async fn where_a_condition_skips_jwt_no_client_tells_a_claim_in_its_place() {
+    let config = "{issuers: [{issuer: 'https://idp.example/', jwks: {backend: idp, path: /keys}}], \
+                  claims: [{claim: sub, header: x-user}]}\n    when: request.path == '/api'";
+    let patient = "  limits: {runTime: 2s, deadline: 10s}\n";
+    let shop = plugged("jwt", read(guests::shipped("jwt")), patient, config).await;
+    // Before the plugin is compiled there is no configuration to go by.
+    wait::until_within(std::time::Duration::from_secs(400), "the client's header to be taken out", || async {
+        let answer = shop.get_with("/", "X-User: root\r\nX-Other: 1\r\n").await;
+        assert_eq!(seen_field(&answer, "x-other").as_deref(), Some("1"), "{answer:?}");
+        seen_field(&answer, "x-user").is_none().then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn transform_changes_headers_path_and_query_by_templates() {
     let config = "{request: {headers: {set: {x-who: \"${request.header.x-tenant}\"}, remove: [x-gone]}, path: {replacePrefix: {from: /api, to: /v2}}, query: {remove: [debug]}}, response: {headers: {set: {x-by: transform}}}}";

@@ -9,7 +9,8 @@ use wasmparser::{Parser, Payload};
 pub const SECTION: &str = "sluice:config-schema";
 
 /// Beside a property whose value is the name of a request header, or a list of names: `true` says that the plugin alone
-/// writes those headers, so that a client's are taken out before the first plugin of a route runs.
+/// writes those headers, so that a client's are taken out before the first plugin of a route runs. The property may be one
+/// of the configuration, or of the objects in one of its lists.
 const OWNED_BY_PROPERTY: &str = "x-sluice-owned-header";
 
 /// At the top of a schema: the names of such headers that no property holds.
@@ -83,14 +84,30 @@ impl ConfigSchema {
         if let Some(names) = self.text.get(OWNED) {
             note("config", names, &mut owned)?;
         }
-        for (property, schema) in self.text.get("properties").and_then(Value::as_object).into_iter().flatten() {
-            if schema.get(OWNED_BY_PROPERTY) == Some(&Value::Bool(true))
-                && let Some(names) = config.get(property).or_else(|| schema.get("default"))
-            {
-                note(&format!("config.{property}"), names, &mut owned)?;
+        for (property, schema) in properties(&self.text) {
+            let Some(value) = config.get(property).or_else(|| schema.get("default")) else { continue };
+            let field = format!("config.{property}");
+            if is_owned(schema) {
+                note(&field, value, &mut owned)?;
+            }
+            let Some(items) = schema.get("items") else { continue };
+            let named = properties(self.behind(items)).filter(|(_, schema)| is_owned(schema));
+            for (inner, schema) in named {
+                for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+                    if let Some(names) = item.get(inner).or_else(|| schema.get("default")) {
+                        note(&format!("{field}[{index}].{inner}"), names, &mut owned)?;
+                    }
+                }
             }
         }
         Ok(owned.into())
+    }
+
+    /// What a schema refers to within this one, or itself. A reference behind a reference is not followed: it could lead
+    /// round.
+    fn behind<'s>(&'s self, schema: &'s Value) -> &'s Value {
+        let reference = schema.get("$ref").and_then(Value::as_str).and_then(|reference| reference.strip_prefix('#'));
+        reference.and_then(|pointer| self.text.pointer(pointer)).unwrap_or(schema)
     }
 
     /// Everything that is wrong with `config`.
@@ -105,6 +122,15 @@ impl ConfigSchema {
         errors.sort_by(|one, other| one.field.cmp(&other.field));
         errors
     }
+}
+
+/// The properties of objects that a schema describes.
+fn properties(schema: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    schema.get("properties").and_then(Value::as_object).into_iter().flatten()
+}
+
+fn is_owned(property: &Value) -> bool {
+    property.get(OWNED_BY_PROPERTY) == Some(&Value::Bool(true))
 }
 
 /// Notes the header that a string names, or those of a list of strings. Null names none.
@@ -209,6 +235,38 @@ mod tests {
         for name in ["Host", "not a name", ""] {
             assert_eq!(owned(json!({ "consumerHeader": name })).unwrap_err().field, "config.consumerHeader", "{name}");
         }
+    }
+
+    fn owned_in_objects(config: serde_json::Value) -> Result<Vec<String>, ConfigError> {
+        let rule = json!({
+            "type": "object",
+            "properties": {
+                "claim": { "type": "string" },
+                "header": { "type": ["string", "null"], "default": null, "x-sluice-owned-header": true },
+            },
+        });
+        let schema = ConfigSchema::new(json!({
+            "properties": {
+                "claims": { "type": "array", "items": { "$ref": "#/$defs/Rule" } },
+                "more": { "type": ["array", "null"], "items": rule.clone(), "default": [{ "header": "x-default" }] },
+                "others": { "type": "array", "items": { "type": "object", "properties": { "header": {} } } },
+            },
+            "$defs": { "Rule": rule },
+        }))
+        .unwrap();
+        schema.owned_headers(&config).map(|names| names.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_plugin_owns_the_headers_that_objects_in_its_lists_name() {
+        assert_eq!(owned_in_objects(json!({})).unwrap(), ["x-default"]);
+        let claims = json!([
+            { "claim": "sub", "header": "X-User" }, { "claim": "email" }, { "header": null }, { "header": "x-roles" },
+        ]);
+        let config = json!({ "claims": claims, "more": null, "others": [{ "header": "x-other" }] });
+        assert_eq!(owned_in_objects(config).unwrap(), ["x-user", "x-roles"]);
+        let wrong = json!({ "claims": [{ "header": "x-a" }, { "header": "Host" }] });
+        assert_eq!(owned_in_objects(wrong).unwrap_err().field, "config.claims[1].header");
     }
 
     #[test]

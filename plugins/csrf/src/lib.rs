@@ -1,12 +1,10 @@
 //! Refuses requests that another site made a browser send (cross-site request forgery): by the origin that the browser
 //! tells, or by a token that only the site's own pages can read.
 
-use kit::{HeaderName, cookie, same_secret};
+use kit::{HeaderName, cookie, origin, same_secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_plugin::{Decision, OnRequest, OnResponse, Plugin, Reply, Request, Response, log, random};
-
-mod origin;
 
 /// What tells a site's own requests from those of others.
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -89,6 +89,22 @@ fn a_token_is_handed_out_once_and_has_to_be_sent_back() {
     assert_eq!(again.response().header("set-cookie"), None);
 }
 
+/// A sibling host can set a cookie whose name begins with what Unicode calls white space, and to browsers is no `__Host-`.
+#[test]
+fn a_cookie_that_only_looks_like_the_token_is_not_it() {
+    let plugin = plugin(json!({ "check": "DoubleSubmit" })).unwrap();
+    let token = "0123456789abcdef0123456789abcdef";
+    let sent =
+        |before: &str| post().header("cookie", format!("{before}__Host-csrf={token}")).header("x-csrf-token", token);
+    assert!(passes(&plugin, sent("")));
+    for before in ["\u{2000}", "\u{85}", "\u{a0}"] {
+        assert!(!passes(&plugin, sent(before)), "{before:?}");
+    }
+    // Nor does something that is no text keep the token itself from being found.
+    let beside = [b"a=\xff; ".as_slice(), format!("__Host-csrf={token}").as_bytes()].concat();
+    assert!(passes(&plugin, post().header("cookie", beside).header("x-csrf-token", token)));
+}
+
 #[test]
 fn both_checks_can_be_asked_for() {
     let plugin = plugin(json!({ "check": "Both", "cookie": "csrf" })).unwrap();

@@ -39,6 +39,7 @@ pub struct ClaimRule {
     pub claim: String,
     /// The request header for the backend. What a client sends under it is removed.
     #[serde(default)]
+    #[schemars(extend("x-sluice-owned-header" = true))]
     pub header: Option<HeaderName>,
     /// The attribute for later plugins and the access log.
     #[serde(default)]
@@ -46,14 +47,39 @@ pub struct ClaimRule {
     pub attribute: Option<String>,
 }
 
-/// The rules of a configuration. The error names the one that tells nobody.
+/// Headers that frame or route a message, besides those that begin with `proxy-`, or carry what others have put together.
+const NOT_FOR_CLAIMS: [&str; 10] = [
+    "connection",
+    "content-length",
+    "cookie",
+    "host",
+    "keep-alive",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// The rules of a configuration. The error names the field, and the way out.
 pub fn check(rules: &[ClaimRule]) -> Result<(), String> {
-    match rules.iter().position(|rule| rule.header.is_none() && rule.attribute.is_none()) {
-        None => Ok(()),
-        Some(index) => {
-            Err(format!("claims[{index}]: it has neither header nor attribute: the claim would be told nobody"))
+    for (index, rule) in rules.iter().enumerate() {
+        let field = format!("claims[{index}]");
+        match &rule.header {
+            None if rule.attribute.is_none() => {
+                return Err(format!("{field}: it has neither header nor attribute: the claim would be told nobody"));
+            }
+            Some(header) if NOT_FOR_CLAIMS.contains(&&**header) || header.starts_with("proxy-") => {
+                let why = "frames or routes the message, or carries cookies";
+                return Err(format!(
+                    "{field}.header: `{}` {why}: tell the claim in a header of its own, such as `x-user`",
+                    &**header
+                ));
+            }
+            _ => {}
         }
     }
+    Ok(())
 }
 
 /// Takes out what a client sends in the place of claims: whoever reads these believes that they are the token's.
@@ -98,6 +124,15 @@ pub fn values(claim: Option<&Value>) -> Vec<String> {
     }
 }
 
+/// Whom a token is for (RFC 7519, section 4.1.3): texts alone. A number names nobody.
+pub fn audiences(claims: &Value) -> Vec<&str> {
+    match claims.get("aud") {
+        Some(Value::String(one)) => vec![one],
+        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// A time of a token, in seconds since 1970.
 pub fn time(claims: &Value, name: &str) -> Result<Option<f64>, &'static str> {
     match claims.get(name) {
@@ -132,6 +167,47 @@ mod tests {
         assert_eq!(claim(&claims, "a.b.c"), Some(&json!(1)));
         assert_eq!(claim(&claims, "https://app.example/roles"), Some(&json!(["cook"])));
         assert_eq!((claim(&claims, "a.x"), claim(&claims, "a.b.c.d"), claim(&claims, "")), (None, None, None));
+    }
+
+    #[test]
+    fn an_audience_is_text() {
+        let named = |aud: Value| audiences(&json!({ "aud": aud })).into_iter().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(named(json!("shop")), ["shop"]);
+        assert_eq!(named(json!(["shop", 5, null, "other"])), ["shop", "other"]);
+        for nobody in [json!(5), json!(true), json!({ "shop": "shop" }), json!([5, ["shop"]]), Value::Null] {
+            assert!(named(nobody.clone()).is_empty(), "{nobody}");
+        }
+        assert!(audiences(&json!({})).is_empty());
+    }
+
+    #[test]
+    fn a_claim_is_told_somebody_and_in_no_header_that_the_message_needs() {
+        let checked = |rule: Value| check(&[serde_json::from_value(rule).unwrap()]);
+        for rule in
+            [json!({ "header": "X-User" }), json!({ "attribute": "user" }), json!({ "header": "authorization" })]
+        {
+            let mut rule = rule;
+            rule["claim"] = json!("sub");
+            assert_eq!(checked(rule.clone()), Ok(()), "{rule}");
+        }
+        assert!(checked(json!({ "claim": "sub" })).unwrap_err().starts_with("claims[0]: it has neither"));
+        for header in [
+            "Host",
+            "connection",
+            "Transfer-Encoding",
+            "content-length",
+            "te",
+            "trailer",
+            "upgrade",
+            "keep-alive",
+            "proxy-authorization",
+            "Proxy-Connection",
+            "cookie",
+            "Set-Cookie",
+        ] {
+            let why = checked(json!({ "claim": "sub", "header": header })).unwrap_err();
+            assert!(why.starts_with("claims[0].header: `") && why.contains("`x-user`"), "{why}");
+        }
     }
 
     #[test]

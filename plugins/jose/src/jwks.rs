@@ -11,6 +11,11 @@ pub fn verify(token: &Token<'_>, source: &Document<'_>) -> Option<bool> {
     Some(token.is_signed_by(&keys))
 }
 
+/// Whether there are keys, kept or fetched: to be asked before anything is spent on a token that they have to verify.
+pub fn can_be_had(source: &Document<'_>) -> bool {
+    source.get(parse, |keys| !keys.is_empty()).is_some_and(|keys| !keys.is_empty())
+}
+
 /// Those that can be read: a set may hold keys for other purposes.
 fn parse(body: &[u8]) -> Result<Vec<Jwk>, String> {
     let set = kit::json::parse(body).map_err(|error| error.to_string())?;

@@ -221,7 +221,7 @@ impl Jwt {
             return Err(Refusal::Invalid("its algorithm is not one of its issuer's"));
         }
         let signed = match &issuer.jwks {
-            Some(source) => jwks::verify(&token, &source.document()).ok_or(Refusal::NoKeys)?,
+            Some(source) => jwks::verify(&token, &source.document(&issuer.issuer)).ok_or(Refusal::NoKeys)?,
             None => token.is_signed_by(own),
         };
         if !signed {
@@ -230,8 +230,8 @@ impl Jwt {
         claims::check_times(&token.claims, self.config.leeway, self.config.allow_without_expiry)
             .map_err(Refusal::Invalid)?;
         if !issuer.audiences.is_empty() {
-            let named = claims::values(token.claims.get("aud"));
-            if !named.iter().any(|one| issuer.audiences.contains(one)) {
+            let named = claims::audiences(&token.claims);
+            if !named.iter().any(|one| issuer.audiences.iter().any(|audience| audience == one)) {
                 return Err(Refusal::Invalid("it is for another audience"));
             }
         }
@@ -298,9 +298,10 @@ impl Jwt {
 }
 
 impl Jwks {
-    fn document(&self) -> Document<'_> {
+    fn document<'d>(&'d self, issuer: &'d str) -> Document<'d> {
         Document {
             what: "the keys",
+            issuer,
             store: STORE,
             backend: &self.backend,
             authority: None,

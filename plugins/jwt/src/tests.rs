@@ -242,12 +242,16 @@ fn a_new_key_is_fetched_for_and_tokens_without_one_can_not_ask_all_the_time() {
 #[test]
 fn while_the_issuer_is_away_its_keys_from_before_are_used_and_without_any_the_answer_is_503() {
     let (services, source, plugin) = (Services::new().store("jwks"), Source::new(), fetching());
-    for answers in ["down", "html"] {
+    for (count, answers) in ["down", "html"].into_iter().enumerate() {
         source.answers.set(answers);
-        assert_eq!(source.send(&plugin, "rs256"), Some(503), "{answers}");
+        for _ in 0..3 {
+            assert_eq!(source.send(&plugin, "rs256"), Some(503), "{answers}");
+        }
+        assert_eq!(source.asked.get(), count + 1, "not each request waits for it");
+        services.advance(time::Duration::from_secs(5));
     }
     source.answers.set("keys");
-    assert_eq!(source.send(&plugin, "rs256"), None, "without keys each request asks");
+    assert_eq!(source.send(&plugin, "rs256"), None, "after five seconds one asks again");
     services.advance(time::Duration::from_secs(3_600));
     source.answers.set("down");
     let before = source.asked.get();
@@ -256,6 +260,18 @@ fn while_the_issuer_is_away_its_keys_from_before_are_used_and_without_any_the_an
     assert_eq!(source.asked.get(), before + 1, "and not each request waits for it");
     services.advance(time::Duration::from_secs(24 * 3_600));
     assert_eq!(source.send(&plugin, "rs256"), Some(503));
+}
+
+/// Plugins may share a store, and call different backends by the same name.
+#[test]
+fn the_keys_of_one_issuer_are_never_anothers() {
+    let (_services, source, own) = (Services::new().store("jwks"), Source::new(), fetching());
+    source.answers.set("next");
+    let jwks = json!({ "backend": "idp", "path": "/jwks.json" });
+    let other = plugin(json!({ "issuers": [{ "issuer": "https://evil.example/", "jwks": jwks }] })).unwrap();
+    assert_eq!(source.send(&other, "other_issuer"), Some(401));
+    source.answers.set("keys");
+    assert_eq!(source.send(&own, "rs256"), None);
 }
 
 #[test]
@@ -291,5 +307,7 @@ fn a_configuration_that_could_not_work_is_refused_with_its_place() {
     assert!(refused(twice).starts_with("issuers[1].issuer: "));
     let nowhere = json!({ "issuers": [issuer()], "claims": [{ "claim": "sub" }] });
     assert!(refused(nowhere).starts_with("claims[0]: "));
+    let framing = json!({ "issuers": [issuer()], "claims": [{ "claim": "sub", "header": "Host" }] });
+    assert!(refused(framing).starts_with("claims[0].header: `host` "));
     assert!(refused(json!({ "issuers": [issuer()], "header": null })).contains("neither header, cookie nor query"));
 }

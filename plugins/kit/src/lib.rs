@@ -6,6 +6,7 @@ pub mod cookie;
 mod duration;
 mod header_name;
 pub mod json;
+pub mod origin;
 pub mod pattern;
 mod quantity;
 pub mod query;

@@ -54,7 +54,8 @@ impl<'n> Notice<'n> {
 
     pub(crate) fn page(&self) -> Reply {
         let link = self.link.map(|(to, text)| format!("<p><a href=\"{}\">{}</a></p>\n", escaped(to), escaped(text)));
-        page(self.status, self.title, &format!("<p>{}</p>\n{}", escaped(self.text), link.unwrap_or_default()))
+        let content = format!("<p>{}</p>\n{}", escaped(self.text), link.unwrap_or_default());
+        page(self.status, self.title, &content, "no-referrer")
     }
 
     fn problem(&self) -> Reply {
@@ -68,14 +69,14 @@ impl<'n> Notice<'n> {
     }
 }
 
-/// `content` is HTML.
-pub(crate) fn page(status: u16, title: &str, content: &str) -> Reply {
+/// `content` is HTML; `referrer` says what the page's links and forms tell of it.
+pub(crate) fn page(status: u16, title: &str, content: &str, referrer: &str) -> Reply {
     let title = escaped(title);
     let reply = Reply::new(status)
         .header("content-type", "text/html; charset=utf-8")
         .header("cache-control", "no-store")
         .header("content-security-policy", "default-src 'none'; frame-ancestors 'none'")
-        .header("referrer-policy", "no-referrer")
+        .header("referrer-policy", referrer)
         .header("x-content-type-options", "nosniff")
         .body(format!(
             "<!doctype html>\n<html lang=\"en\">\n<title>{title}</title>\n<h1>{title}</h1>\n{content}</html>\n"

@@ -1,6 +1,6 @@
 //! The configuration, and what of it is computed once.
 
-use crate::endpoint::{Endpoint, is_local};
+use crate::endpoint::{Endpoint, is_local, is_normal};
 use jose::Algorithm;
 use jose::claims::{self, ClaimRule, Requirement};
 use kit::{Duration, hex};
@@ -42,11 +42,11 @@ pub struct Config {
     #[schemars(length(min = 1, max = 4), inner(length(min = 1)))]
     pub session_secrets: Vec<String>,
     /// Where the provider sends the browser back to, as it is registered there: a URL, or a path, which is taken below
-    /// the request's own scheme and host. The path is the plugin's.
+    /// the request's own scheme and host. The path is the plugin's, in the form that requests have.
     #[serde(default = "default_redirect_uri")]
     #[schemars(regex(pattern = "^(/|https?://)"))]
     pub redirect_uri: String,
-    /// Where a browser signs out, by GET or POST.
+    /// The path where a browser signs out, by GET or POST, in the form that requests have.
     #[serde(default = "default_logout_path")]
     #[schemars(regex(pattern = "^/"))]
     pub logout_path: String,
@@ -58,7 +58,8 @@ pub struct Config {
     /// What is asked for, besides `openid`.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// Further parameters of the request to the provider: `prompt`, `audience`, `access_type`, …
+    /// Further parameters of the request to the provider: `prompt`, `audience`, `acr_values`, … To `max_age`, in seconds, the
+    /// ID token's `auth_time` is held.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
     /// The algorithms that the provider signs ID tokens with.
@@ -190,6 +191,9 @@ fn default_timeout() -> Duration {
     Duration::seconds(3)
 }
 
+/// OpenID Connect Core 1.0, section 3.1.2.1.
+const MAX_AGE: &str = "max_age";
+
 /// Parameters that are the plugin's to set.
 const OWN_PARAMETERS: [&str; 11] = [
     "client_id",
@@ -230,6 +234,9 @@ impl Config {
         if let Some(parameter) = self.parameters.keys().find(|name| OWN_PARAMETERS.contains(&name.as_str())) {
             return Err(format!("parameters: `{parameter}` is the plugin's to set"));
         }
+        if self.parameters.contains_key(MAX_AGE) && self.max_age().is_none() {
+            return Err(format!("parameters: `{MAX_AGE}` is not a number of seconds: write \"3600\""));
+        }
         let is_scope = |scope: &String| {
             !scope.is_empty() && scope.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')
         };
@@ -238,6 +245,15 @@ impl Config {
         }
         self.check_paths()?;
         claims::check(&self.claims)?;
+        let takes_the_token = |rule: &ClaimRule| rule.header.as_deref() == Some("authorization");
+        if self.forward_access_token
+            && let Some(index) = self.claims.iter().position(takes_the_token)
+        {
+            return Err(format!(
+                "claims[{index}].header: `authorization` carries the access token, as forwardAccessToken asks for: tell the \
+                 claim in a header of its own, such as `x-user`"
+            ));
+        }
         if self.session_secrets.is_empty() {
             return Err("sessionSecrets: it is empty: there is nothing to encrypt with".to_owned());
         }
@@ -267,11 +283,25 @@ impl Config {
         if self.redirect_uri.contains('?') {
             return Err("redirectUri: it has a query".to_owned());
         }
-        if !is_local(&self.logout_path) || self.logout_path.contains('?') {
-            return Err("logoutPath: it is not a path, percent-encoded".to_owned());
+        let paths = [
+            ("redirectUri", self.callback_path(), default_redirect_uri()),
+            ("logoutPath", self.logout_path.clone(), default_logout_path()),
+        ];
+        for (field, path, default) in &paths {
+            if !is_normal(path) {
+                return Err(format!(
+                    "{field}: no request has its path: begin it with one slash, without `//`, `.` and `..` as segments and a \
+                     query, and percent-encode what has to be and nothing else, in capitals; or write `{default}`"
+                ));
+            }
+            if path == "/" {
+                return Err(format!(
+                    "{field}: its path is `/`, which a site needs: write one of its own, such as `{default}`"
+                ));
+            }
         }
         if self.logout_path == self.callback_path() {
-            return Err("logoutPath: it is the path of redirectUri".to_owned());
+            return Err("logoutPath: it is the path of redirectUri: give each one of its own".to_owned());
         }
         Ok(())
     }
@@ -289,6 +319,11 @@ impl Config {
         Endpoint::parse(&self.redirect_uri).map_or_else(|| self.redirect_uri.clone(), |url| url.target().to_owned())
     }
 
+    /// Seconds since the account last showed who it is, at most; none where that is not asked for.
+    pub(crate) fn max_age(&self) -> Option<u64> {
+        self.parameters.get(MAX_AGE).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
+    }
+
     /// `openid` first.
     pub(crate) fn scope(&self) -> String {
         let others = self.scopes.iter().map(String::as_str).filter(|scope| *scope != "openid");
@@ -302,13 +337,16 @@ impl Config {
         told.chain(required).chain(["sub"]).collect()
     }
 
-    /// What a session is about. Another configuration has other sessions: one does not take the other's for its own.
+    /// What a session is about. Another configuration has other sessions: one does not take the other's for its own. What was
+    /// asked of the provider belongs to it: a sign-in that was to be a strong one is not what another is.
     pub(crate) fn fingerprint(&self) -> String {
         let mut digest = Sha256::new();
-        let flags = format!("{} {} {}", self.forward_access_token, self.refresh, self.keep_id_token);
+        let (tokens, parameters) = ([self.forward_access_token, self.refresh, self.keep_id_token], &self.parameters);
+        let flags = format!("{tokens:?} {}", parameters.len());
         let scope = self.scope();
         let parts = [self.issuer.as_str(), &self.client_id, &scope, &flags];
-        for part in parts.into_iter().chain(self.kept_claims()) {
+        let parameters = parameters.iter().flat_map(|(name, value)| [name.as_str(), value]);
+        for part in parts.into_iter().chain(parameters).chain(self.kept_claims()) {
             digest.update((part.len() as u64).to_be_bytes());
             digest.update(part);
         }

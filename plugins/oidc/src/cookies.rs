@@ -35,13 +35,18 @@ impl Names {
         Names { prefix: format!("{name}-"), base: format!("{name}-{mark}") }
     }
 
+    /// The attribute that carries one part of a session to the response: of this configuration, as a request may meet several.
+    pub(crate) fn carried(&self, number: usize) -> String {
+        format!("oidc.carried.{}.{number}", self.base)
+    }
+
     fn base(&self, secure: bool) -> String {
         format!("{}{}", if secure { "__Host-" } else { "" }, self.base)
     }
 
     /// The `Cookie` that goes to the backend; none where it stays as it is. Cookies of other configurations go as well: each
     /// is as good as a password to somebody.
-    pub(crate) fn hide(&self, request: &Request<'_>) -> Option<String> {
+    pub(crate) fn hide(&self, request: &Request<'_>) -> Option<Vec<u8>> {
         let is_own = |name: &str| name.strip_prefix("__Host-").unwrap_or(name).starts_with(&self.prefix);
         cookie::without_those(request, is_own)
     }
@@ -102,9 +107,10 @@ impl Jar {
         self.values(&self.base).take(PARTS).filter_map(whole).collect()
     }
 
-    /// How many cookies the session takes, for [`Jar::set_session`].
+    /// How many cookies the session takes, for [`Jar::set_session`]: up to the last, even where one before it is missing.
     pub(crate) fn session_parts(&self) -> usize {
-        (0..PARTS).filter(|index| self.values(&self.part(*index)).next().is_some()).count()
+        let last = (0..PARTS).rev().find(|index| self.values(&self.part(*index)).next().is_some());
+        last.map_or(0, |last| last + 1)
     }
 
     /// Sets the session in place of one of `before` parts. None: it is too long.
@@ -213,6 +219,15 @@ mod tests {
     }
 
     #[test]
+    fn parts_count_up_to_the_last_so_that_none_stays_behind() {
+        let exchange = Exchange::get("/").header("cookie", "oidc-01234567=3.a; oidc-01234567.2=c");
+        let jar = Jar::of(&exchange.request(), &names(), false);
+        assert_eq!(jar.session_parts(), 3);
+        let told = jar.set_session("s", jar.session_parts(), 60).unwrap();
+        assert!(told.iter().any(|set| set.starts_with("oidc-01234567.2=; ") && set.contains("Max-Age=0")), "{told:?}");
+    }
+
+    #[test]
     fn parts_that_are_missing_or_numbers_that_are_none_make_no_session() {
         for text in ["2.abc", "0.abc", "5.abc", "x.abc", "abc", ""] {
             let exchange = Exchange::get("/").header("cookie", format!("oidc-01234567={text}"));
@@ -232,7 +247,7 @@ mod tests {
     fn the_backend_sees_no_cookie_of_the_plugin() {
         let all = "__Host-oidc-01234567=1.a; app=1; oidc-01234567.login.x=b; __Host-oidc-ffffffff=other; oidcx=2";
         let exchange = Exchange::get("/").header("cookie", all);
-        assert_eq!(names().hide(&exchange.request()).as_deref(), Some("app=1; oidcx=2"));
+        assert_eq!(names().hide(&exchange.request()).as_deref(), Some(&b"app=1; oidcx=2"[..]));
         assert_eq!(names().hide(&Exchange::get("/").header("cookie", "app=1").request()), None);
     }
 }

@@ -66,6 +66,34 @@ pub(crate) fn is_local(target: &str) -> bool {
     path.starts_with('/') && !path.starts_with("//") && !path.contains('\\') && target.bytes().all(fits)
 }
 
+/// Whether a path is in the one form that the gateway gives to paths of requests (RFC 3986, section 6.2.2): no request has
+/// another. An escaped slash is none here, since a listener says what becomes of it.
+pub(crate) fn is_normal(path: &str) -> bool {
+    let Some(rest) = path.strip_prefix('/') else { return false };
+    let mut segments = rest.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let empty = segment.is_empty() && segments.peek().is_some();
+        if empty || matches!(segment, "." | "..") || !is_normal_segment(segment) {
+            return false;
+        }
+    }
+    true
+}
+
+fn is_normal_segment(segment: &str) -> bool {
+    let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let mut parts = segment.split('%');
+    let plain = |text: &str| text.bytes().all(|byte| is_unreserved(byte) || b"!$&'()*+,;=:@".contains(&byte));
+    parts.next().is_some_and(plain)
+        && parts.all(|part| {
+            let Some((digits, rest)) = part.split_at_checked(2) else { return false };
+            let upper = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
+            let escaped = u8::from_str_radix(digits, 16);
+            let needed = escaped.is_ok_and(|byte| byte != 0 && byte != b'/' && byte != b'\\' && !is_unreserved(byte));
+            upper && needed && plain(rest)
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +140,47 @@ mod tests {
             ("https://idp.example/a?p=b2c", "https://idp.example/a?p=b2c&x=1"),
         ] {
             assert_eq!(Endpoint::parse(url).unwrap().with("x=1"), whole);
+        }
+    }
+
+    #[test]
+    fn a_path_in_normal_form_is_what_requests_have() {
+        for path in ["/", "/a", "/oauth2/callback", "/a/", "/a.b/..c/...", "/~a-b_c/%20%C3%A9", "/a;b=c:d@e!$&'()*+,"] {
+            assert!(is_normal(path), "{path}");
+        }
+        for path in [
+            "",
+            "a",
+            "oauth2/callback",
+            "//a",
+            "/a//b",
+            "/a//",
+            "/.",
+            "/..",
+            "/a/./b",
+            "/a/../b",
+            "/a/..",
+            "/%61",
+            "/%7E",
+            "/%2e%2e/a",
+            "/%c3%a9",
+            "/a%2Fb",
+            "/a%5Cb",
+            "/%00",
+            "/%",
+            "/%4",
+            "/%zz",
+            "/%+1",
+            "/a b",
+            "/a\\b",
+            "/a|b",
+            "/a{b}",
+            "/a?b",
+            "/a#b",
+            "/é",
+            "/%é",
+        ] {
+            assert!(!is_normal(path), "{path}");
         }
     }
 

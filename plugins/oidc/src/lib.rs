@@ -35,8 +35,7 @@ mod session;
 pub const SUBJECT: &str = "oidc.sub";
 pub const ISSUER: &str = "oidc.iss";
 
-/// The attributes that carry a session to the response, whose name is this and a number. Sealed for that: what an access log
-/// has of them is nobody's cookie.
+/// What attributes that carry a session to the response are sealed for: what an access log has of them is nobody's cookie.
 const CARRIED: &str = "oidc.carried";
 
 /// Bytes of one such attribute.
@@ -58,6 +57,17 @@ const NOT_NOW: Notice<'_> = Notice {
     text: "Your session is being renewed, or can't be renewed now. Try again in a moment.",
     link: None,
 };
+
+const OTHER_METHOD: Notice<'_> = Notice {
+    status: 405,
+    title: "This is asked for otherwise",
+    text: "This address takes no requests of this kind.",
+    link: Some(("/", "To the site")),
+};
+
+fn not_by(request: &Request<'_>, allowed: &str) -> Decision {
+    OTHER_METHOD.reply(request).header("allow", allowed).into()
+}
 
 #[derive(Debug)]
 pub struct Oidc {
@@ -137,7 +147,7 @@ impl Oidc {
         let mut rest = self.seal.seal(CARRIED, &text)?;
         for number in 0.. {
             let after = if rest.len() > PIECE { rest.split_off(PIECE) } else { String::new() };
-            attributes::set(&format!("{CARRIED}.{number}"), rest)?;
+            attributes::set(&self.names.carried(number), rest)?;
             if after.is_empty() {
                 break;
             }
@@ -149,7 +159,7 @@ impl Oidc {
     fn carried(&self) -> Option<Carried> {
         let mut sealed = String::new();
         for number in 0.. {
-            let name = format!("{CARRIED}.{number}");
+            let name = self.names.carried(number);
             let Some(piece) = attributes::get::<String>(&name) else { break };
             attributes::remove(&name);
             sealed.push_str(&piece);
@@ -164,12 +174,13 @@ impl OnRequest for Oidc {
             log::error(&format!("a request was refused: {reason}"));
             return Reply::new(500).text("the request could not be prepared\n").into();
         }
-        let (jar, path) = (self.jar(request), request.path());
-        if path == self.callback_path && request.method() == "GET" {
-            return self.callback(request, &jar);
+        let (jar, path, method) = (self.jar(request), request.path(), request.method());
+        if path == self.callback_path {
+            return if method == "GET" { self.callback(request, &jar) } else { not_by(request, "GET") };
         }
-        if path == self.config.logout_path && matches!(request.method().as_str(), "GET" | "POST") {
-            return self.logout(request, &jar);
+        if path == self.config.logout_path {
+            let takes = matches!(method.as_str(), "GET" | "POST");
+            return if takes { self.logout(request, &jar) } else { not_by(request, "GET, POST") };
         }
         let (session, anew) = match self.session(&jar) {
             Found::Session(session, anew) => (session, anew),
@@ -194,7 +205,8 @@ impl OnRequest for Oidc {
 
 impl OnResponse for Oidc {
     fn on_response(&self, request: &Request<'_>, response: &mut Response<'_>) -> Decision {
-        let Some(Carried { session, parts }) = self.carried() else { return Decision::Continue };
+        let carried = self.carried().filter(|carried| !logout::has_ended(&carried.session));
+        let Some(Carried { session, parts }) = carried else { return Decision::Continue };
         let jar = Jar::empty(&self.names, self.is_secure(request));
         let told = self.tell(&jar, &session, parts).and_then(|told| {
             // What a cache keeps it gives to others.

@@ -9,7 +9,7 @@ use crate::answers::{Notice, redirect};
 use crate::cookies::{Jar, LOGINS, Told};
 use crate::endpoint::{Endpoint, is_local};
 use crate::id_token::{Expected, NotBelieved};
-use crate::provider::{NoTokens, Provider, STORE, error_code};
+use crate::provider::{INVALID_GRANT, NoTokens, Provider, STORE, error_code};
 use crate::session::{Session, now};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -217,14 +217,18 @@ impl Oidc {
             };
         };
         let forget = jar.remove_login(&name);
-        if self.is_over(&login) || !is_first(state, self.config.login_time.0) {
+        let over = |forget| {
             let reply = match self.known(jar) {
                 Some(_) => redirect(302, &login.page),
                 None => NOT_EXPECTED.back_to(&login.page).page(),
             };
-            return with_cookies(reply, [forget]).into();
+            with_cookies(reply, [forget]).into()
+        };
+        if self.is_over(&login) || was_used(state) {
+            return over(forget);
         }
         match self.exchange(request, &returned, &login) {
+            Ok(_) if !is_first(state, self.config.login_time.0) => over(forget),
             Ok(session) => match self.tell(jar, &session, jar.session_parts()) {
                 Ok(told) => {
                     let tries = jar.set_tries(jar.tries().saturating_add(1), ROUND);
@@ -255,8 +259,13 @@ impl Oidc {
             ("code_verifier", &login.verifier),
         ];
         let tokens = self.tokens(&provider, &form).map_err(|why| match why {
+            // Anybody can come with a code that is none.
+            NoTokens::Refused(code) if code == INVALID_GRANT => {
+                log::info("a browser has brought a code that the provider does not take");
+                not_believed.page()
+            }
             NoTokens::Refused(code) => {
-                log::error(&format!("the provider does not take a code: {code}"));
+                log::error(&format!("the provider exchanges no code: {code}"));
                 not_believed.page()
             }
             NoTokens::Away(why) => {
@@ -264,7 +273,11 @@ impl Oidc {
                 retry(away.page())
             }
         })?;
-        let expected = Expected { nonce: Some(&login.nonce), access: tokens.access.as_deref(), ..Expected::default() };
+        let expected = Expected {
+            nonce: Some(&login.nonce),
+            access: tokens.access.as_deref(),
+            shown_from: self.config.max_age().map(|seconds| login.begun.saturating_sub(seconds)),
+        };
         let told = match &tokens.id {
             Some(id) => self.believe(&provider, id, &expected),
             None => Err(NotBelieved::Invalid("there is none")),
@@ -321,10 +334,19 @@ fn retry(reply: Reply) -> Reply {
     reply.header("retry-after", "5")
 }
 
-/// Whether a state comes for the first time. Without the store that is the provider's to see: a code is good once.
+/// What says of a state that it has signed somebody in. Before the provider has given tokens for it nothing is written:
+/// whoever likes could fill the store with sign-ins that come to nothing.
+fn over(state: &str) -> String {
+    format!("over/{}", hex(&Sha256::digest(state)))
+}
+
+fn was_used(state: &str) -> bool {
+    Store::open(STORE).and_then(|store| store.get(&over(state))).is_ok_and(|mark| mark.is_some())
+}
+
+/// Whether nobody else has used it up meanwhile. Without the store that is the provider's to see: a code is good once.
 fn is_first(state: &str, time: std::time::Duration) -> bool {
-    let key = format!("over/{}", hex(&Sha256::digest(state)));
-    let taken = Store::open(STORE).and_then(|store| store.compare_and_swap(&key, None, b"", Some(time)));
+    let taken = Store::open(STORE).and_then(|store| store.compare_and_swap(&over(state), None, b"", Some(time)));
     taken.unwrap_or_else(|reason| {
         log::error(&format!("whether a sign-in comes twice is not looked at: {reason}"));
         true

@@ -14,6 +14,9 @@ use sluice_plugin::{log, secrets};
 /// The store of what is known of providers, of sign-ins that are over, and of sessions that are being renewed.
 pub(crate) const STORE: &str = "oidc";
 
+/// The error of a code or a refresh token that is none, or is none any more (RFC 6749, section 5.2).
+pub(crate) const INVALID_GRANT: &str = "invalid_grant";
+
 /// Bytes of an answer with tokens.
 const ANSWER: u64 = 64 << 10;
 
@@ -102,6 +105,7 @@ impl Oidc {
     pub(crate) fn document<'d>(&'d self, what: &'d str, url: &'d Endpoint) -> Document<'d> {
         Document {
             what,
+            issuer: &self.config.issuer,
             store: STORE,
             backend: self.backend_of(url),
             authority: Some(url.authority()),

@@ -4,14 +4,17 @@ use crate::Oidc;
 use crate::config::Config;
 use crate::cookies::{Jar, Told};
 use crate::id_token::{Expected, NotBelieved};
-use crate::provider::{NoTokens, STORE, Tokens};
-use jose::claims;
+use crate::logout::has_ended;
+use crate::provider::{INVALID_GRANT, NoTokens, STORE, Tokens};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jose::{claims, jwks};
 use kit::hex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sluice_plugin::store::Store;
-use sluice_plugin::{clock, log};
+use sluice_plugin::{clock, log, random};
 use std::time::Duration;
 
 /// What a session is sealed for.
@@ -27,8 +30,8 @@ const UNKNOWN: u64 = 300;
 /// longer than its endpoints, tokens and keys can take, in times of the longest wait for one of them.
 const RENEWING: u32 = 4;
 
-/// How long requests may come that were sent before the browser had the renewed session.
-const RENEWED: Duration = Duration::from_secs(60);
+/// How long a renewed session is kept at most for requests that bring the one before: until it is to be renewed itself.
+const RENEWED: Duration = Duration::from_secs(10 * 60);
 
 /// Seconds that a session without forwarded tokens holds behind its tokens' expiry, while it is being renewed.
 const GRACE: u64 = 30;
@@ -36,6 +39,9 @@ const GRACE: u64 = 30;
 /// Times are in seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct Session {
+    /// Of its sign-in.
+    #[serde(rename = "d")]
+    pub(crate) id: String,
     #[serde(rename = "b")]
     pub(crate) begun: u64,
     #[serde(rename = "u")]
@@ -76,6 +82,7 @@ impl Session {
     pub(crate) fn begin(config: &Config, told: &Value, tokens: Tokens) -> Session {
         let now = now();
         let mut session = Session {
+            id: BASE64_URL_SAFE_NO_PAD.encode(random::array::<12>()),
             begun: now,
             used: now,
             claims: Value::Null,
@@ -160,7 +167,7 @@ impl Oidc {
     pub(crate) fn known(&self, jar: &Jar) -> Option<Session> {
         let now = now();
         let mut opened = jar.sessions().into_iter().filter_map(|sealed| self.opened(&sealed));
-        opened.find(|session| session.left(&self.config, now) > 0)
+        opened.find(|session| session.left(&self.config, now) > 0 && !has_ended(session))
     }
 
     pub(crate) fn session(&self, jar: &Jar) -> Found {
@@ -193,35 +200,53 @@ impl Oidc {
         };
         let key = hex(&Sha256::digest(&refresh));
         let (renewed_key, lock) = (format!("renewed/{key}"), format!("renewing/{key}"));
-        // Empty: the provider has ended it.
-        let renewed = || store.get(&renewed_key).ok().flatten();
-        let by_another = |sealed: Vec<u8>| {
-            let session = std::str::from_utf8(&sealed).ok().and_then(|sealed| self.opened(sealed));
-            session.map_or(Found::Nothing, |session| Found::Session(session, true))
+        let by_another = || {
+            let sealed = store.get(&renewed_key).ok().flatten()?;
+            // Empty: the provider has ended it.
+            if sealed.is_empty() {
+                return Some(Found::Nothing);
+            }
+            let kept = self.opened(std::str::from_utf8(&sealed).ok()?)?;
+            self.goes_on(&session, &kept).then_some(Found::Session(kept, true))
         };
-        if let Some(sealed) = renewed() {
-            return by_another(sealed);
+        if let Some(found) = by_another() {
+            return found;
         }
-        if !store
-            .compare_and_swap(&lock, None, b"", Some(self.config.timeout.0.saturating_mul(RENEWING)))
-            .unwrap_or(true)
-        {
-            return renewed().map_or_else(|| self.meanwhile(session), by_another);
+        match store.compare_and_swap(&lock, None, b"", Some(self.config.timeout.0.saturating_mul(RENEWING))) {
+            Ok(true) => {}
+            Ok(false) => return by_another().unwrap_or_else(|| self.meanwhile(session)),
+            // If each asked, all but the first would spend a token that is spent.
+            Err(reason) => {
+                log::error(&format!("a session can't be renewed: {reason}"));
+                return self.meanwhile(session);
+            }
         }
         let (found, kept) = match self.ask(&session, &refresh) {
             Ok(renewed) => {
-                let sealed = self.sealed(&renewed).unwrap_or_default();
-                (Found::Session(renewed, true), Some(sealed))
+                let due = renewed.renew_from.map(|from| Duration::from_secs(from.saturating_sub(now())));
+                let kept = self.sealed(&renewed).map(|sealed| (sealed, due.unwrap_or(RENEWED).min(RENEWED)));
+                (Found::Session(renewed, true), Some(kept))
             }
-            Err(NoTokens::Refused(_)) => (Found::Nothing, Some(String::new())),
+            Err(NoTokens::Refused(_)) => (Found::Nothing, Some(Ok((String::new(), RENEWED)))),
             Err(NoTokens::Away(_)) => (self.meanwhile(session), None),
         };
-        if let Some(sealed) = kept
-            && let Err(reason) = store.set(&renewed_key, sealed, Some(RENEWED))
-        {
+        let kept = kept.map(|kept| match kept? {
+            (_, time) if time.is_zero() => Ok(()),
+            (sealed, time) => store.set(&renewed_key, sealed, Some(time)).map_err(String::from),
+        });
+        if let Some(Err(reason)) = kept {
             log::warn(&format!("requests that bring the session before its renewal will end it: {reason}"));
         }
         found
+    }
+
+    /// Whether a session that was renewed is still what another goes on as: of the same sign-in, and good by itself.
+    fn goes_on(&self, session: &Session, kept: &Session) -> bool {
+        let now = now();
+        (&kept.id, kept.begun) == (&session.id, session.begun)
+            && kept.left(&self.config, now) > 0
+            && kept.renew_from.is_none_or(|from| now < from)
+            && kept.expires.is_none_or(|expires| now < expires)
     }
 
     /// A session that somebody else renews, or that can't be renewed now. An access token that has expired is not forwarded.
@@ -233,20 +258,35 @@ impl Oidc {
         }
     }
 
-    /// Asks the provider for new tokens.
+    /// Asks the provider for new tokens. Refused is what it has ended, by its own word or by naming somebody else; whatever
+    /// else goes wrong may be well again soon, and ends nobody's session.
     fn ask(&self, session: &Session, refresh: &str) -> Result<Session, NoTokens> {
-        let away = || NoTokens::Away("its endpoints are not known".to_owned());
-        let renewed = self.provider().ok_or_else(away).and_then(|provider| {
+        let away = |why: &str| NoTokens::Away(why.to_owned());
+        let renewed = self.provider().ok_or_else(|| away("its endpoints are not known")).and_then(|provider| {
+            // A refresh token may be good for one use: it is not spent on an ID token that nobody could judge.
+            if !jwks::can_be_had(&self.document("the provider's keys", &provider.jwks)) {
+                return Err(away("it has no keys"));
+            }
             let form = [("grant_type", "refresh_token"), ("refresh_token", refresh)];
-            let tokens = self.tokens(&provider, &form)?;
-            let expected =
-                Expected { subject: session.text("sub"), access: tokens.access.as_deref(), ..Expected::default() };
-            let told = match &tokens.id {
-                Some(id) => Some(self.believe(&provider, id, &expected).map_err(|why| match why {
-                    NotBelieved::Invalid(why) => NoTokens::Refused(format!("its ID token is not valid: {why}")),
-                    NotBelieved::NoKeys => NoTokens::Away("it has no keys".to_owned()),
-                })?),
+            let tokens = self.tokens(&provider, &form).map_err(|why| match why {
+                NoTokens::Refused(code) if code != INVALID_GRANT => NoTokens::Away(format!("it refuses: {code}")),
+                why => why,
+            })?;
+            let expected = Expected { access: tokens.access.as_deref(), ..Expected::default() };
+            let told = match tokens.id.as_deref().map(|id| self.believe(&provider, id, &expected)) {
                 None => None,
+                Some(Ok(told)) if told.get("sub") != session.claims.get("sub") => {
+                    return Err(NoTokens::Refused("its ID token names somebody else".to_owned()));
+                }
+                Some(Ok(told)) => Some(told),
+                Some(Err(NotBelieved::Invalid(why))) => {
+                    return Err(NoTokens::Away(format!("its ID token is not valid: {why}")));
+                }
+                // The tokens are the provider's own answer, and the former ones are spent.
+                Some(Err(NotBelieved::NoKeys)) => {
+                    log::error("a session is renewed with its former claims: the provider's keys are gone");
+                    None
+                }
             };
             let mut renewed = Session { used: now(), ..session.clone() };
             renewed.take(&self.config, told.as_ref(), tokens);

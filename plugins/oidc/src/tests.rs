@@ -39,6 +39,8 @@ struct Idp {
     metadata: RefCell<Value>,
     /// Instead of tokens.
     fails: Cell<Option<u16>>,
+    /// How often it will still tell its keys.
+    tells_keys: Cell<u32>,
     /// Refresh tokens: each is good once.
     refresh: Cell<u32>,
     asked: RefCell<Vec<Asked>>,
@@ -72,6 +74,7 @@ impl Idp {
             header: RefCell::new(json!({ "alg": "EdDSA", "kid": "one" })),
             metadata: RefCell::new(json!({})),
             fails: Cell::new(None),
+            tells_keys: Cell::new(u32::MAX),
             refresh: Cell::new(1),
             asked: RefCell::default(),
         })
@@ -126,7 +129,9 @@ impl Idp {
                 merge(&mut metadata, &self.metadata.borrow());
                 StubAnswer::new(200).body(metadata.to_string())
             }
+            "/keys" if self.tells_keys.get() == 0 => StubAnswer::new(503),
             "/keys" => {
+                self.tells_keys.set(self.tells_keys.get() - 1);
                 let key = encode(self.key.verifying_key().to_bytes());
                 let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "one", "x": key });
                 StubAnswer::new(200).body(json!({ "keys": [jwk] }).to_string())
@@ -141,6 +146,7 @@ impl Idp {
         match self.fails.get() {
             Some(0) => return StubAnswer::failure("connect"),
             Some(400) => return invalid(),
+            Some(401) => return StubAnswer::new(401).body(json!({ "error": "invalid_client" }).to_string()),
             Some(status) => return StubAnswer::new(status),
             None => {}
         }
@@ -315,6 +321,12 @@ impl Browser {
         let back = self.leave(path);
         let got = self.get(&back);
         assert_eq!((got.status, got.location()), (Some(302), path), "{got:?}");
+    }
+
+    /// Name and value of the session's first cookie.
+    fn session(&self) -> (String, String) {
+        let (name, value) = self.cookies.iter().find(|(name, _)| !name.contains('.')).expect("a session");
+        (name.clone(), value.clone())
     }
 
     fn passes(&mut self) -> bool {

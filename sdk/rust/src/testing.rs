@@ -108,6 +108,22 @@ impl Services {
         self
     }
 
+    /// From now on a store is full: it refuses values under keys that it does not have.
+    ///
+    /// ```
+    /// use sluice_plugin::{store::Store, testing::Services};
+    ///
+    /// let services = Services::new().store("sessions");
+    /// let store = Store::open("sessions").unwrap();
+    /// store.set("a", "1", None).unwrap();
+    /// services.fill("sessions");
+    /// assert!(store.set("b", "1", None).is_err());
+    /// assert!(store.set("a", "2", None).is_ok());
+    /// ```
+    pub fn fill(&self, name: &str) {
+        backend::services::fill_store(name);
+    }
+
     /// Moves both clocks on.
     pub fn advance(&self, time: Duration) {
         backend::services::advance(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));

@@ -72,6 +72,8 @@ fn an_id_token_that_does_not_fit_signs_nobody_in() {
         (json!({ "aud": "other" }), json!({})),
         (json!({ "aud": ["other", "shops"] }), json!({})),
         (json!({ "aud": null }), json!({})),
+        (json!({ "aud": ["shop", "other"] }), json!({})),
+        (json!({ "aud": ["shop", 5] }), json!({})),
         (json!({ "aud": ["shop", "other"], "azp": "other" }), json!({})),
         (json!({ "azp": 5 }), json!({})),
         (json!({ "exp": NOW - 31 }), json!({})),
@@ -110,6 +112,83 @@ fn an_id_token_for_several_audiences_and_with_the_hash_of_its_access_token_fits(
     // OpenID Connect Core 1.0, appendix A.
     let example = id_token::half_hash(jose::Algorithm::RS256, "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y");
     assert_eq!(example, "77QmUPtjPfzWtF2AnpK9RQ");
+}
+
+#[test]
+fn an_audience_that_is_a_number_is_nobodys_name() {
+    let (_services, mut browser) = (services(), Browser::at(json!({ "clientId": "5", "clientSecret": null })));
+    *browser.idp().claims.borrow_mut() = json!({ "aud": 5 });
+    let back = browser.leave("/");
+    assert_eq!(browser.get(&back).status, Some(400));
+    *browser.idp().claims.borrow_mut() = json!({ "aud": "5" });
+    browser.sign_in("/");
+}
+
+/// OpenID Connect Core 1.0, section 3.1.3.7, item 13.
+#[test]
+fn an_account_that_showed_who_it_is_too_long_ago_is_not_signed_in() {
+    for (auth_time, signs_in) in [
+        (json!(NOW), true),
+        (json!(NOW - 330), true),
+        (json!(NOW - 331), false),
+        (Value::Null, false),
+        (json!("now"), false),
+    ] {
+        let (services, mut browser) = (services(), Browser::at(json!({ "parameters": { "max_age": "300" } })));
+        *browser.idp().claims.borrow_mut() = json!({ "auth_time": auth_time });
+        let back = browser.leave("/");
+        // It took its time for that.
+        services.advance(Duration::from_secs(120));
+        *browser.idp().claims.borrow_mut() = json!({ "auth_time": auth_time });
+        assert_eq!(browser.get(&back).status, Some(if signs_in { 302 } else { 400 }), "{auth_time}");
+        assert_eq!(browser.passes(), signs_in, "{auth_time}");
+        let (_services, mut browser) = (self::services(), Browser::at(json!({})));
+        *browser.idp().claims.borrow_mut() = json!({ "auth_time": auth_time });
+        let back = browser.leave("/");
+        let told = browser.get(&back).status;
+        assert_eq!(told, Some(302), "nobody has asked for max_age: {auth_time}");
+    }
+}
+
+/// Whoever likes can begin sign-ins, and come back with codes that are none.
+#[test]
+fn strangers_leave_nothing_in_the_store() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    let store = sluice_plugin::store::Store::open("oidc").unwrap();
+    let over = |back: &str| {
+        let state = field(back, "state").unwrap();
+        store.get(&format!("over/{}", kit::hex(&Sha256::digest(state)))).unwrap()
+    };
+    let back = browser.leave("/");
+    let forged = back.replace("code=code-", "code=forged-");
+    assert_eq!(browser.get(&forged).status, Some(400));
+    assert_eq!(over(&back), None);
+    let back = browser.leave("/");
+    assert_eq!(browser.get(&back).status, Some(302));
+    assert!(over(&back).is_some(), "one that has signed somebody in is over");
+}
+
+#[test]
+fn the_backend_never_sees_the_plugins_paths() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    browser.sign_in("/");
+    for signed_in in [true, false] {
+        for (path, methods, allowed) in [
+            ("/oauth2/callback", ["HEAD", "POST", "PUT", "OPTIONS"], "GET"),
+            ("/oauth2/logout", ["HEAD", "DELETE", "PUT", "OPTIONS"], "GET, POST"),
+        ] {
+            for method in methods {
+                let got = browser.send(Exchange::new(method, path));
+                assert_eq!(
+                    (got.status, got.header("allow")),
+                    (Some(405), Some(allowed)),
+                    "{method} {path} {signed_in}"
+                );
+            }
+        }
+        assert_eq!(browser.passes(), signed_in);
+        browser.cookies.clear();
+    }
 }
 
 #[test]
@@ -208,15 +287,52 @@ fn cookies_that_were_changed_or_are_anothers_count_as_none() {
         assert_eq!(browser.fetch("/").status, Some(401), "{wrong}");
         assert_eq!(browser.get("/").status, Some(302), "{wrong}");
     }
-    // A sign-in's cookie is no session, a session no sign-in's.
-    let mut other = Browser { cookies: BTreeMap::new(), ..browser.clone() };
-    other.leave("/");
-    let (login, sealed) = other.cookies.pop_first().unwrap();
-    other.cookies.insert(name.clone(), format!("1.{sealed}"));
-    assert!(!other.passes());
-    other.cookies = BTreeMap::from([(login.clone(), value[2..].to_owned())]);
-    let state = login.rsplit('.').next().unwrap();
-    assert_eq!(other.get(&format!("/oauth2/callback?code=c&state={state}")).status, Some(400));
+}
+
+/// Whatever stands in them: what was sealed as a session is no sign-in, and what was sealed as a sign-in is no session.
+#[test]
+fn a_cookie_of_one_kind_is_none_of_another() {
+    let (_services, mut browser) = (services(), Browser::at(json!({})));
+    browser.sign_in("/");
+    let (name, value) = browser.session();
+    let seal = &browser.site().plugin.seal;
+    let content = seal.open("session", &value[2..]).expect("a session");
+    let login = format!("{name}.login.01234567");
+    for (purpose, passes) in [("session", true), (login.as_str(), false), ("oidc.carried", false)] {
+        let mut other = browser.with(json!({}));
+        other.cookies = BTreeMap::from([(name.clone(), format!("1.{}", seal.seal(purpose, &content).unwrap()))]);
+        assert_eq!(other.passes(), passes, "a session that is sealed as `{purpose}`");
+    }
+    for (purpose, status) in [("own", 302), ("session", 400), ("another", 400)] {
+        let mut other = Browser { cookies: BTreeMap::new(), ..browser.clone() };
+        let back = other.leave("/");
+        let (login, sealed) = other.cookies.pop_first().unwrap();
+        let content = seal.open(&login, &sealed).expect("a sign-in");
+        let purpose = match purpose {
+            "own" => login.clone(),
+            "another" => format!("{login}x"),
+            purpose => purpose.to_owned(),
+        };
+        other.cookies = BTreeMap::from([(login, seal.seal(&purpose, &content).unwrap())]);
+        assert_eq!(other.get(&back).status, Some(status), "a sign-in that is sealed as `{purpose}`");
+    }
+}
+
+/// A sibling host can set such a cookie, as to browsers its name does not begin with `__Host-`.
+#[test]
+fn a_cookie_that_only_looks_like_one_of_the_plugins_signs_nobody_in_as_somebody_else() {
+    let (_services, mut eve) = (services(), Browser::at(json!({})));
+    let back = eve.leave("/");
+    let (login, sealed) = eve.cookies.first_key_value().map(|(name, value)| (name.clone(), value.clone())).unwrap();
+    eve.sign_in("/");
+    let (session, value) = eve.cookies.iter().find(|(name, _)| !name.contains('.')).unwrap();
+    for before in ["\u{2000}", "\u{85}", "\u{a0}"] {
+        let mut victim = eve.with(json!({}));
+        victim.cookies = BTreeMap::from([(format!("{before}{session}"), value.clone())]);
+        assert!(!victim.passes(), "{before:?}: eve's session");
+        victim.cookies = BTreeMap::from([(format!("{before}{login}"), sealed.clone())]);
+        assert_eq!(victim.get(&back).status, Some(400), "{before:?}: eve's sign-in");
+    }
 }
 
 #[test]
@@ -228,6 +344,8 @@ fn a_session_is_of_one_client_and_of_one_set_of_claims() {
         json!({ "claims": [{ "claim": "email", "header": "x-email" }] }),
         json!({ "forwardAccessToken": true }),
         json!({ "scopes": ["email"] }),
+        // One that asks for a stronger sign-in does not take a weaker one's.
+        json!({ "parameters": { "acr_values": "gold" } }),
     ] {
         let mut other = browser.with(more.clone());
         assert!(!other.passes(), "{more}");
@@ -279,9 +397,66 @@ fn where_the_provider_sends_browsers_back_to_is_no_headers_to_say() {
 fn another_site_can_not_sign_anybody_out_unasked() {
     let (_services, mut browser) = (services(), Browser::at(json!({})));
     browser.sign_in("/");
-    let got = browser.send(Exchange::get("/oauth2/logout").header("sec-fetch-site", "cross-site"));
-    assert_eq!(got.status, Some(200));
-    assert!(got.body.contains("<form method=\"post\" action=\"/oauth2/logout\">"));
+    for (method, headers) in [
+        ("GET", vec![("sec-fetch-site", "cross-site")]),
+        ("GET", vec![("sec-fetch-site", "same-site")]),
+        ("GET", vec![("sec-fetch-site", "whatever comes next")]),
+        ("POST", vec![("sec-fetch-site", "same-site"), ("origin", "https://example.com")]),
+        ("GET", vec![("origin", "https://evil.example")]),
+        ("GET", vec![("origin", "null")]),
+        ("GET", vec![("origin", "https://evil.example"), ("referer", "https://example.com/")]),
+        ("GET", vec![("referer", "https://app.example.com/")]),
+        ("GET", vec![("referer", "http://example.com/")]),
+        ("GET", vec![("referer", "https://evil.example/https://example.com/")]),
+        ("POST", vec![("origin", "https://example.com:8443")]),
+    ] {
+        let asked =
+            headers.iter().fold(Exchange::new(method, "/oauth2/logout"), |e, (name, value)| e.header(name, value));
+        let got = browser.send(asked);
+        assert_eq!(got.status, Some(200), "{method} {headers:?}");
+        assert!(got.body.contains("<form method=\"post\" action=\"/oauth2/logout\">"), "{method} {headers:?}");
+        assert_eq!(got.header("referrer-policy"), Some("same-origin"), "the form has to tell its origin");
+        assert!(browser.passes(), "{method} {headers:?}");
+    }
+}
+
+#[test]
+fn whoever_signs_out_on_the_site_itself_is_not_asked() {
+    for (method, headers) in [
+        ("GET", vec![]),
+        ("GET", vec![("sec-fetch-site", "none")]),
+        ("GET", vec![("sec-fetch-site", "same-origin"), ("referer", "https://behind.proxy/")]),
+        ("POST", vec![("sec-fetch-site", "same-origin")]),
+        ("POST", vec![("origin", "https://Example.com:443")]),
+        ("GET", vec![("referer", "https://example.com/page?x=https://evil.example/")]),
+    ] {
+        let (_services, mut browser) = (services(), Browser::at(json!({})));
+        browser.sign_in("/");
+        let asked =
+            headers.iter().fold(Exchange::new(method, "/oauth2/logout"), |e, (name, value)| e.header(name, value));
+        assert_eq!(browser.send(asked).status, Some(303), "{method} {headers:?}");
+        assert!(!browser.passes(), "{method} {headers:?}");
+    }
+}
+
+/// A page of the site signs out while one of its requests, which renews the session, has no answer yet.
+#[test]
+fn a_response_on_its_way_brings_no_session_back_that_has_ended() {
+    let (services, mut browser) = (services(), Browser::at(json!({ "idle": "1h" })));
+    browser.sign_in("/");
+    let mut before = browser.clone();
+    services.advance(Duration::from_secs(20 * 60));
+    let mut slow = Exchange::get("/slow").header("cookie", browser.cookie());
+    assert!(slow.on_request(&browser.site().plugin).is_continue());
+    let name = browser.site().plugin.names.carried(0);
+    let carried = attributes::get::<String>(&name).expect("a session to be told");
+    assert_eq!(browser.get("/oauth2/logout").status, Some(303));
+    let mut slow = Exchange::get("/slow").attribute(&name, carried);
+    assert!(slow.on_response(&browser.site().plugin).is_continue());
+    assert_eq!(slow.response().header("set-cookie"), None);
+    assert!(!before.passes(), "nor is the cookie from before a session");
+    // Another sign-in of the same account is another session.
+    browser.sign_in("/");
     assert!(browser.passes());
 }
 

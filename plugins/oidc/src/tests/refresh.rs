@@ -50,9 +50,126 @@ fn requests_that_bring_the_session_before_its_renewal_do_not_burn_the_new_token(
         assert_eq!(got.passed("authorization"), Some("Bearer access-2"));
         assert_eq!(got.told().count(), 1, "and the browser is told it");
     }
+    services.advance(Duration::from_secs(244));
+    assert_eq!(before.clone().fetch("/").passed("authorization"), Some("Bearer access-2"), "as it is good itself");
     assert_eq!(browser.idp().asked_for("/token"), 2, "one code, one renewal");
-    services.advance(Duration::from_secs(60));
-    assert!(!before.passes(), "much later it is a token that was used before");
+    services.advance(Duration::from_secs(1));
+    assert!(!before.passes(), "then it is a token that was used before");
+}
+
+#[test]
+fn a_renewed_session_is_kept_for_ten_minutes_at_most() {
+    let more = json!({ "refresh": true, "forwardAccessToken": true, "idle": "8h" });
+    let (services, mut browser) = (services(), Browser::at(more));
+    *browser.idp().answer.borrow_mut() = json!({ "expires_in": 3600 });
+    browser.sign_in("/");
+    services.advance(Duration::from_secs(3570));
+    let before = browser.clone();
+    assert_eq!(browser.fetch("/").passed("authorization"), Some("Bearer access-2"));
+    services.advance(Duration::from_secs(599));
+    assert_eq!(before.clone().fetch("/").passed("authorization"), Some("Bearer access-2"));
+    services.advance(Duration::from_secs(1));
+    assert!(!before.clone().passes());
+}
+
+/// What another request got is taken only where it is good by itself, and of the same sign-in: a provider may give one refresh
+/// token to several.
+#[test]
+fn a_renewed_session_that_is_no_good_itself_is_not_taken() {
+    for (more, taken) in [
+        (json!({}), true),
+        (json!({ "d": "another" }), false),
+        (json!({ "b": NOW - 1 }), false),
+        (json!({ "n": NOW + 280 }), false),
+        (json!({ "e": NOW + 280 }), false),
+        // It was used for the last time too long ago.
+        (json!({ "u": NOW + 280 - 3_600 }), false),
+    ] {
+        let (services, mut browser) = (services(), renewing());
+        browser.sign_in("/");
+        services.advance(Duration::from_secs(280));
+        let seal = &browser.site().plugin.seal;
+        let mut kept: Value =
+            serde_json::from_slice(&seal.open("session", &browser.session().1[2..]).unwrap()).unwrap();
+        merge(&mut kept, &json!({ "a": "kept", "n": NOW + 500, "e": NOW + 600 }));
+        merge(&mut kept, &more);
+        let sealed = seal.seal("session", kept.to_string().as_bytes()).unwrap();
+        let key = format!("renewed/{}", kit::hex(&Sha256::digest("refresh-1")));
+        sluice_plugin::store::Store::open("oidc").unwrap().set(&key, sealed, None).unwrap();
+        let got = browser.fetch("/");
+        let wanted = if taken { "Bearer kept" } else { "Bearer access-2" };
+        assert_eq!(got.passed("authorization"), Some(wanted), "{more}");
+    }
+}
+
+#[test]
+fn where_the_store_is_full_nobody_spends_a_token_and_the_session_holds_while_its_own_does() {
+    let (services, mut browser) = (services(), renewing());
+    browser.sign_in("/");
+    services.fill("oidc");
+    services.advance(Duration::from_secs(280));
+    for _ in 0..3 {
+        assert_eq!(browser.fetch("/").passed("authorization"), Some("Bearer access-1"));
+    }
+    services.advance(Duration::from_secs(20));
+    assert_eq!(browser.fetch("/").status, Some(503));
+    assert_eq!(browser.idp().asked_for("/token"), 1, "the code alone");
+    let mut other = browser.with(json!({ "refresh": true, "forwardAccessToken": true }));
+    other.cookies.clear();
+    other.sign_in("/");
+    assert!(other.passes(), "whoever signs in needs no room there");
+}
+
+#[test]
+fn no_refresh_token_is_spent_while_there_are_no_keys_to_judge_what_it_brings() {
+    let more = json!({ "refresh": true, "forwardAccessToken": true, "lifetime": "72h", "idle": "72h" });
+    let (services, mut browser) = (services(), Browser::at(more));
+    browser.sign_in("/");
+    // For so long that no keys are kept.
+    services.advance(Duration::from_secs(25 * 60 * 60));
+    browser.idp().tells_keys.set(0);
+    assert_eq!(browser.fetch("/").status, Some(503));
+    assert_eq!(browser.idp().asked_for("/token"), 1, "the code alone");
+    browser.idp().tells_keys.set(u32::MAX);
+    services.advance(Duration::from_secs(12));
+    assert_eq!(browser.fetch("/").passed("authorization"), Some("Bearer access-2"));
+}
+
+#[test]
+fn where_the_keys_are_gone_behind_a_spent_token_the_claims_stay_as_they_were() {
+    // Without the store they are fetched each time.
+    let services = Services::new().secret("session", SECRET).secret("client", "hunter2");
+    let claims = json!([{ "claim": "email", "header": "x-email" }]);
+    let mut browser = Browser::at(json!({ "refresh": true, "forwardAccessToken": true, "claims": claims }));
+    browser.sign_in("/");
+    services.advance(Duration::from_secs(280));
+    *browser.idp().claims.borrow_mut() = json!({ "email": "new@shop.example" });
+    browser.idp().tells_keys.set(1);
+    let got = browser.fetch("/");
+    assert_eq!(got.passed("authorization"), Some("Bearer access-2"));
+    assert_eq!(got.passed("x-email"), Some("ann@shop.example"));
+}
+
+/// Such as a secret that somebody changed at the provider.
+#[test]
+fn only_a_refresh_token_that_is_none_any_more_ends_a_session() {
+    for status in [401, 403, 404, 422] {
+        let (services, mut browser) = (services(), renewing());
+        browser.sign_in("/");
+        services.advance(Duration::from_secs(275));
+        browser.idp().fails.set(Some(status));
+        assert_eq!(browser.fetch("/").passed("authorization"), Some("Bearer access-1"), "{status}");
+        services.advance(Duration::from_secs(25));
+        assert_eq!(browser.fetch("/").status, Some(503), "{status}");
+        browser.idp().fails.set(None);
+        services.advance(Duration::from_secs(12));
+        assert_eq!(browser.fetch("/").passed("authorization"), Some("Bearer access-2"), "{status}");
+    }
+    let (services, mut browser) = (self::services(), renewing());
+    browser.sign_in("/");
+    services.advance(Duration::from_secs(275));
+    *browser.idp().claims.borrow_mut() = json!({ "iss": "https://evil.example/" });
+    assert_eq!(browser.fetch("/").passed("authorization"), Some("Bearer access-1"), "an ID token that does not fit");
 }
 
 #[test]

@@ -35,18 +35,39 @@ fn what_carries_a_session_to_the_response_is_nobodys_cookie() {
     services.advance(Duration::from_secs(20 * 60));
     let mut exchange = Exchange::get("/").header("cookie", browser.cookie());
     assert!(exchange.on_request(&browser.site().plugin).is_continue());
-    let carried = attributes::get::<String>("oidc.carried.0").unwrap();
+    let carried = attributes::get::<String>(&browser.site().plugin.names.carried(0)).unwrap();
     let name = browser.cookies.keys().find(|name| !name.contains(".tries")).unwrap().clone();
     assert!(exchange.on_response(&browser.site().plugin).is_continue());
-    assert_eq!(attributes::get::<String>("oidc.carried.0"), None, "the access log has no use for it");
+    assert_eq!(
+        attributes::get::<String>(&browser.site().plugin.names.carried(0)),
+        None,
+        "the access log has no use for it"
+    );
     browser.cookies.insert(name, format!("1.{carried}"));
     assert!(!browser.passes());
+}
+
+/// A Gateway's policy and a route's may both be oidc.
+#[test]
+fn what_one_policy_carries_to_the_response_another_leaves_to_it() {
+    let (services, mut browser) = (services(), Browser::at(json!({})));
+    browser.sign_in("/");
+    services.advance(Duration::from_secs(20 * 60));
+    let mut exchange = Exchange::get("/").header("cookie", browser.cookie());
+    assert!(exchange.on_request(&browser.site().plugin).is_continue());
+    for other in [json!({ "clientId": "other" }), json!({ "cookieName": "other" })] {
+        let other = browser.with(other);
+        assert!(exchange.on_response(&other.site().plugin).is_continue());
+        assert_eq!(exchange.response().header("set-cookie"), None);
+    }
+    assert!(exchange.on_response(&browser.site().plugin).is_continue());
+    assert!(exchange.response().header("set-cookie").is_some());
 }
 
 #[test]
 fn a_response_whose_attributes_are_forged_sets_nothing() {
     let (_services, browser) = (services(), Browser::at(json!({})));
-    let mut exchange = Exchange::get("/").attribute("oidc.carried.0", "forged".to_owned());
+    let mut exchange = Exchange::get("/").attribute(&browser.site().plugin.names.carried(0), "forged".to_owned());
     assert!(exchange.on_response(&browser.site().plugin).is_continue());
     assert_eq!(exchange.response().header("set-cookie"), None);
 }
@@ -110,7 +131,7 @@ fn the_session_of_the_bench_is_one() {
     let mut exchange = Exchange::get("/").header("cookie", kept);
     if !exchange.on_request(&plugin).is_continue() {
         let session: Session = serde_json::from_value(json!({
-            "b": 4_102_444_800u64, "u": 4_102_444_800u64, "c": { "sub": "ann", "email": "ann@shop.example" },
+            "d": "of-the-bench", "b": 4_102_444_800u64, "u": 4_102_444_800u64, "c": { "sub": "ann", "email": "ann@shop.example" },
         }))
         .unwrap();
         let jar = Jar::empty(&plugin.names, true);

@@ -133,6 +133,7 @@ fn while_the_provider_is_away_nobody_is_sent_there() {
     *browser.idp().metadata.borrow_mut() = json!({ "issuer": "https://evil.example/" });
     let got = browser.get("/");
     assert_eq!((got.status, got.header("retry-after")), (Some(503), Some("5")), "its metadata is another's");
+    assert_eq!((browser.get("/").status, browser.idp().asked.borrow().len()), (Some(503), 1), "nobody waits for it");
     let (_services, mut browser) = (self::services(), Browser::at(json!({})));
     let back = browser.leave("/");
     browser.idp().fails.set(Some(0));

@@ -1,7 +1,7 @@
 //! Clock, secrets, metrics and stores of a native unit test, one set a thread as tests are ([`crate::testing::Services`]).
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// 2026-01-01T00:00:00Z, in nanoseconds: where the clock of a test stands until it is moved.
 const BEGINNING: u64 = 1_767_225_600_000_000_000;
@@ -36,6 +36,8 @@ thread_local! {
     static SECRETS: RefCell<BTreeMap<String, Vec<u8>>> = const { RefCell::new(BTreeMap::new()) };
     static METRICS: RefCell<BTreeMap<String, BTreeMap<Labels, Metric>>> = const { RefCell::new(BTreeMap::new()) };
     static STORES: RefCell<BTreeMap<String, Entries>> = const { RefCell::new(BTreeMap::new()) };
+    /// Those that take nothing more.
+    static FULL: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
 }
 
 pub(crate) fn clear() {
@@ -43,6 +45,7 @@ pub(crate) fn clear() {
     SECRETS.with_borrow_mut(BTreeMap::clear);
     METRICS.with_borrow_mut(BTreeMap::clear);
     STORES.with_borrow_mut(BTreeMap::clear);
+    FULL.with_borrow_mut(BTreeSet::clear);
 }
 
 pub(crate) fn advance(nanoseconds: u64) {
@@ -60,6 +63,10 @@ pub(crate) fn give_store(name: &str) {
     STORES.with_borrow_mut(|stores| {
         stores.entry(name.to_owned()).or_default();
     });
+}
+
+pub(crate) fn fill_store(name: &str) {
+    FULL.with_borrow_mut(|full| full.insert(name.to_owned()));
 }
 
 pub(crate) fn metric(name: &str, labels: &[(&str, &str)]) -> Option<Metric> {
@@ -154,7 +161,7 @@ pub(crate) mod metrics {
 }
 
 pub(crate) mod store {
-    use super::{Content, ELAPSED, Entries, Entry, STORES};
+    use super::{Content, ELAPSED, Entries, Entry, FULL, STORES};
 
     #[derive(Debug)]
     pub(crate) struct Bucket(String);
@@ -200,7 +207,11 @@ pub(crate) mod store {
                 return Err(format!("a value has at most 65536 bytes, this one {}", value.len()));
             }
             let until = lifetime(ttl_ms)?;
+            let full = FULL.with_borrow(|full| full.contains(&self.0));
             self.with(key, |entries| {
+                if full && !entries.contains_key(&('v', key.to_owned())) {
+                    return Err("the store is full".to_owned());
+                }
                 let content = Content::Value(value.to_vec());
                 entries.insert(('v', key.to_owned()), Entry { content, until });
                 Ok(())

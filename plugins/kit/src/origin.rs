@@ -2,7 +2,7 @@
 
 /// The origin of a URL, in one form: in lower case, without the port that the scheme has anyway. None for `null` and what is
 /// no URL with a host.
-pub(crate) fn of(url: &str) -> Option<String> {
+pub fn of(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let scheme = scheme.to_ascii_lowercase();
     let authority = rest.split(['/', '?', '#']).next()?.to_ascii_lowercase();
