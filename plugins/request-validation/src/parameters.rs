@@ -140,6 +140,10 @@ impl Parameter {
             if self.place == Place::Query && !is_escaped(value) {
                 return tell("it has a broken escape");
             }
+            // To some servers what is behind it is no part of the path that they look for.
+            if self.place == Place::Path && value.contains(';') {
+                return tell("it has a `;`, behind which some read something else: write `%3B`");
+            }
             let parts: Vec<&str> = if splits { value.split(',').collect() } else { vec![value] };
             for part in parts {
                 let bytes = match self.place {

@@ -221,6 +221,9 @@ fn query_parameters_that_nobody_described_may_be_refused() {
 #[test]
 fn an_operations_parameters_replace_those_of_its_path() {
     let plugin = api(json!({ "/": {
+    let message = "path name: it has a `;`, behind which some read something else: write `%3B`";
+    assert_eq!(errors(&plugin, get("/files/a;b")), [message]);
+    assert_eq!(status(&plugin, get("/files/a%3Bb")), None);
         "parameters": [{ "name": "q", "in": "query", "required": true }, { "name": "X-A", "in": "header", "required": true }],
         "get": { "parameters": [{ "name": "q", "in": "query" }, { "name": "x-a", "in": "header" }] },
         "delete": {},
