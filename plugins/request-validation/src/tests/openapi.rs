@@ -136,11 +136,30 @@ fn a_parameter_is_there_once_and_where_it_is_required() {
     assert_eq!(errors(&plugin, get("/?q=a&%71=b")), ["query q: it is there more than once"]);
     assert_eq!(errors(&plugin, get("/?q=%ff")), ["query q: it is not UTF-8"]);
     assert_eq!(errors(&plugin, get("/?q=%4")), ["query q: it has a broken escape"]);
-    assert_eq!(status(&plugin, get("/?q=a&other=b&&=")), None);
+    assert_eq!(status(&plugin, get("/?q=a&other=b&&=&rate=100%")), None);
     let optional =
         parameter(json!({ "name": "q", "in": "query", "allowEmptyValue": true, "schema": { "type": "integer" } }));
     for target in ["/", "/?q", "/?q=", "/?q=1"] {
         assert_eq!(status(&optional, get(target)), None, "{target}");
+    }
+}
+
+#[test]
+fn a_query_that_another_reader_splits_or_names_differently_is_refused() {
+    let parameters =
+        json!([{ "name": "q", "in": "query" }, { "name": "ids[]", "in": "query", "schema": { "type": "array" } }]);
+    let plugin = api(json!({ "/": { "get": { "parameters": parameters } }, "/free": { "get": {} } }));
+    for target in ["/?q=a;b", "/?other=1;q=2", "/?q=a&%u0071=b", "/?%u0071=b"] {
+        assert_eq!(status(&plugin, get(target)), Some(400), "{target}");
+    }
+    assert_eq!(errors(&plugin, get("/?a;b")), ["query a;b: it has a `;`, by which some split: write `%3B`"]);
+    assert_eq!(errors(&plugin, get("/?%u0071=b")), ["query %u0071: its name has a broken escape"]);
+    assert_eq!(errors(&plugin, get("/?q[$ne]=1")), ["query q[$ne]: some read it as `q`, whose description it escapes"]);
+    for target in ["/?q%5B%5D=1", "/?ids[0]=1", "/?ids[][a]=1"] {
+        assert_eq!(status(&plugin, get(target)), Some(400), "{target}");
+    }
+    for target in ["/?q=a%3Bb", "/?ids[]=1&ids%5b%5d=2", "/?other[a]=1&que[0]=1", "/free?q;[]%"] {
+        assert_eq!(status(&plugin, get(target)), None, "{target}");
     }
 }
 
@@ -338,6 +357,32 @@ fn forms_are_objects_of_their_schemas_types() {
 fn a_description_that_can_not_be_used_is_refused_with_its_place() {
     let place = |paths: Value| refused(with(document(paths), json!({})));
     let of = |parameter: Value| place(json!({ "/": { "get": { "parameters": [parameter] } } }));
+#[test]
+fn a_form_that_another_reader_splits_or_names_differently_is_refused() {
+    let schema = json!({ "type": "object", "properties": {
+        "age": { "type": "integer" }, "home": { "type": "object" }, "tags[]": { "type": "array", "maxItems": 2 },
+    } });
+    let plugin = body_of("3.1.0", json!({ "application/x-www-form-urlencoded": { "schema": schema } }), json!({}));
+    let form = |body: &str| post("/", "application/x-www-form-urlencoded", body);
+    assert_eq!(errors(&plugin, form("a=1;age=x")), ["body : it has a `;`, by which some split: write `%3B`"]);
+    let told = "some read it as `home`, whose description it escapes";
+    assert_eq!(errors(&plugin, form("home[street]=x")), [format!("body /home[street]: {told}")]);
+    for body in ["age[]=x", "age%5B0%5D=x", "tags[9]=x"] {
+        assert_eq!(status(&plugin, form(body)), Some(422), "{body}");
+    }
+    assert_eq!(status(&plugin, form("a=1%3B2&color[]=red&tags[]=a&tags[]=b")), None);
+}
+
+#[test]
+fn fields_of_a_form_are_read_as_any_of_their_types() {
+    let either = json!({ "anyOf": [{ "type": "integer", "maximum": 5 }, { "type": "string" }] });
+    let schema = json!({ "type": "object", "properties": { "count": either } });
+    let plugin = body_of("3.1.0", json!({ "application/x-www-form-urlencoded": { "schema": schema } }), json!({}));
+    for body in ["count=5", "count=6", "count=all"] {
+        assert_eq!(status(&plugin, post("/", "application/x-www-form-urlencoded", body)), None, "{body}");
+    }
+}
+
     let at = "openapi.document.paths./.get.parameters[0]";
     for (parameter, field) in [
         (json!({ "name": "q", "in": "query", "style": "deepObject" }), ".style: "),
