@@ -318,10 +318,14 @@ fn content_is_judged_by_the_narrowest_range_that_has_its_type() {
     assert_eq!(judge("text/csv", "a;b"), None);
     assert_eq!(judge("image/png", "?"), None);
     assert_eq!(judge("text/csv; charset=latin1", "a"), None);
+    assert_eq!((judge("text/json", "[]"), judge("text/json", "{")), (None, Some(400)), "it is JSON too");
     let json_only = body_of("3.1.0", json!({ "application/json": {} }), json!({}));
     assert_eq!(status(&json_only, post("/", "text/csv", "a")), Some(415));
     assert_eq!(status(&json_only, post("/", "application/json", "{")), Some(400), "without a schema it is JSON still");
     assert_eq!(status(&json_only, post("/", "application/json", "5")), None);
+    let text_json = body_of("3.0.1", json!({ "text/json": { "schema": { "type": "object" } } }), json!({}));
+    assert_eq!(status(&text_json, post("/", "text/json", "[]")), Some(422));
+    assert_eq!(status(&text_json, post("/", "text/json; charset=utf-16", "{}")), Some(415));
 }
 
 #[test]
