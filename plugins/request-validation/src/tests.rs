@@ -266,6 +266,23 @@ fn a_configuration_that_could_not_work_is_refused_with_its_place() {
         (json!({ "properties": { "a": 1 } }), "body.schema.properties.a: "),
         (json!({ "required": "a" }), "body.schema.required: "),
         (json!({ "minLength": -1 }), "body.schema.minLength: "),
+#[test]
+fn what_each_alternative_goes_through_again_counts_as_work() {
+    let text = format!("\"{}\"", "a".repeat(10_000));
+    let numbers: Vec<String> = (0..2_000).map(|n| n.to_string()).collect();
+    let names: Vec<String> = numbers.iter().map(|n| format!("\"{n}\":0")).collect();
+    for (alternative, body) in [
+        (json!({ "minLength": 10_001 }), text),
+        (json!({ "uniqueItems": true, "not": {} }), format!("[{}]", numbers.join(","))),
+        (json!({ "properties": { "a": {} }, "not": {} }), format!("{{{}}}", names.join(","))),
+    ] {
+        let of = |count: usize| bodies(json!({ "anyOf": vec![alternative.clone(); count] }));
+        assert_eq!(errors(&of(50), json_body(body.as_str())), ["body : it fits none of the alternatives"]);
+        let many = errors(&of(2_000), json_body(body));
+        assert_eq!(many, ["body : it takes too much work to be judged"], "{alternative}");
+    }
+}
+
         (json!({ "maxItems": 1.5 }), "body.schema.maxItems: "),
         (json!({ "multipleOf": 0 }), "body.schema.multipleOf: "),
         (json!({ "allOf": [] }), "body.schema.allOf: "),
