@@ -217,9 +217,10 @@ pub(crate) fn is_multiple(number: &Number, of: &Number) -> bool {
     if let (Some(number), Some(of)) = (whole(number), whole(of)) {
         return of != 0 && number % of == 0;
     }
+    let is_exact = whole(of).is_some();
     let [number, of] = [number, of].map(|number| number.as_f64().unwrap_or_default());
     let times = number / of;
-    // The remainder of two doubles is exact, where their quotient need not be one.
+    // The remainder of two doubles is exact. A fraction need not be one of them, and then neither is the quotient.
     number % of == 0.0
-        || times.is_finite() && (times - times.round()).abs() <= times.abs().max(1.0) * 4.0 * f64::EPSILON
+        || !is_exact && times.is_finite() && (times - times.round()).abs() <= times.abs() * 4.0 * f64::EPSILON
 }
