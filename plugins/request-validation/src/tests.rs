@@ -222,6 +222,23 @@ fn http_2_need_not_say_whether_there_is_a_body() {
 }
 
 #[test]
+fn a_body_that_is_not_judged_may_be_of_any_length() {
+    let content = json!({ "image/png": {} });
+    let mut document = json!({ "openapi": "3.1.0", "paths": { "/": { "post": { "requestBody": { "required": true, "content": content } } } } });
+    let build = |document: &Value| plugin(json!({ "openapi": { "document": document }, "limit": "4" })).unwrap();
+    let plugin = build(&document);
+    let image = || Exchange::new("POST", "/").header("content-type", "image/png");
+    assert_eq!(image().header("content-length", "9").on_request(&plugin), Decision::Continue);
+    let mut http2 = image().property("request.protocol", "HTTP/2");
+    assert_eq!(http2.on_request(&plugin), ReadBody::at_most(4).or_pass().into());
+    assert_eq!(attributes::get::<String>(RESULT).as_deref(), Some("valid"), "it stays so where it is not read");
+    assert_eq!(status(&plugin, http2), Some(400), "one is required");
+    document["paths"]["/"]["post"]["requestBody"]["required"] = false.into();
+    let plugin = build(&document);
+    assert_eq!(image().property("request.protocol", "HTTP/2").on_request(&plugin), Decision::Continue);
+}
+
+#[test]
 fn a_rule_can_be_tried_without_refusing_anything() {
     let services = Services::new();
     let plugin = plugin(json!({ "body": { "schema": { "type": "array" } }, "limit": "16", "mode": "Report" })).unwrap();
@@ -250,23 +267,6 @@ fn the_work_for_a_body_is_bounded_by_its_length() {
 }
 
 #[test]
-fn a_configuration_that_could_not_work_is_refused_with_its_place() {
-    assert!(refused(json!({})).contains("neither body nor openapi"));
-    let openapi = json!({ "document": { "openapi": "3.1.0", "paths": { "/": {} } } });
-    assert!(refused(json!({ "body": { "schema": {} }, "openapi": openapi })).contains("both set"));
-    assert!(
-        refused(json!({ "body": { "schema": {}, "contentTypes": ["json"] } })).starts_with("body.contentTypes[0]: ")
-    );
-    for (schema, place) in [
-        (json!({ "type": "text" }), "body.schema.type: "),
-        (
-            json!({ "properties": { "a": { "items": [{}, { "minimum": "1" }] } } }),
-            "body.schema.properties.a.items[1].minimum: ",
-        ),
-        (json!({ "properties": { "a": 1 } }), "body.schema.properties.a: "),
-        (json!({ "required": "a" }), "body.schema.required: "),
-        (json!({ "minLength": -1 }), "body.schema.minLength: "),
-#[test]
 fn what_each_alternative_goes_through_again_counts_as_work() {
     let text = format!("\"{}\"", "a".repeat(10_000));
     let numbers: Vec<String> = (0..2_000).map(|n| n.to_string()).collect();
@@ -283,6 +283,23 @@ fn what_each_alternative_goes_through_again_counts_as_work() {
     }
 }
 
+#[test]
+fn a_configuration_that_could_not_work_is_refused_with_its_place() {
+    assert!(refused(json!({})).contains("neither body nor openapi"));
+    let openapi = json!({ "document": { "openapi": "3.1.0", "paths": { "/": {} } } });
+    assert!(refused(json!({ "body": { "schema": {} }, "openapi": openapi })).contains("both set"));
+    assert!(
+        refused(json!({ "body": { "schema": {}, "contentTypes": ["json"] } })).starts_with("body.contentTypes[0]: ")
+    );
+    for (schema, place) in [
+        (json!({ "type": "text" }), "body.schema.type: "),
+        (
+            json!({ "properties": { "a": { "items": [{}, { "minimum": "1" }] } } }),
+            "body.schema.properties.a.items[1].minimum: ",
+        ),
+        (json!({ "properties": { "a": 1 } }), "body.schema.properties.a: "),
+        (json!({ "required": "a" }), "body.schema.required: "),
+        (json!({ "minLength": -1 }), "body.schema.minLength: "),
         (json!({ "maxItems": 1.5 }), "body.schema.maxItems: "),
         (json!({ "multipleOf": 0 }), "body.schema.multipleOf: "),
         (json!({ "allOf": [] }), "body.schema.allOf: "),
