@@ -9,8 +9,12 @@ pub fn values(request: &Request<'_>, name: &str) -> Vec<String> {
     pairs
         .filter_map(|pair| pair.split_once('='))
         .filter(|(key, _)| key.trim() == name)
-        .map(|(_, value)| value.trim().trim_matches('"').to_owned())
+        .map(|(_, value)| unquoted(value.trim()).to_owned())
         .collect()
+}
+
+fn unquoted(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)
 }
 
 /// The `Cookie` that is left without this one, empty where nothing is; none where the request has no such cookie.
@@ -46,6 +50,9 @@ mod tests {
         assert_eq!(values(&request, "b"), ["x=y"]);
         assert_eq!(values(&request, "c"), ["3"]);
         assert_eq!(values(&request, "A"), Vec::<String>::new());
+        let quotes = Exchange::get("/").header("cookie", "a=\"\"1\"\"; b=\"2; c=\"");
+        let request = quotes.request();
+        assert_eq!(["a", "b", "c"].map(|name| values(&request, name)), [["\"1\""], ["\"2"], ["\""]]);
     }
 
     #[test]
