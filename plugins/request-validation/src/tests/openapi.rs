@@ -221,6 +221,9 @@ fn variables_of_the_path_are_decoded_but_hold_no_slash() {
     assert_eq!(errors(&plugin, get("/files/a%5cb")), ["path name: it has an encoded slash"]);
     assert_eq!(errors(&plugin, get("/files/%ff")), ["path name: it is not UTF-8"]);
     assert_eq!(status(&plugin, get("/files/%2E.")), Some(400));
+    let message = "path name: it has a `;`, behind which some read something else: write `%3B`";
+    assert_eq!(errors(&plugin, get("/files/a;b")), [message]);
+    assert_eq!(status(&plugin, get("/files/a%3Bb")), None);
 }
 
 #[test]
@@ -240,9 +243,6 @@ fn query_parameters_that_nobody_described_may_be_refused() {
 #[test]
 fn an_operations_parameters_replace_those_of_its_path() {
     let plugin = api(json!({ "/": {
-    let message = "path name: it has a `;`, behind which some read something else: write `%3B`";
-    assert_eq!(errors(&plugin, get("/files/a;b")), [message]);
-    assert_eq!(status(&plugin, get("/files/a%3Bb")), None);
         "parameters": [{ "name": "q", "in": "query", "required": true }, { "name": "X-A", "in": "header", "required": true }],
         "get": { "parameters": [{ "name": "q", "in": "query" }, { "name": "x-a", "in": "header" }] },
         "delete": {},
@@ -358,10 +358,6 @@ fn forms_are_objects_of_their_schemas_types() {
 }
 
 #[test]
-fn a_description_that_can_not_be_used_is_refused_with_its_place() {
-    let place = |paths: Value| refused(with(document(paths), json!({})));
-    let of = |parameter: Value| place(json!({ "/": { "get": { "parameters": [parameter] } } }));
-#[test]
 fn a_form_that_another_reader_splits_or_names_differently_is_refused() {
     let schema = json!({ "type": "object", "properties": {
         "age": { "type": "integer" }, "home": { "type": "object" }, "tags[]": { "type": "array", "maxItems": 2 },
@@ -387,6 +383,10 @@ fn fields_of_a_form_are_read_as_any_of_their_types() {
     }
 }
 
+#[test]
+fn a_description_that_can_not_be_used_is_refused_with_its_place() {
+    let place = |paths: Value| refused(with(document(paths), json!({})));
+    let of = |parameter: Value| place(json!({ "/": { "get": { "parameters": [parameter] } } }));
     let at = "openapi.document.paths./.get.parameters[0]";
     for (parameter, field) in [
         (json!({ "name": "q", "in": "query", "style": "deepObject" }), ".style: "),
