@@ -128,8 +128,9 @@ impl<'s> Check<'s> {
         let mut fits = true;
         let schemas = self.schemas;
         for keyword in schemas.keywords(id) {
-            // What is left over of a value that does not fit says nothing.
-            if !fits && matches!(keyword, Keyword::Unevaluated { .. }) {
+            // What is left over of a value that does not fit says nothing; and a text that is too long, or a list, is not
+            // gone through for more.
+            if !fits && matches!(keyword, Keyword::Unevaluated { .. } | Keyword::Pattern(_) | Keyword::Unique) {
                 continue;
             }
             if !self.keyword(keyword, value, at, tells) {

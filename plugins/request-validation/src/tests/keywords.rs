@@ -65,6 +65,9 @@ fn texts() {
     );
     judge(json!({ "pattern": "^[a-z]+$" }), &["\"abc\"", "5"], &["\"aBc\"", "\"\""]);
     judge(json!({ "pattern": "b" }), &["\"abc\""], &["\"ac\""]);
+    let short = bodies(json!({ "pattern": "^a", "maxLength": 3 }));
+    let too_long = ["body : it has more than 3 characters"];
+    assert_eq!(errors(&short, json_body("\"bbbb\"")), too_long, "what is too long is not searched");
     judge(json!({ "format": "uuid" }), &["\"123e4567-e89b-12d3-a456-426614174000\"", "1"], &["\"x\""]);
     judge(json!({ "format": "no-such-format" }), &["\"x\""], &[]);
 }
