@@ -27,7 +27,7 @@ fn split(pair: &[u8]) -> Option<(&str, Option<&[u8]>)> {
 fn read(fields: &[Vec<u8>]) -> impl Iterator<Item = (&str, String)> {
     let read = |pair| {
         let (name, value) = split(pair)?;
-        Some((name, String::from_utf8_lossy(value?).trim_matches('"').to_owned()))
+        Some((name, unquoted(&String::from_utf8_lossy(value?)).to_owned()))
     };
     pairs(fields).filter_map(read)
 }
@@ -43,6 +43,10 @@ pub fn beginning_with(request: &Request<'_>, start: &str) -> Vec<(String, String
 pub fn values(request: &Request<'_>, name: &str) -> Vec<String> {
     let fields = request.header_values("cookie");
     read(&fields).filter(|(key, _)| *key == name).map(|(_, value)| value).collect()
+}
+
+fn unquoted(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)
 }
 
 /// The `Cookie` that is left without this one, empty where nothing is; none where the request has no such cookie.
@@ -85,6 +89,9 @@ mod tests {
         let begin = beginning_with(&request, "b");
         let begin: Vec<_> = begin.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(begin, [("bb", "2"), ("b", "x=y")]);
+        let quotes = Exchange::get("/").header("cookie", "a=\"\"1\"\"; b=\"2; c=\"");
+        let request = quotes.request();
+        assert_eq!(["a", "b", "c"].map(|name| values(&request, name)), [["\"1\""], ["\"2"], ["\""]]);
     }
 
     #[test]

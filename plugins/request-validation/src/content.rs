@@ -2,7 +2,7 @@
 
 use crate::json::{self, Json};
 use crate::media::{ContentType, Range, is_json};
-use crate::parameters::Field;
+use crate::parameters::{self, Field};
 use crate::path::is_escaped;
 use crate::place::{Document, child, escape};
 use crate::problem::{ERRORS, Fault, Kind, Problem};
@@ -39,7 +39,8 @@ pub(crate) enum How {
 #[derive(Debug)]
 pub(crate) struct Form {
     schema: Id,
-    fields: Vec<(String, Field)>,
+    /// What it describes; none for what can't be written in a form.
+    fields: BTreeMap<String, Option<Field>>,
 }
 
 impl Content {
@@ -136,7 +137,7 @@ impl How {
         // its schema refuses.
         let properties = compiler.schemas().properties(id).into_iter();
         let fields = properties
-            .filter_map(|(name, property)| Some((name.to_owned(), Field::of(compiler.schemas(), property).ok()?)))
+            .map(|(name, property)| (name.to_owned(), Field::of(compiler.schemas(), property).ok()))
             .collect();
         Ok(How::Form(Form { schema: id, fields }))
     }
@@ -173,6 +174,9 @@ impl Form {
         if !is_escaped(text) {
             return Err(syntax("it has a broken escape"));
         }
+        if text.contains(';') {
+            return Err(syntax(parameters::SPLIT));
+        }
         let mut sent: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -183,16 +187,25 @@ impl Form {
         let mut found = Vec::new();
         let mut entries = Vec::new();
         for (name, texts) in sent {
-            let field = self.fields.iter().find(|(known, _)| *known == name).map(|(_, field)| field);
-            let value = match (field, &texts[..]) {
-                (Some(field), _) if field.is_list() => field.readings(&texts),
-                (_, [_, _, ..]) => Err("it is there more than once".to_owned()),
-                (Some(field), _) => field.readings(&texts),
-                (None, _) => Ok(texts.into_iter().map(|text| Json::Text(Cow::Owned(text))).collect()),
+            let described = self.fields.get(&name);
+            let field = described.and_then(Option::as_ref);
+            let other = match described {
+                Some(_) => None,
+                None => parameters::read_as(&name, self.fields.keys().map(String::as_str)),
+            };
+            let value = match (other, field, &texts[..]) {
+                (Some(other), ..) => Err(parameters::escapes(other)),
+                (_, Some(field), _) if field.is_list() => field.reading(schemas, &texts),
+                (_, _, [_, _, ..]) => Err("it is there more than once".to_owned()),
+                (_, Some(field), _) => field.reading(schemas, &texts),
+                (_, None, _) => Ok(texts.into_iter().next().map(|text| Json::Text(Cow::Owned(text)))),
             };
             match value {
-                Ok(readings) => entries.extend(readings.into_iter().next().map(|value| (Cow::Owned(name), value))),
+                Ok(value) => entries.extend(value.map(|value| (Cow::Owned(name), value))),
                 Err(message) => found.push(Found { pointer: format!("/{}", escape(cut(&name, NAME))), message }),
+            }
+            if found.len() >= ERRORS {
+                break;
             }
         }
         if !found.is_empty() {

@@ -8,6 +8,9 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 
+/// Bytes of a text that take about as long as a value that is none.
+pub(crate) const PIECE: u64 = 16;
+
 /// A value. Objects are sorted by name.
 #[derive(Clone, Debug)]
 pub(crate) enum Json<'b> {
@@ -65,6 +68,20 @@ impl<'b> Json<'b> {
                 orders.find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
             }),
             _ => self.rank().cmp(&other.rank()),
+        }
+    }
+
+    /// How much there is to go through: values, names, and pieces of texts.
+    pub(crate) fn weight(&self) -> u64 {
+        let text = |text: &str| 1 + text.len() as u64 / PIECE;
+        match self {
+            Json::Text(value) => text(value),
+            Json::List(values) => values.iter().map(Json::weight).fold(1, u64::saturating_add),
+            Json::Object(entries) => {
+                let entries = entries.iter().map(|(name, value)| text(name) + value.weight());
+                entries.fold(1, u64::saturating_add)
+            }
+            _ => 1,
         }
     }
 
@@ -200,9 +217,10 @@ pub(crate) fn is_multiple(number: &Number, of: &Number) -> bool {
     if let (Some(number), Some(of)) = (whole(number), whole(of)) {
         return of != 0 && number % of == 0;
     }
+    let is_exact = whole(of).is_some();
     let [number, of] = [number, of].map(|number| number.as_f64().unwrap_or_default());
     let times = number / of;
-    // The remainder of two doubles is exact, where their quotient need not be one.
+    // The remainder of two doubles is exact. A fraction need not be one of them, and then neither is the quotient.
     number % of == 0.0
-        || times.is_finite() && (times - times.round()).abs() <= times.abs().max(1.0) * 4.0 * f64::EPSILON
+        || !is_exact && times.is_finite() && (times - times.round()).abs() <= times.abs() * 4.0 * f64::EPSILON
 }

@@ -82,7 +82,8 @@ pub struct OpenApi {
     #[serde(default)]
     #[schemars(length(min = 1))]
     pub operation_id: Option<String>,
-    /// A request whose path is not in the description is answered 404, or goes on unjudged.
+    /// A request whose path is not in the description is answered 404, or goes on unjudged: so does `/pets/` where the
+    /// description has `/pets`, though a backend may take the one for the other.
     #[serde(default)]
     pub unknown_paths: Unknown,
     /// Whether query parameters that are not in the description are refused.
@@ -229,6 +230,8 @@ enum Next {
     /// It is not one of those that are judged.
     Unjudged,
     Read,
+    /// Only whether there is a body: what is in it is not judged.
+    Count,
     Done,
 }
 
@@ -254,7 +257,14 @@ impl RequestValidation {
         }
         match Announced::by(request) {
             Announced::Nothing => self.without_body(operation, &method).map(|()| Next::Done),
-            Announced::Unknown => Ok(Next::Read),
+            Announced::Unknown => match how(operation, request) {
+                Ok(How::Unread) if operation.content.as_ref().is_some_and(|content| content.required) => {
+                    Ok(Next::Count)
+                }
+                Ok(How::Unread) => Ok(Next::Done),
+                // Without a body its type is nothing to refuse.
+                _ => Ok(Next::Read),
+            },
             Announced::Something(length) => match how(operation, request)? {
                 How::Unread => Ok(Next::Done),
                 _ if length.is_some_and(|length| length > self.limit) => Err(self.too_large()),
@@ -353,6 +363,10 @@ impl OnRequest for RequestValidation {
             Ok(Next::Done) => {
                 tell(RESULT, "valid");
                 Decision::Continue
+            }
+            Ok(Next::Count) => {
+                tell(RESULT, "valid");
+                ReadBody::at_most(self.limit).or_pass().into()
             }
             Ok(Next::Read) => match self.mode {
                 Mode::Enforce => ReadBody::at_most(self.limit).into(),

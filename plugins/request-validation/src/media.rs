@@ -47,8 +47,9 @@ impl ContentType {
     }
 }
 
+/// As the WHATWG counts them (MIME Sniffing, "JSON MIME type"): generated descriptions have `text/json` as well.
 pub(crate) fn is_json(essence: &str) -> bool {
-    essence == "application/json" || essence.ends_with("+json")
+    matches!(essence, "application/json" | "text/json") || essence.ends_with("+json")
 }
 
 /// `type/subtype` in lower case.

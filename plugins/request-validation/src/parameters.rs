@@ -140,6 +140,10 @@ impl Parameter {
             if self.place == Place::Query && !is_escaped(value) {
                 return tell("it has a broken escape");
             }
+            // To some servers what is behind it is no part of the path that they look for.
+            if self.place == Place::Path && value.contains(';') {
+                return tell("it has a `;`, behind which some read something else: write `%3B`");
+            }
             let parts: Vec<&str> = if splits { value.split(',').collect() } else { vec![value] };
             for part in parts {
                 let bytes = match self.place {
@@ -174,7 +178,7 @@ impl Field {
     }
 
     /// What texts stand for; more than one reading where types allow it. The error says what they are not.
-    pub(crate) fn readings(&self, texts: &[String]) -> Result<Vec<Json<'static>>, String> {
+    fn readings(&self, texts: &[String]) -> Result<Vec<Json<'static>>, String> {
         match self.shape {
             Shape::One(types) => {
                 let readings = texts.first().map(|text| coerce(text, types)).unwrap_or_default();
@@ -191,6 +195,17 @@ impl Field {
 
     pub(crate) fn is_list(&self) -> bool {
         matches!(self.shape, Shape::List(_))
+    }
+
+    /// What texts stand for: of several readings the first that fits, where one does.
+    pub(crate) fn reading(&self, schemas: &Schemas, texts: &[String]) -> Result<Option<Json<'static>>, String> {
+        let mut readings = self.readings(texts)?;
+        let bytes = texts.iter().map(String::len).sum();
+        let fits = |reading: &Json<'static>| {
+            self.schema.is_none_or(|schema| Check::run(schemas, schema, reading, bytes, 1).is_empty())
+        };
+        let at = if readings.len() > 1 { readings.iter().position(fits).unwrap_or_default() } else { 0 };
+        Ok((at < readings.len()).then(|| readings.swap_remove(at)))
     }
 
     /// What is wrong with a parameter, in one sentence.
@@ -260,7 +275,15 @@ pub(crate) fn check(
     let mut sent: BTreeMap<Vec<u8>, Vec<Cow<'_, str>>> = BTreeMap::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        sent.entry(query::decode(name)).or_default().push(Cow::Borrowed(value));
+        let refusal = if pair.contains(';') {
+            SPLIT
+        } else if !is_escaped(name) {
+            "its name has a broken escape"
+        } else {
+            sent.entry(query::decode(name)).or_default().push(Cow::Borrowed(value));
+            continue;
+        };
+        faults.push(Fault::of_parameter("query", cut(name, NAME), refusal));
     }
     for parameter in parameters {
         if faults.len() >= ERRORS {
@@ -282,13 +305,36 @@ pub(crate) fn check(
             Err(message) => faults.push(Fault::of_parameter(parameter.place.name(), name, message)),
         }
     }
-    if knows_all {
-        for name in sent.keys().take(ERRORS) {
-            let name = String::from_utf8_lossy(name);
-            faults.push(Fault::of_parameter("query", cut(&name, NAME), "it is not known here"));
+    let described = || parameters.iter().filter(|parameter| parameter.place == Place::Query);
+    for name in sent.keys() {
+        if faults.len() >= ERRORS {
+            return faults;
         }
+        let name = String::from_utf8_lossy(name);
+        let message = match read_as(&name, described().map(|parameter| parameter.name.as_str())) {
+            Some(other) => escapes(other),
+            None if knows_all => "it is not known here".to_owned(),
+            None => continue,
+        };
+        faults.push(Fault::of_parameter("query", cut(&name, NAME), message));
     }
     faults
+}
+
+/// What is said of a `;` where `&` separates.
+pub(crate) const SPLIT: &str = "it has a `;`, by which some split: write `%3B`";
+
+/// The one of the names that are described which frameworks make of another one: `q` of `q[]`, `q[0]` and `q[a]`.
+pub(crate) fn read_as<'n>(name: &str, mut described: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    if !name.contains('[') {
+        return None;
+    }
+    let is_within = |known: &&str| name.strip_prefix(known.strip_suffix("[]").unwrap_or(known));
+    described.find(|known| is_within(known).is_some_and(|rest| rest.starts_with('[')))
+}
+
+pub(crate) fn escapes(other: &str) -> String {
+    format!("some read it as `{other}`, whose description it escapes")
 }
 
 fn texts(values: Vec<Vec<u8>>) -> Result<Vec<Cow<'static, str>>, &'static str> {

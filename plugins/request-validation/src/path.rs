@@ -2,16 +2,11 @@
 
 use std::cmp::Ordering;
 
-/// One segment of a template. What surrounds the variable stands as it is written.
+/// One segment of a template; what is not a variable is decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Segment {
-    /// Decoded.
     Plain(Vec<u8>),
-    Variable {
-        before: String,
-        name: String,
-        after: String,
-    },
+    Variable { before: Vec<u8>, name: String, after: Vec<u8> },
 }
 
 impl Segment {
@@ -26,7 +21,7 @@ impl Segment {
         if after.contains(['{', '}']) {
             return Err("a segment with two variables can be read in more than one way");
         }
-        Ok(Segment::Variable { before: before.to_owned(), name: name.to_owned(), after: after.to_owned() })
+        Ok(Segment::Variable { before: decode(before), name: name.to_owned(), after: decode(after) })
     }
 
     /// Concrete ones come first (OpenAPI, "Path Templating Matching"), and of two variables the one with more around it.
@@ -95,11 +90,12 @@ impl Template {
                 Segment::Plain(text) if text == decoded => {}
                 Segment::Plain(_) => return None,
                 Segment::Variable { before, name, after } => {
-                    let value = raw.strip_prefix(before.as_str())?.strip_suffix(after.as_str())?;
-                    if value.is_empty() {
+                    let rest = decoded.strip_prefix(before.as_slice())?.strip_suffix(after.as_slice())?;
+                    if rest.is_empty() {
                         return None;
                     }
-                    values.push((name.as_str(), value));
+                    let end = before.len() + rest.len();
+                    values.push((name.as_str(), raw.get(written_at(raw, before.len())..written_at(raw, end))?));
                 }
             }
         }
@@ -146,6 +142,16 @@ impl Paths {
             self.templates.iter().find_map(|template| Some((template, template.matches(segments, decoded)?)))
         })
     }
+}
+
+/// Where in a text its decoded byte of this number is written.
+fn written_at(text: &str, number: usize) -> usize {
+    let mut at = 0;
+    for _ in 0..number {
+        let rest = text.get(at..).unwrap_or_default();
+        at += if rest.starts_with('%') && is_escaped(rest.get(..3).unwrap_or(rest)) { 3 } else { 1 };
+    }
+    at
 }
 
 /// Percent-decoding, where a plus is a plus.
@@ -214,6 +220,16 @@ mod tests {
         assert_eq!(found(&paths, "/a%20b/c%2Fd"), Some((0, one("x", "c%2Fd"))));
         assert_eq!(found(&paths, "/caf%c3%a9"), Some((1, vec![])));
         assert_eq!(found(&paths, "/a%20b%2Fc"), None);
+    }
+
+    #[test]
+    fn what_surrounds_a_variable_is_found_however_it_is_written() {
+        let paths = paths(&[""], &["/pets/{id}", "/pets/{id}:cancel", "/pets/na%C3%AFf {id}"]);
+        assert_eq!(found(&paths, "/pets/7:cancel"), Some((1, one("id", "7"))));
+        assert_eq!(found(&paths, "/pets/%37%2F%3Acancel"), Some((1, one("id", "%37%2F"))), "a backend decodes it");
+        assert_eq!(found(&paths, "/pets/na%C3%AFf%201%25"), Some((2, one("id", "1%25"))));
+        assert_eq!(found(&paths, "/pets/na\u{ef}f 1%"), Some((2, one("id", "1%"))));
+        assert_eq!(found(&paths, "/pets/%3Acancel"), Some((0, one("id", "%3Acancel"))));
     }
 
     #[test]

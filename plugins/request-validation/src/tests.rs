@@ -222,6 +222,23 @@ fn http_2_need_not_say_whether_there_is_a_body() {
 }
 
 #[test]
+fn a_body_that_is_not_judged_may_be_of_any_length() {
+    let content = json!({ "image/png": {} });
+    let mut document = json!({ "openapi": "3.1.0", "paths": { "/": { "post": { "requestBody": { "required": true, "content": content } } } } });
+    let build = |document: &Value| plugin(json!({ "openapi": { "document": document }, "limit": "4" })).unwrap();
+    let plugin = build(&document);
+    let image = || Exchange::new("POST", "/").header("content-type", "image/png");
+    assert_eq!(image().header("content-length", "9").on_request(&plugin), Decision::Continue);
+    let mut http2 = image().property("request.protocol", "HTTP/2");
+    assert_eq!(http2.on_request(&plugin), ReadBody::at_most(4).or_pass().into());
+    assert_eq!(attributes::get::<String>(RESULT).as_deref(), Some("valid"), "it stays so where it is not read");
+    assert_eq!(status(&plugin, http2), Some(400), "one is required");
+    document["paths"]["/"]["post"]["requestBody"]["required"] = false.into();
+    let plugin = build(&document);
+    assert_eq!(image().property("request.protocol", "HTTP/2").on_request(&plugin), Decision::Continue);
+}
+
+#[test]
 fn a_rule_can_be_tried_without_refusing_anything() {
     let services = Services::new();
     let plugin = plugin(json!({ "body": { "schema": { "type": "array" } }, "limit": "16", "mode": "Report" })).unwrap();
@@ -247,6 +264,23 @@ fn the_work_for_a_body_is_bounded_by_its_length() {
     let unique = bodies(json!({ "uniqueItems": true }));
     let numbers: Vec<String> = (0..100_000).map(|n| n.to_string()).collect();
     assert_eq!(send(&unique, json_body(format!("[{}]", numbers.join(",")))), None);
+}
+
+#[test]
+fn what_each_alternative_goes_through_again_counts_as_work() {
+    let text = format!("\"{}\"", "a".repeat(10_000));
+    let numbers: Vec<String> = (0..2_000).map(|n| n.to_string()).collect();
+    let names: Vec<String> = numbers.iter().map(|n| format!("\"{n}\":0")).collect();
+    for (alternative, body) in [
+        (json!({ "minLength": 10_001 }), text),
+        (json!({ "uniqueItems": true, "not": {} }), format!("[{}]", numbers.join(","))),
+        (json!({ "properties": { "a": {} }, "not": {} }), format!("{{{}}}", names.join(","))),
+    ] {
+        let of = |count: usize| bodies(json!({ "anyOf": vec![alternative.clone(); count] }));
+        assert_eq!(errors(&of(50), json_body(body.as_str())), ["body : it fits none of the alternatives"]);
+        let many = errors(&of(2_000), json_body(body));
+        assert_eq!(many, ["body : it takes too much work to be judged"], "{alternative}");
+    }
 }
 
 #[test]

@@ -128,8 +128,9 @@ impl<'s> Check<'s> {
         let mut fits = true;
         let schemas = self.schemas;
         for keyword in schemas.keywords(id) {
-            // What is left over of a value that does not fit says nothing.
-            if !fits && matches!(keyword, Keyword::Unevaluated { .. }) {
+            // What is left over of a value that does not fit says nothing; and a text that is too long, or a list, is not
+            // gone through for more.
+            if !fits && matches!(keyword, Keyword::Unevaluated { .. } | Keyword::Pattern(_) | Keyword::Unique) {
                 continue;
             }
             if !self.keyword(keyword, value, at, tells) {
@@ -143,8 +144,16 @@ impl<'s> Check<'s> {
         fits
     }
 
+    fn spend(&mut self, cost: u64) {
+        self.left = self.left.saturating_sub(cost);
+    }
+
     #[inline(never)]
     fn keyword(&mut self, keyword: &Keyword, value: &Json<'_>, at: &At<'_>, tells: bool) -> bool {
+        self.spend(cost(keyword, value));
+        if self.left == 0 {
+            return false;
+        }
         match (keyword, value) {
             (Keyword::Ref(id), _) => self.check(*id, value, at, tells),
             (Keyword::AllOf(ids), _) => self.all(ids, value, at, tells),
@@ -287,6 +296,7 @@ impl<'s> Check<'s> {
                     }
                 }
                 (Keyword::Properties(properties), Json::Object(entries)) => {
+                    self.spend(cost(keyword, value));
                     for (seen, (name, _)) in seen.iter_mut().zip(entries) {
                         *seen |= properties.is_about(name);
                     }
@@ -363,6 +373,24 @@ impl<'s> Check<'s> {
             self.check(id, &name, at, false)
         });
         good || self.tell(at, tells, || "the name of one of its properties is not allowed".to_owned())
+    }
+}
+
+/// What a keyword costs beside the schemas that it asks: it goes through a text, or what is in an object or a list.
+#[inline(never)]
+fn cost(keyword: &Keyword, value: &Json<'_>) -> u64 {
+    match (keyword, value) {
+        (
+            Keyword::Pattern(_) | Keyword::Format(_) | Keyword::AtLeast(Size::Text, _) | Keyword::AtMost(Size::Text, _),
+            Json::Text(text),
+        ) => text.len() as u64 / json::PIECE,
+        (Keyword::Unique, Json::List(_)) => value.weight(),
+        (Keyword::Properties(_) | Keyword::PropertyNames(_), Json::Object(entries)) => {
+            entries.iter().map(|(name, _)| 1 + name.len() as u64 / json::PIECE).sum()
+        }
+        (Keyword::Unevaluated { .. }, Json::Object(entries)) => entries.len() as u64,
+        (Keyword::Unevaluated { .. }, Json::List(values)) => values.len() as u64,
+        _ => 0,
     }
 }
 

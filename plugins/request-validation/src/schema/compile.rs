@@ -221,8 +221,8 @@ impl<'d> Reader<'_, 'd, '_> {
         self.types()?;
         self.values()?;
         self.numbers()?;
-        self.texts()?;
         self.sizes()?;
+        self.texts()?;
         self.lists()?;
         self.objects()?;
         self.combinations()?;

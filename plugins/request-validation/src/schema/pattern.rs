@@ -79,6 +79,8 @@ fn escape(c: char, in_class: bool, out: &mut String) -> Result<(), String> {
         'n' | 'r' | 't' | 'v' | 'f' | 'x' | 'u' | 'p' | 'P' => out.extend(['\\', c]),
         // An engine's own: `\A`, `\z` and their like.
         _ if c.is_ascii_alphanumeric() => return Err(format!(r"`\{c}` is not an escape")),
+        // With a backslash these are ends of words to the engine.
+        '<' | '>' => out.push(c),
         _ if c.is_ascii_punctuation() => out.extend(['\\', c]),
         _ => out.push(c),
     }
@@ -104,6 +106,7 @@ mod tests {
             (r"\bcat\b", "a cat", "concat"),
             (r"^A\/B$", "A/B", "AB"),
             (r"^\u0041\x42$", "AB", "ab"),
+            (r"^\<b\>$", "<b>", "b"),
             (r"b", "abc", "ac"),
             (r"^a$", "a", "a\n"),
         ] {

@@ -48,7 +48,9 @@ fn numbers() {
     judge(json!({ "maximum": 9007199254740993i64 }), &["9007199254740993"], &["9007199254740994"]);
     judge(json!({ "minimum": 0 }), &["1e308", "18446744073709551615"], &["-1e308", "-1"]);
     judge(json!({ "multipleOf": 0.01 }), &["19.99", "0", "4.35", "7"], &["0.005", "19.991"]);
+    judge(json!({ "multipleOf": 0.01 }), &["0.07", "1e-2"], &["1e-18", "0.010000000000001"]);
     judge(json!({ "multipleOf": 3 }), &["9", "-3", "9.0", "0"], &["10", "1.5"]);
+    judge(json!({ "multipleOf": 1 }), &["1e300"], &["1.0000000000000002"]);
     let draft4 = "http://json-schema.org/draft-04/schema#";
     judge(json!({ "$schema": draft4, "minimum": 1, "exclusiveMinimum": true }), &["1.1"], &["1"]);
     judge(json!({ "$schema": draft4, "minimum": 1, "exclusiveMinimum": false }), &["1"], &["0"]);
@@ -63,6 +65,9 @@ fn texts() {
     );
     judge(json!({ "pattern": "^[a-z]+$" }), &["\"abc\"", "5"], &["\"aBc\"", "\"\""]);
     judge(json!({ "pattern": "b" }), &["\"abc\""], &["\"ac\""]);
+    let short = bodies(json!({ "pattern": "^a", "maxLength": 3 }));
+    let too_long = ["body : it has more than 3 characters"];
+    assert_eq!(errors(&short, json_body("\"bbbb\"")), too_long, "what is too long is not searched");
     judge(json!({ "format": "uuid" }), &["\"123e4567-e89b-12d3-a456-426614174000\"", "1"], &["\"x\""]);
     judge(json!({ "format": "no-such-format" }), &["\"x\""], &[]);
 }

@@ -136,11 +136,30 @@ fn a_parameter_is_there_once_and_where_it_is_required() {
     assert_eq!(errors(&plugin, get("/?q=a&%71=b")), ["query q: it is there more than once"]);
     assert_eq!(errors(&plugin, get("/?q=%ff")), ["query q: it is not UTF-8"]);
     assert_eq!(errors(&plugin, get("/?q=%4")), ["query q: it has a broken escape"]);
-    assert_eq!(status(&plugin, get("/?q=a&other=b&&=")), None);
+    assert_eq!(status(&plugin, get("/?q=a&other=b&&=&rate=100%")), None);
     let optional =
         parameter(json!({ "name": "q", "in": "query", "allowEmptyValue": true, "schema": { "type": "integer" } }));
     for target in ["/", "/?q", "/?q=", "/?q=1"] {
         assert_eq!(status(&optional, get(target)), None, "{target}");
+    }
+}
+
+#[test]
+fn a_query_that_another_reader_splits_or_names_differently_is_refused() {
+    let parameters =
+        json!([{ "name": "q", "in": "query" }, { "name": "ids[]", "in": "query", "schema": { "type": "array" } }]);
+    let plugin = api(json!({ "/": { "get": { "parameters": parameters } }, "/free": { "get": {} } }));
+    for target in ["/?q=a;b", "/?other=1;q=2", "/?q=a&%u0071=b", "/?%u0071=b"] {
+        assert_eq!(status(&plugin, get(target)), Some(400), "{target}");
+    }
+    assert_eq!(errors(&plugin, get("/?a;b")), ["query a;b: it has a `;`, by which some split: write `%3B`"]);
+    assert_eq!(errors(&plugin, get("/?%u0071=b")), ["query %u0071: its name has a broken escape"]);
+    assert_eq!(errors(&plugin, get("/?q[$ne]=1")), ["query q[$ne]: some read it as `q`, whose description it escapes"]);
+    for target in ["/?q%5B%5D=1", "/?ids[0]=1", "/?ids[][a]=1"] {
+        assert_eq!(status(&plugin, get(target)), Some(400), "{target}");
+    }
+    for target in ["/?q=a%3Bb", "/?ids[]=1&ids%5b%5d=2", "/?other[a]=1&que[0]=1", "/free?q;[]%"] {
+        assert_eq!(status(&plugin, get(target)), None, "{target}");
     }
 }
 
@@ -202,6 +221,9 @@ fn variables_of_the_path_are_decoded_but_hold_no_slash() {
     assert_eq!(errors(&plugin, get("/files/a%5cb")), ["path name: it has an encoded slash"]);
     assert_eq!(errors(&plugin, get("/files/%ff")), ["path name: it is not UTF-8"]);
     assert_eq!(status(&plugin, get("/files/%2E.")), Some(400));
+    let message = "path name: it has a `;`, behind which some read something else: write `%3B`";
+    assert_eq!(errors(&plugin, get("/files/a;b")), [message]);
+    assert_eq!(status(&plugin, get("/files/a%3Bb")), None);
 }
 
 #[test]
@@ -296,10 +318,14 @@ fn content_is_judged_by_the_narrowest_range_that_has_its_type() {
     assert_eq!(judge("text/csv", "a;b"), None);
     assert_eq!(judge("image/png", "?"), None);
     assert_eq!(judge("text/csv; charset=latin1", "a"), None);
+    assert_eq!((judge("text/json", "[]"), judge("text/json", "{")), (None, Some(400)), "it is JSON too");
     let json_only = body_of("3.1.0", json!({ "application/json": {} }), json!({}));
     assert_eq!(status(&json_only, post("/", "text/csv", "a")), Some(415));
     assert_eq!(status(&json_only, post("/", "application/json", "{")), Some(400), "without a schema it is JSON still");
     assert_eq!(status(&json_only, post("/", "application/json", "5")), None);
+    let text_json = body_of("3.0.1", json!({ "text/json": { "schema": { "type": "object" } } }), json!({}));
+    assert_eq!(status(&text_json, post("/", "text/json", "[]")), Some(422));
+    assert_eq!(status(&text_json, post("/", "text/json; charset=utf-16", "{}")), Some(415));
 }
 
 #[test]
@@ -329,6 +355,32 @@ fn forms_are_objects_of_their_schemas_types() {
     assert_eq!(status(&plugin, form("name=%ff")), Some(400));
     assert_eq!(status(&plugin, form("name=%zz")), Some(400));
     assert_eq!(status(&plugin, form("")), None, "a body that is not there is not required");
+}
+
+#[test]
+fn a_form_that_another_reader_splits_or_names_differently_is_refused() {
+    let schema = json!({ "type": "object", "properties": {
+        "age": { "type": "integer" }, "home": { "type": "object" }, "tags[]": { "type": "array", "maxItems": 2 },
+    } });
+    let plugin = body_of("3.1.0", json!({ "application/x-www-form-urlencoded": { "schema": schema } }), json!({}));
+    let form = |body: &str| post("/", "application/x-www-form-urlencoded", body);
+    assert_eq!(errors(&plugin, form("a=1;age=x")), ["body : it has a `;`, by which some split: write `%3B`"]);
+    let told = "some read it as `home`, whose description it escapes";
+    assert_eq!(errors(&plugin, form("home[street]=x")), [format!("body /home[street]: {told}")]);
+    for body in ["age[]=x", "age%5B0%5D=x", "tags[9]=x"] {
+        assert_eq!(status(&plugin, form(body)), Some(422), "{body}");
+    }
+    assert_eq!(status(&plugin, form("a=1%3B2&color[]=red&tags[]=a&tags[]=b")), None);
+}
+
+#[test]
+fn fields_of_a_form_are_read_as_any_of_their_types() {
+    let either = json!({ "anyOf": [{ "type": "integer", "maximum": 5 }, { "type": "string" }] });
+    let schema = json!({ "type": "object", "properties": { "count": either } });
+    let plugin = body_of("3.1.0", json!({ "application/x-www-form-urlencoded": { "schema": schema } }), json!({}));
+    for body in ["count=5", "count=6", "count=all"] {
+        assert_eq!(status(&plugin, post("/", "application/x-www-form-urlencoded", body)), None, "{body}");
+    }
 }
 
 #[test]
