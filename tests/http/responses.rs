@@ -105,12 +105,13 @@ async fn rfc9110_15_6_3_a_backend_that_closes_before_it_answers_is_a_bad_gateway
 }
 
 #[tokio::test]
-async fn rfc9112_8_an_answer_that_breaks_off_never_looks_whole() {
+async fn rfc9112_8_an_answer_that_breaks_off_never_looks_whole_and_is_not_asked_for_again() {
     let edge = before("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this", Then::Close).await;
     assert!(edge.get().await.is_err(), "a truncated answer looked whole");
     let edge = before("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", Then::Close).await;
     assert!(edge.get().await.is_err(), "a truncated chunked answer looked whole");
     assert_eq!(edge.gateway.logged(|l| l["status"] == 200).await["reason"], "response_truncated");
+    assert_eq!(edge.backend.heads().len(), 1, "a request was tried again after the head of its answer");
 }
 
 #[tokio::test]
