@@ -1,12 +1,31 @@
 //! What operators see: metrics, health, the configuration without its secrets, the log.
 
+use crate::commands::{said, sluice, text};
 use crate::shop::{HOST, Shop};
-use sluice_tests::objects::route_to;
-use sluice_tests::raw;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest, Sha256};
+use sluice_tests::objects::{join, plugin, plugin_on_route, route_to};
+use sluice_tests::{binary, guests, raw, wait};
+use std::net::SocketAddr;
 
 async fn shop() -> Shop {
     Shop::start(&["one"], &route_to("all", &[HOST], "one")).await
 }
+
+/// What has no series without a cluster or a plugin, or before it happens.
+const SELDOM: [&str; 10] = [
+    "sluice_config_problems",
+    "sluice_watch_stale_seconds",
+    "sluice_status_writes",
+    "sluice_controller_leader",
+    "sluice_plugin_traps",
+    "sluice_plugin_fetches",
+    "sluice_limit_hits",
+    "sluice_timeouts",
+    "sluice_task_restarts",
+    "sluice_upstream_task_restarts",
+];
 
 #[tokio::test]
 async fn a_request_shows_in_metrics_and_in_one_line_of_the_access_log() {
@@ -42,6 +61,18 @@ async fn a_request_shows_in_metrics_and_in_one_line_of_the_access_log() {
     ] {
         assert!(text.contains(name), "{name} is missing:\n{text}");
     }
+    let docs = std::fs::read_to_string(binary::root().join("docs/operations.md")).unwrap();
+    let (table, _) = docs.split_once("## Metrics worth an alert").unwrap().1.split_once("\n## ").unwrap();
+    let words = table.split(|c: char| !(c.is_ascii_lowercase() || c == '_'));
+    let named: Vec<_> = words
+        .filter(|word| word.starts_with("sluice_"))
+        .map(|word| word.strip_suffix("_total").unwrap_or(word))
+        .filter(|name| !SELDOM.contains(name))
+        .collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        assert!(text.contains(&format!("# TYPE {name} ")), "{name}, which the docs name, is missing:\n{text}");
+    }
     assert!(shop.gateway.metric("sluice_requests_total", &["2xx"]).await >= 1.0);
 }
 
@@ -53,8 +84,81 @@ async fn the_configuration_is_shown_without_secrets_and_on_loopback_alone() {
     let config: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(config.to_string().contains(HOST));
     assert!(!text.contains("PRIVATE KEY"), "a private key in /config");
+    let yaml = std::fs::read_to_string(shop.folder.path().join("shop.yaml")).unwrap();
+    let lines = yaml.lines().map(str::trim).skip_while(|line| !line.contains("BEGIN PRIVATE KEY")).skip(1);
+    let base64: String = lines.take_while(|line| !line.starts_with('-')).collect();
+    let der = BASE64_STANDARD.decode(&base64).unwrap();
+    let numbers: Vec<_> = der.iter().map(ToString::to_string).collect();
+    for form in [base64, hex::encode(&der), numbers.join(",")] {
+        assert!(!text.contains(&form), "a private key in /config");
+    }
     let (status, _) = shop.gateway.public_get("/config").await.unwrap();
     assert_eq!(status, 404, "/config on the port that others may reach");
+}
+
+#[tokio::test]
+async fn the_admin_port_is_on_loopback_by_default_and_takes_no_other_address() {
+    let help = text(&sluice(&["run", "--help"]));
+    let words: Vec<_> = help.split_whitespace().skip_while(|word| *word != "--admin-address").collect();
+    let default = words.iter().position(|word| *word == "[default:").unwrap() + 1;
+    let address: SocketAddr = words[default].trim_end_matches(']').parse().unwrap();
+    assert!(address.ip().is_loopback(), "{address}");
+
+    let shop = shop().await;
+    // All of 127.0.0.0/8 is this host's: a socket of every address would answer here.
+    let elsewhere = SocketAddr::from(([127, 0, 0, 2], shop.gateway.admin.port()));
+    assert!(raw::Client::connect(elsewhere).await.is_err());
+
+    // The other address is taken: whatever it thinks of the first, it ends.
+    let (folder, state) = (shop.folder.path().display().to_string(), shop.folder.state().display().to_string());
+    let taken = shop.gateway.public.to_string();
+    let output = sluice(&[
+        "run",
+        "--config",
+        &folder,
+        "--state-dir",
+        &state,
+        "--metrics-address",
+        &taken,
+        "--admin-address",
+        "0.0.0.0:0",
+    ]);
+    assert!(!output.status.success());
+    assert!(said(&output).contains("not an address of this host only"), "{}", said(&output));
+}
+
+#[tokio::test]
+async fn the_status_page_has_a_plugins_digest_and_the_last_change_and_the_log_has_a_guests_line() {
+    let module = std::fs::read(guests::module("probe")).unwrap();
+    let shop = shop().await;
+    shop.folder.write("plugin.wasm", &module);
+    shop.folder.write(
+        "more.yaml",
+        join([
+            route_to("all", &[HOST], "one"),
+            plugin("probe", "plugin.wasm", ""),
+            plugin_on_route("probe", "all", "probe", "{name: x}"),
+        ]),
+    );
+    let line = wait::until("the guest's line", || async {
+        shop.gateway.log().into_iter().find(|line| line.contains("the probe is configured"))
+    })
+    .await;
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    for (field, value) in [("level", "INFO"), ("target", "plugin"), ("plugin", "default/probe")] {
+        assert_eq!(line[field], value, "{field} in {line}");
+    }
+
+    let digest = hex::encode(Sha256::digest(&module));
+    wait::until("the digest and what the log says of the last change on the status page", || async {
+        let applied = shop.gateway.log().into_iter().rfind(|line| line.contains("configuration applied: "))?;
+        let applied: serde_json::Value = serde_json::from_str(&applied).ok()?;
+        let summary = applied["message"].as_str()?.strip_prefix("configuration applied: ")?.to_owned();
+        let (_, page) = shop.gateway.admin_get("/").await.ok()?;
+        let (_, change) = page.split_once(" Last change at ")?;
+        (change.split_once("</p>")?.0.ends_with(&format!(": {summary}.")) && page.contains(&digest)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use crate::shop::{HOST, Shop, backend_of};
 use sluice_tests::certificate::Authority;
 use sluice_tests::objects::{class, gateway, http_route, join, plugin, plugin_on_route, route_to, secret_of, service};
-use sluice_tests::{Folder, Gateway, binary, ports, raw, wait};
+use sluice_tests::{Folder, Gateway, binary, guests, ports, raw, wait};
 use std::process::Command;
 
 /// What is wrong, and where it must be found.
@@ -15,11 +15,17 @@ struct Bad {
     yaml: String,
     /// Further files.
     files: Vec<(&'static str, Vec<u8>)>,
+    /// What `check` ends with.
+    exit: i32,
 }
 
 impl Bad {
     fn new(code: &'static str, field: &'static str, yaml: impl Into<String>) -> Bad {
-        Bad { code, field, yaml: yaml.into(), files: Vec::new() }
+        Bad { code, field, yaml: yaml.into(), files: Vec::new(), exit: 1 }
+    }
+
+    fn warning(code: &'static str, field: &'static str, yaml: impl Into<String>) -> Bad {
+        Bad { exit: 0, ..Bad::new(code, field, yaml) }
     }
 
     fn file(mut self, name: &'static str, content: impl Into<Vec<u8>>) -> Bad {
@@ -56,7 +62,7 @@ async fn shown_and_survived(bad: Bad) {
     assert_eq!(backend_of(&shop.get("/").await), "good", "{code} took a good route with it");
 
     let output = Command::new(binary::sluice()).args(["check", "-o", "json"]).arg(shop.folder.path()).output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "check found nothing wrong with {code}");
+    assert_eq!(output.status.code(), Some(bad.exit), "what check thinks of {code}");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let problems = report["problems"].as_array().unwrap();
     let found: Vec<_> = problems.iter().filter(|p| p["code"] == code).collect();
@@ -83,10 +89,7 @@ async fn a_document_that_is_no_object() {
 #[tokio::test]
 async fn an_unknown_kind() {
     let yaml = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {}\n";
-    let shop = Shop::start(&["good"], &join([route_to("good", &[HOST], "good"), yaml.to_owned()])).await;
-    let (_, problems) = shop.gateway.admin_get("/problems").await.unwrap();
-    assert!(problems.contains("SLUICE-P003"), "{problems}");
-    assert_eq!(backend_of(&shop.get("/").await), "good");
+    shown_and_survived(Bad::warning("SLUICE-P003", "kind", yaml)).await;
 }
 
 #[tokio::test]
@@ -96,10 +99,9 @@ async fn an_unknown_field_is_named_and_ignored() {
         &["typo.example"],
         "  - backendRefs: [{name: good, port: 80}]\n    tiemouts: {request: 1s}\n",
     );
-    let shop = Shop::start(&["good"], &join([route_to("good", &[HOST], "good"), yaml])).await;
-    let (_, problems) = shop.gateway.admin_get("/problems").await.unwrap();
-    assert!(problems.contains("SLUICE-P004") && problems.contains("spec.rules[0].tiemouts"), "{problems}");
+    let shop = Shop::start(&["good"], &join([route_to("good", &[HOST], "good"), yaml.clone()])).await;
     assert_eq!(backend_of(&shop.send("GET", "/", "typo.example", "").await), "good");
+    shown_and_survived(Bad::warning("SLUICE-P004", "spec.rules[0].tiemouts", yaml)).await;
 }
 
 /// A guard that is lost by a typo would be an open door: while running the former guard goes on, and at a start, when
@@ -215,20 +217,29 @@ spec:
 
 /// Only a running gateway can know this one.
 #[tokio::test]
-async fn a_port_that_cannot_be_bound_is_taken_once_it_is_free() {
-    let shop = Shop::start(&["good"], &route_to("good", &[HOST], "good")).await;
+async fn a_port_that_cannot_be_bound_is_shown_and_taken_once_it_is_free() {
+    let shop = Shop::start(&["good", "other"], &route_to("good", &[HOST], "good")).await;
     let port = ports::free();
     let taken = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
     let taken6 = std::net::TcpListener::bind(("::", port));
     let second = gateway(port, None).replace("name: edge", "name: second");
     let route = route_to("second", &[], "good").replace("{name: edge}", "{name: second}");
     shop.folder.write("second.yaml", join([second, route]));
-    wait::until("the problem", || async {
+    let problem = wait::until("the problem", || async {
         let (_, problems) = shop.gateway.admin_get("/problems").await.ok()?;
-        problems.contains("SLUICE-P308").then_some(())
+        let problems: Vec<serde_json::Value> = serde_json::from_str(&problems).ok()?;
+        problems.into_iter().find(|problem| problem["code"] == "SLUICE-P308")
     })
     .await;
-    assert_eq!(backend_of(&shop.get("/").await), "good");
+    assert_eq!(problem["field"], "spec.listeners[name=http].port");
+    assert!(problem["location"]["file"].as_str().is_some_and(|file| file.contains("second.yaml")), "{problem}");
+    assert!(shop.gateway.admin_get("/").await.unwrap().1.contains("SLUICE-P308"), "it is not on the status page");
+    assert_eq!(shop.gateway.metric("sluice_config_problems", &["SLUICE-P308"]).await, 1.0);
+    // Each change tries again as well.
+    for name in ["other", "good"] {
+        shop.folder.write("more.yaml", route_to("good", &[HOST], name));
+        shop.until("the change", "/", |a| a.status == 200 && backend_of(a) == name).await;
+    }
     drop((taken, taken6));
     wait::until("the port", || async { raw::get(port, HOST, "/").await.ok().filter(|a| a.status == 200) }).await;
     wait::until("the problem to go", || async {
@@ -236,6 +247,12 @@ async fn a_port_that_cannot_be_bound_is_taken_once_it_is_free() {
         (!problems.contains("SLUICE-P308")).then_some(())
     })
     .await;
+    let logged = wait::until("the log to say so", || async {
+        let lines: Vec<_> = shop.gateway.log().into_iter().filter(|line| line.contains("SLUICE-P308")).collect();
+        lines.last()?.contains("solved: ").then_some(lines)
+    })
+    .await;
+    assert_eq!(logged.len(), 2, "once when it appears, once when it is gone: {logged:#?}");
 }
 
 #[tokio::test]
@@ -267,8 +284,27 @@ async fn a_plugin_whose_file_is_missing() {
 
 #[tokio::test]
 async fn a_plugin_that_does_not_compile() {
-    let bad = Bad::new("SLUICE-P402", "", with_plugin("bad.wasm", "{}")).file("bad.wasm", b"no wasm at all".as_slice());
-    shown_and_survived(bad).await;
+    let broken = guests::with_broken_code(std::fs::read(guests::module("probe")).unwrap());
+    for module in [b"no wasm at all".to_vec(), broken] {
+        let bad = Bad::new("SLUICE-P402", "spec.source", with_plugin("bad.wasm", "{name: x}"));
+        shown_and_survived(bad.file("bad.wasm", module)).await;
+    }
+}
+
+/// A probe that does this when it is configured.
+fn probe_that(what: &str, code: &'static str) -> Bad {
+    let yaml = with_plugin("bad.wasm", &format!("{{name: x, onConfigure: {what}}}"));
+    Bad::new(code, "spec.plugins[0].config", yaml).file("bad.wasm", std::fs::read(guests::module("probe")).unwrap())
+}
+
+#[tokio::test]
+async fn a_plugin_that_traps_in_configure() {
+    shown_and_survived(probe_that("trap", "SLUICE-P404")).await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_refuses_its_configuration() {
+    shown_and_survived(probe_that("refuse", "SLUICE-P403")).await;
 }
 
 #[tokio::test]

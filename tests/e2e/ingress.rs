@@ -1,7 +1,7 @@
 //! Ingress v1: the three path types, wildcard hosts, the default backend, TLS hosts, named ports.
 
 use crate::shop::backend_of;
-use sluice_tests::certificate::Authority;
+use sluice_tests::certificate::{self, Authority};
 use sluice_tests::{Backend, Folder, Gateway, objects, ports, raw};
 
 struct Ingresses {
@@ -61,6 +61,7 @@ impl Ingresses {
             backends.push(backend);
         }
         documents.push(objects::secret("tls", &authority.leaf(&["secure.example"])));
+        documents.push(objects::secret("fallback", &authority.leaf(&["fallback.example"])));
         documents.extend(ingresses.iter().cloned());
         folder.write("ingress.yaml", objects::join(documents));
         let gateway = Gateway::start(&folder).await;
@@ -112,6 +113,18 @@ async fn a_wildcard_host_stands_for_just_one_label() {
 }
 
 #[tokio::test]
+async fn an_exact_host_goes_before_the_wildcard_of_another_ingress_whose_path_is_longer() {
+    let of = |name: &str, host: &str, target: &str| {
+        let paths = path(target, "Prefix", name, "number: 80");
+        ingress(name, &format!("  rules:\n  - host: \"{host}\"\n    http:\n      paths:\n{paths}"))
+    };
+    let both = [of("any", "*.b.example", "/deep"), of("exact", "a.b.example", "/")];
+    let shop = Ingresses::start(&["any", "exact"], "", &both).await;
+    assert_eq!(backend_of(&shop.get("a.b.example", "/deep").await), "exact");
+    assert_eq!(backend_of(&shop.get("x.b.example", "/deep").await), "any");
+}
+
+#[tokio::test]
 async fn default_backends_take_what_no_rule_matches() {
     let own = ingress("own", "  defaultBackend: {service: {name: own, port: {number: 80}}}\n");
     let shop = Ingresses::start(&["own"], "", std::slice::from_ref(&own)).await;
@@ -131,17 +144,27 @@ async fn default_backends_take_what_no_rule_matches() {
 
 #[tokio::test]
 async fn tls_hosts_get_their_certificate_and_others_the_default_one() {
-    let rules = format!(
-        "  tls: [{{hosts: [secure.example], secretName: tls}}]\n  rules:\n  - host: secure.example\n    http:\n      paths:\n{}",
-        path("/", "Prefix", "one", "number: 80")
+    let hosts = ["secure.example", "missing.example", "none.example"];
+    let paths = path("/", "Prefix", "one", "number: 80");
+    let rules = hosts.map(|host| format!("  - host: {host}\n    http:\n      paths:\n{paths}")).concat();
+    let spec = format!(
+        "  tls: [{{hosts: [secure.example], secretName: tls}}, {{hosts: [missing.example], secretName: missing}}, {{hosts: [none.example]}}]\n  rules:\n{rules}"
     );
-    let shop = Ingresses::start(&["one"], "", &[ingress("tls", &rules)]).await;
+    let default = ", defaultCertificateRef: {name: fallback}";
+    let shop = Ingresses::start(&["one"], default, &[ingress("tls", &spec)]).await;
     let client = shop.authority.client(&["http/1.1"]);
     let mut connection = raw::Client::connect_tls(shop.https, "secure.example", client.clone()).await.unwrap();
     connection.send("GET / HTTP/1.1\r\nHost: secure.example\r\n\r\n").await.unwrap();
     assert_eq!(backend_of(&connection.response().await.unwrap()), "one");
-    let other = raw::Client::connect_tls(shop.https, "other.example", client).await;
-    assert!(other.is_err(), "a name without a certificate of its own is not vouched for by this one");
+    for name in ["missing.example", "none.example", "other.example"] {
+        // The client says which names the certificate is for, as it is not for this one.
+        let error = certificate::connect(shop.https, name, client.clone()).await.err().map(|error| error.to_string());
+        assert!(error.as_ref().is_some_and(|error| error.contains("fallback.example")), "{name}: {error:?}");
+    }
+    for host in hosts {
+        let connection = raw::Client::connect_tls(shop.https, "fallback.example", client.clone()).await.unwrap();
+        assert_eq!(backend_of(&raw::get_once(connection, host, "/").await.unwrap()), "one", "{host}");
+    }
 }
 
 #[tokio::test]

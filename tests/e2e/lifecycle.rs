@@ -7,6 +7,8 @@ use sluice_tests::certificate::Authority;
 use sluice_tests::gateway::Options;
 use sluice_tests::objects::route_to;
 use sluice_tests::{Backend, Folder, Gateway, http2, objects, ports, raw, wait};
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -176,15 +178,51 @@ async fn a_second_signal_stops_at_once() {
 }
 
 #[tokio::test]
-async fn sighup_reads_the_folder_again() {
+async fn sighup_reads_the_folder_again_whatever_the_stamps_of_its_files_say() {
+    // The name of this thread: a file whose times stand still, whatever is written over it.
+    let name = Path::new("/proc").join(std::fs::read_link("/proc/thread-self").unwrap()).join("comm");
+    let write =
+        |text: &str| std::fs::OpenOptions::new().write(true).open(&name).unwrap().write_all(text.as_bytes()).unwrap();
+    write("a: [b");
     let shop = shop().await;
-    assert_eq!(backend_of(&shop.get("/").await), "one");
+    std::os::unix::fs::symlink(&name, shop.folder.path().join("name.yaml")).unwrap();
+    shown(&shop.gateway, "SLUICE-P001").await;
+    write("a: 1");
     shop.gateway.signal(Signal::HUP);
-    wait::until("the log to say so", || async {
-        shop.gateway.log().iter().any(|line| line.to_lowercase().contains("sighup")).then_some(())
+    shown(&shop.gateway, "SLUICE-P002").await;
+    assert_eq!(backend_of(&shop.get("/").await), "one");
+}
+
+/// Waits for a problem.
+async fn shown(gateway: &Gateway, code: &str) {
+    wait::until(code, || async {
+        let (_, problems) = gateway.admin_get("/problems").await.ok()?;
+        problems.contains(code).then_some(())
     })
     .await;
-    assert_eq!(backend_of(&shop.get("/").await), "one");
+}
+
+#[tokio::test]
+async fn a_gateway_is_not_ready_before_the_ports_of_its_first_configuration_are_bound() {
+    let (folder, backend, port) = (Folder::new(), Backend::echo("one").await, ports::free());
+    let taken = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
+    let taken6 = std::net::TcpListener::bind(("::", port));
+    folder.write(
+        "one.yaml",
+        objects::join([
+            objects::class(),
+            objects::gateway(port, None),
+            route_to("all", &[HOST], "one"),
+            objects::service("one", &[backend.address]),
+        ]),
+    );
+    let mut gateway = Options::new(&folder).without_waiting().start().await;
+    shown(&gateway, "SLUICE-P308").await;
+    let (status, why) = gateway.public_get("/readyz").await.unwrap();
+    assert_eq!((status, why.trim()), (503, "the first configuration is not served yet"));
+    drop((taken, taken6));
+    gateway.ready().await;
+    assert_eq!(raw::get(port, HOST, "/").await.unwrap().status, 200);
 }
 
 #[tokio::test]

@@ -46,6 +46,7 @@ async fn key_auth_answers_401_without_a_key_and_lets_one_with_it_pass() {
     assert_eq!(seen_field(&answer, "x-consumer").as_deref(), Some("chef"));
     let line = shop.gateway.logged(|l| l["path"] == "/in").await;
     assert!(line.to_string().contains("chef"), "the plugin's attribute is not in {line}");
+    assert!(line["plugin_ms"].as_f64().is_some_and(|spent| spent > 0.0), "{line}");
     assert!(shop.gateway.metric("sluice_plugin_calls_total", &["key-auth"]).await >= 3.0);
 }
 

@@ -11,13 +11,17 @@ async fn matches_are_tried_in_the_apis_order_of_precedence() {
         format!("  - matches: [{matches}]\n    backendRefs: [{{name: {name}, port: 80}}]\n")
     };
     let shop = Shop::with_rules(
-        &["prefix", "longer", "exact", "method", "header", "query", "regex"],
+        &["prefix", "longer", "exact", "method", "header", "pattern", "query", "regex"],
         &[
             rule("prefix", "{path: {type: PathPrefix, value: /a}}"),
             rule("longer", "{path: {type: PathPrefix, value: /a/b}}"),
             rule("exact", "{path: {type: Exact, value: /a/b/c}}"),
             rule("method", "{path: {type: PathPrefix, value: /a}, method: POST}"),
             rule("header", "{path: {type: PathPrefix, value: /a}, headers: [{name: X-Version, value: two}]}"),
+            rule(
+                "pattern",
+                "{path: {type: PathPrefix, value: /a}, headers: [{name: X-Version, type: RegularExpression, value: \"v[0-9]+\"}]}",
+            ),
             rule("query", "{path: {type: PathPrefix, value: /a}, queryParams: [{name: version, value: \"2\"}]}"),
             rule("regex", "{path: {type: RegularExpression, value: \"/r/[0-9]+\"}}"),
         ]
@@ -36,6 +40,9 @@ async fn matches_are_tried_in_the_apis_order_of_precedence() {
         ("POST", "/a/b", "", "longer"),
         ("POST", "/a?version=2", "X-Version: two\r\n", "method"),
         ("GET", "/a?version=2", "X-Version: two\r\n", "header"),
+        // The whole value has to match.
+        ("GET", "/a", "X-Version: v12\r\n", "pattern"),
+        ("GET", "/a", "X-Version: v12b\r\n", "prefix"),
         ("GET", "/a?version=2", "", "query"),
         ("GET", "/a?version=3", "", "prefix"),
         ("GET", "/r/12", "", "regex"),
@@ -286,6 +293,15 @@ async fn a_backends_prefix_rewrite_replaces_what_the_rules_has_put_there() {
 }
 
 #[tokio::test]
+async fn a_policy_that_a_rule_names_by_extension_ref_acts_on_that_rule_alone() {
+    let rules = "  - matches: [{path: {value: /inside}}]\n    filters: [{type: ExtensionRef, extensionRef: {group: sluice.dev, kind: TrafficPolicy, name: inside}}]\n    backendRefs: [{name: one, port: 80}]\n  - backendRefs: [{name: one, port: 80}]\n";
+    let policy = "apiVersion: sluice.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: inside, namespace: default}\nspec: {client: {ipAllow: [192.0.2.0/24]}}\n";
+    let shop = Shop::start(&["one"], &join([http_route("shop", &[HOST], rules), policy.to_owned()])).await;
+    assert_eq!((shop.get("/inside").await.status, shop.backend("one").count()), (403, 0));
+    assert_eq!(backend_of(&shop.get("/").await), "one");
+}
+
+#[tokio::test]
 async fn retries_go_by_the_rules_codes() {
     use sluice_tests::Backend;
     use std::sync::Arc;
@@ -394,6 +410,36 @@ async fn a_backend_of_another_namespace_serves_where_a_grant_permits_it() {
     let grant = "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: far, namespace: other}\nspec:\n  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: default}]\n  to: [{group: \"\", kind: Service, name: far}]\n";
     shop.folder.write("grant.yaml", grant);
     shop.until("the granted backend", "/", |answer| answer.status == 200).await;
+}
+
+#[tokio::test]
+async fn a_request_at_an_endpoint_that_begins_to_terminate_is_answered_from_there() {
+    use sluice_tests::objects::{route_to, slice};
+    use sluice_tests::{Backend, raw};
+    use std::sync::Arc;
+    let (release, released) = tokio::sync::watch::channel(false);
+    let leaves = Backend::with(Arc::new(move |request| {
+        let mut released = released.clone();
+        Box::pin(async move {
+            if request.uri().path() == "/held" {
+                let _ = released.wait_for(|go| *go).await;
+            }
+            sluice_tests::backend::text(http::StatusCode::OK, "leaves")
+        })
+    }))
+    .await;
+    let route = route_to("all", &[HOST], "web");
+    let shop = Shop::start(&["stays"], &join([route.clone(), service("web", &[leaves.address])])).await;
+    let mut client = raw::Client::connect(shop.http).await.unwrap();
+    client.send(format!("GET /held HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await.unwrap();
+    wait::until("the request at the endpoint", || async { (leaves.count() == 1).then_some(()) }).await;
+    let terminating = slice("web", 0, leaves.address, "ready: false, serving: true, terminating: true");
+    let stays = slice("web", 1, shop.backend("stays").address, "ready: true");
+    shop.folder.write("more.yaml", join([route, service("web", &[]), terminating, stays]));
+    shop.until("the other endpoint", "/", |answer| answer.text().contains("stays")).await;
+    release.send_replace(true);
+    let answer = client.response().await.unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "leaves"));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use crate::edge::HOST;
 use sluice_tests::certificate::Authority;
-use sluice_tests::{Backend, Folder, Gateway, http2, objects, ports, raw};
+use sluice_tests::{Backend, Folder, Gateway, http2, objects, ports, raw, wait};
 
 #[tokio::test]
 async fn each_way_not_to_reach_a_backend_has_its_status_and_reason() {
@@ -44,6 +44,30 @@ async fn each_way_not_to_reach_a_backend_has_its_status_and_reason() {
         assert_eq!(line["reason"], reason, "{path}");
         assert!(gateway.metric("sluice_requests_total", &[&format!("reason=\"{reason}\"")]).await >= 1.0, "{reason}");
     }
+}
+
+#[tokio::test]
+async fn the_log_says_why_a_request_failed_once_its_level_is_debug() {
+    let (folder, port) = (Folder::new(), ports::free());
+    let refused = format!("127.0.0.1:{}", ports::free()).parse().unwrap();
+    folder.write(
+        "errors.yaml",
+        objects::join([
+            objects::class(),
+            objects::gateway(port, None),
+            objects::route_to("all", &[], "refused"),
+            objects::service("refused", &[refused]),
+        ]),
+    );
+    let gateway = Gateway::start(&folder).await;
+    assert_eq!(raw::get(port, HOST, "/").await.unwrap().status, 502);
+    gateway.logged(|line| line["status"] == 502).await;
+    let debug = "PUT /log-level HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 5\r\n\r\ndebug";
+    assert_eq!(raw::exchange(gateway.admin, debug).await.unwrap().status, 204);
+    assert_eq!(raw::get(port, HOST, "/").await.unwrap().status, 502);
+    let first = |message: &str| gateway.log().iter().position(|line| line.contains(message));
+    let said = wait::until("the reason in the log", || async { first("\"message\":\"request failed\"") }).await;
+    assert!(first("log level changed").is_some_and(|changed| changed < said), "{:?}", gateway.log());
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Header fields: grammar, hop-by-hop, underscores, and those that are the gateway's own.
 
-use crate::edge::{Edge, get};
+use crate::edge::{Edge, HOST, get};
 use sluice_tests::backend::text;
-use sluice_tests::raw;
+use sluice_tests::{http2, raw};
 use std::sync::Arc;
 
 #[tokio::test]
@@ -114,6 +114,14 @@ async fn rfc6585_5_too_many_or_too_large_fields_are_refused() {
     edge.refuses(&[431], &[("101 fields", &get("/", &many)), ("68 KiB", &get("/", &large))]).await;
     assert!(edge.gateway.metric("sluice_limit_hits_total", &["header_count"]).await >= 1.0);
     assert!(edge.gateway.metric("sluice_limit_hits_total", &["header_bytes"]).await >= 1.0);
+    for (count, length) in [(101, 1), (17, 4096)] {
+        let client = http2::Connection::tls(edge.https, HOST, edge.authority.client(&["h2"])).await.unwrap();
+        let request = (0..count)
+            .fold(client.request("GET", HOST, "/"), |request, n| request.header(format!("x-{n}"), "v".repeat(length)));
+        let answer = client.exchange(request.body(()).unwrap(), bytes::Bytes::new()).await.unwrap();
+        assert_eq!(answer.status, 431, "{count} fields of {length} bytes over HTTP/2");
+    }
+    edge.untouched().await;
     let fits: String = (0..90).map(|n| format!("X-{n}: {}\r\n", "v".repeat(500))).collect();
     edge.passes(&get("/", &fits)).await;
 }

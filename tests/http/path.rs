@@ -1,7 +1,8 @@
 //! One normal form of the path (RFC 3986, section 6.2.2), the same for routing and for the backend.
 
-use crate::edge::{Edge, get};
-use sluice_tests::raw;
+use crate::edge::{Edge, HOST, get};
+use sluice_tests::objects::{http_route, join, route_to};
+use sluice_tests::{ports, raw, wait};
 
 #[tokio::test]
 async fn rfc3986_2_1_invalid_percent_encoding_and_encoded_nul_are_refused() {
@@ -70,6 +71,37 @@ async fn encoded_slashes_are_kept_refused_or_redirected_as_the_listener_says() {
 }
 
 #[tokio::test]
+async fn listeners_of_one_port_have_path_policies_of_their_own() {
+    let edge = Edge::start().await;
+    let port = ports::free();
+    let gateway = format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: two, namespace: default}}\nspec:\n  gatewayClassName: sluice\n  infrastructure: {{parametersRef: {{group: sluice.dev, kind: GatewayConfig, name: two}}}}\n  listeners:\n  - {{name: keeps, port: {port}, protocol: HTTP}}\n  - {{name: strict, port: {port}, protocol: HTTP, hostname: strict.example}}\n"
+    );
+    let config = "apiVersion: sluice.dev/v1alpha1\nkind: GatewayConfig\nmetadata: {name: two, namespace: default}\nspec:\n  listeners: [{name: strict, path: {escapedSlashes: Reject}}]\n";
+    let route = route_to("two", &[], "echo").replace("{name: edge}", "{name: two}");
+    edge.folder.write("two.yaml", join([gateway, config.to_owned(), route]));
+    let status = async |host: &str| raw::get(port, host, "/a%2Fb").await.ok().map(|answer| answer.status);
+    wait::until("the listeners", || async { (status(HOST).await == Some(200)).then_some(()) }).await;
+    assert_eq!(status("strict.example").await, Some(400));
+}
+
+#[tokio::test]
+async fn encoded_slashes_are_refused_by_a_rule_whose_policy_says_so_and_by_no_other() {
+    let edge = Edge::start().await;
+    let rules = "  - {name: guarded, matches: [{path: {value: /guarded}}], backendRefs: [{name: echo, port: 80}]}\n  - {matches: [{path: {value: /guarded/not}}], backendRefs: [{name: echo, port: 80}]}\n";
+    let policy = "apiVersion: sluice.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: guarded, namespace: default}\nspec:\n  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: guarded, sectionName: guarded}]\n  client: {escapedSlashes: Reject}\n";
+    edge.folder.write("guarded.yaml", join([http_route("guarded", &[], rules), policy.to_owned()]));
+    wait::until("the policy", || async {
+        (raw::get(edge.http, HOST, "/guarded/a%2Fb").await.ok()?.status == 400).then_some(())
+    })
+    .await;
+    assert_eq!(edge.gateway.logged(|l| l["status"] == 400).await["reason"], "escaped_slash");
+    for path in ["/guarded/a", "/guarded/not/a%2Fb"] {
+        assert_eq!(edge.passes(&get(path, "")).await.target(), path);
+    }
+}
+
+#[tokio::test]
 async fn double_slashes_stay_where_the_listener_says_so() {
     let edge = Edge::configured("path: {mergeSlashes: false}").await;
     assert_eq!(edge.passes(&get("/a//b", "")).await.target(), "/a//b");
@@ -80,13 +112,13 @@ async fn routing_goes_by_the_normal_form() {
     let edge = Edge::start().await;
     edge.folder.write(
         "admin.yaml",
-        sluice_tests::objects::http_route(
+        http_route(
             "admin",
             &[],
             "  - matches: [{path: {type: PathPrefix, value: /admin}}]\n    filters: [{type: RequestRedirect, requestRedirect: {hostname: denied.example, statusCode: 301}}]\n",
         ),
     );
-    sluice_tests::wait::until("the route", || async {
+    wait::until("the route", || async {
         (raw::get(edge.http, "edge.example", "/admin").await.ok()?.status == 301).then_some(())
     })
     .await;

@@ -54,6 +54,7 @@ async fn rfc9110_4_2_3_a_host_is_compared_without_case_final_dot_and_default_por
     for host in ["NAMED.example", "named.example.", "named.example:80", "Named.Example.:80"] {
         let seen = edge.passes(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         assert_eq!(seen.field("x-route").as_deref(), Some("named"), "{host} did not find the route");
+        assert_eq!(seen.field("host").as_deref(), Some(host), "the backend gets what was sent");
     }
 }
 

@@ -53,6 +53,17 @@ async fn rfc9112_9_3_a_clean_answer_lets_the_connection_be_used_again() {
     assert!(edge.reused(), "each request opened a connection of its own");
 }
 
+/// The engine writes its own over the backend's. Whatever else says who answered, and when, is passed on.
+#[tokio::test]
+async fn rfc9110_6_6_1_an_answer_has_one_date_and_it_is_the_gateways() {
+    let past = "Sun, 06 Nov 1994 08:49:37 GMT";
+    let answer = format!("HTTP/1.1 200 OK\r\nDate: {past}\r\nServer: origin\r\nAge: 7\r\nContent-Length: 2\r\n\r\nok");
+    let answer = before(&answer, Then::KeepOpen).await.get().await.unwrap();
+    let of = |name: &str| answer.header_map().get_all(name).iter().cloned().collect::<Vec<_>>();
+    assert!(of("date").len() == 1 && of("date")[0] != past, "{:?}", of("date"));
+    assert_eq!((of("server")[0].as_bytes(), of("age")[0].as_bytes()), (&b"origin"[..], &b"7"[..]));
+}
+
 #[tokio::test]
 async fn rfc9112_9_3_bytes_behind_the_answer_are_never_the_next_answer() {
     let more = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npoisoned";
@@ -105,12 +116,13 @@ async fn rfc9110_15_6_3_a_backend_that_closes_before_it_answers_is_a_bad_gateway
 }
 
 #[tokio::test]
-async fn rfc9112_8_an_answer_that_breaks_off_never_looks_whole() {
+async fn rfc9112_8_an_answer_that_breaks_off_never_looks_whole_and_is_not_asked_for_again() {
     let edge = before("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this", Then::Close).await;
     assert!(edge.get().await.is_err(), "a truncated answer looked whole");
     let edge = before("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", Then::Close).await;
     assert!(edge.get().await.is_err(), "a truncated chunked answer looked whole");
     assert_eq!(edge.gateway.logged(|l| l["status"] == 200).await["reason"], "response_truncated");
+    assert_eq!(edge.backend.heads().len(), 1, "a request was tried again after the head of its answer");
 }
 
 #[tokio::test]

@@ -75,6 +75,11 @@ async fn rfc9110_15_6_5_a_backend_that_does_not_answer_is_a_gateway_timeout() {
         })
     }))
     .await;
+    // One that nobody takes a connection from: the next one waits for a place behind this one.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = socket.listen(0).unwrap();
+    let _waiting = tokio::net::TcpStream::connect(full.local_addr().unwrap()).await.unwrap();
     let folder = Folder::new();
     let port = ports::free();
     let slow = |name: &str, timeouts: &str| {
@@ -90,15 +95,26 @@ async fn rfc9110_15_6_5_a_backend_that_does_not_answer_is_a_gateway_timeout() {
         "slow.yaml",
         objects::join([
             objects::class(),
-            objects::configured_gateway(port, None, "timeouts: {responseHeaders: 1s}"),
+            objects::configured_gateway(port, None, "timeouts: {responseHeaders: 1s, connect: 1s}"),
             slow("request", "{request: 500ms}"),
             slow("try", "{request: 10s, backendRequest: 500ms}"),
             objects::http_route("listener", &[], "  - backendRefs: [{name: slow, port: 80}]\n"),
             objects::service("slow", &[backend.address]),
+            objects::http_route(
+                "full",
+                &[],
+                "  - matches: [{path: {value: /full}}]\n    backendRefs: [{name: full, port: 80}]\n",
+            ),
+            objects::service("full", &[full.local_addr().unwrap()]),
         ]),
     );
     let gateway = Gateway::start(&folder).await;
-    for (path, reason) in [("/request", "request_timeout"), ("/try", "upstream_timeout"), ("/", "upstream_timeout")] {
+    for (path, reason) in [
+        ("/request", "request_timeout"),
+        ("/try", "upstream_timeout"),
+        ("/", "upstream_timeout"),
+        ("/full", "upstream_connect_timeout"),
+    ] {
         let answer = raw::get(port, HOST, path).await.unwrap();
         assert_eq!(answer.status, 504, "{path}");
         assert_eq!(gateway.logged(|l| l["path"] == path).await["reason"], reason, "{path}");

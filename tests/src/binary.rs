@@ -23,7 +23,14 @@ fn build() -> PathBuf {
     let profile = std::env::var("SLUICE_TEST_PROFILE").unwrap_or_else(|_| "dev".to_owned());
     // The whole workspace, as `cargo test` selects it: another selection would mean other features of shared
     // dependencies, and so build most of them a second time.
-    let output = Command::new(cargo)
+    let mut build = Command::new(cargo);
+    // What cargo tells this test of its package: ring's build asks for the like, and would be done again with all that
+    // needs it, here and in the next build outside.
+    let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
+        build.env_remove(name);
+    }
+    let output = build
         .args(["build", "--locked", "--workspace", "--bin", "sluice", "--message-format", "json", "--profile"])
         .arg(profile)
         .current_dir(root())

@@ -6,6 +6,7 @@ use sluice_sources::SourceUpdate;
 use sluice_sources::files::{FileSource, MAX_FILE_BYTES, Watch};
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -389,8 +390,21 @@ fn an_object_whose_kind_is_mistyped_goes_on_serving() {
 fn a_forced_reading_looks_behind_the_stamps() {
     let mut f = Fixture::new();
     f.write("a.yaml", &service("a", 80));
+    // The name of this thread: a file whose times stand still, whatever is written over it.
+    let name = Path::new("/proc/thread-self/comm");
+    let write = |text: &str| fs::OpenOptions::new().write(true).open(name).unwrap().write_all(text.as_bytes()).unwrap();
+    write("a: [b");
+    symlink(name, f.path("b.yaml")).unwrap();
+    // A stamp is trusted once it is older than a tick of the kernel's.
+    while fs::metadata(name).unwrap().modified().unwrap().elapsed().unwrap() < Duration::from_millis(200) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     f.read();
-    assert!(f.source.reread(&HashSet::new()).changes.is_empty(), "the content is the same");
+    write("a: 1");
+    assert_eq!(codes(&f.read().problems), [Code::YamlSyntax], "the stamp is the same");
+    let update = f.source.reread(&HashSet::new());
+    assert_eq!(codes(&update.problems), [Code::NotAnObject]);
+    assert!(update.changes.is_empty(), "the other file's content is the same");
 }
 
 /// Waits until the watch tells of a change, and reads.

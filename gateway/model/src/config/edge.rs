@@ -240,3 +240,56 @@ impl Default for Forwarding {
         Forwarding { trusted_proxies: Vec::new(), forwarded: false, via: true, request_id: true }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_nothing_is_said_the_edge_is_safe_by_these_figures() {
+        let seconds = Duration::from_secs;
+        let safe = Edge {
+            limits: Limits {
+                connections: 10_000,
+                udp_sessions: 10_000,
+                header_bytes: 65_536,
+                header_count: 100,
+                request_target: 8_192,
+                method: 32,
+                body: None,
+                requests_per_connection: 10_000,
+                drain_bytes: 65_536,
+            },
+            timeouts: Timeouts {
+                handshake: seconds(10),
+                request_headers: seconds(10),
+                body_idle: seconds(60),
+                body_min_rate: 240,
+                response_min_rate: 240,
+                response_headers: seconds(60),
+                stream_idle: seconds(300),
+                udp_idle: seconds(60),
+                tunnel_max: None,
+                connection_max: Some(seconds(3_600)),
+                keep_alive: seconds(75),
+                drain: seconds(30),
+                connect: seconds(5),
+            },
+            http2: Http2 {
+                max_concurrent_streams: 100,
+                stream_window: 65_536,
+                connection_window: 1_048_576,
+                resets: 200,
+                control_frames: 1_000,
+                continuations: 16,
+                send_buffer: 1_048_576,
+            },
+            path: PathPolicy { escaped_slashes: EscapedSlashes::Keep, keep_double_slashes: false },
+            underscores: UnderscorePolicy::Drop,
+            server_header: ServerHeader::PassThrough,
+            forwarding: Forwarding { trusted_proxies: Vec::new(), forwarded: false, via: true, request_id: true },
+            proxy_protocol: false,
+        };
+        assert_eq!(Edge::default(), safe);
+    }
+}

@@ -65,3 +65,31 @@ impl Drop for AbortOnDrop {
         self.0.abort();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::registry::Registry;
+    use std::sync::Arc;
+    use tokio::sync::Notify;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_is_started_again_and_counted() {
+        let mut registry = Registry::default();
+        let metrics = UpstreamMetrics::register(&mut registry);
+        let again = Arc::new(Notify::new());
+        let (tell, mut runs) = (again.clone(), 0);
+        let _task = Background::spawn(&Handle::current(), "test", "shop/web:80".into(), &metrics, move || {
+            runs += 1;
+            let (tell, first) = (tell.clone(), runs == 1);
+            async move {
+                assert!(!first, "the first time");
+                tell.notify_one();
+            }
+        });
+        tokio::time::timeout(Duration::from_secs(20), again.notified()).await.unwrap();
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(text.contains("sluice_upstream_task_restarts_total{task=\"test\"} 1\n"), "{text}");
+    }
+}

@@ -118,7 +118,7 @@ fn backend_settings_of_a_service_stand_between_listener_and_route() {
             + &policy(
                 "g",
                 &format!(
-                    "{GATEWAY}  backend: {{loadBalancer: {{type: LeastRequest}}, timeouts: {{connect: 1s, request: 9s}}}}"
+                    "{GATEWAY}  backend: {{loadBalancer: {{type: LeastRequest, slowStart: 20s}}, timeouts: {{connect: 1s, request: 9s}}}}"
                 ),
             )
             + &policy("s", &format!("{SERVICE}  {hash}"))
@@ -136,6 +136,7 @@ fn backend_settings_of_a_service_stand_between_listener_and_route() {
     for (_, policy) in &policies {
         assert_eq!(policy.load_balancer, LoadBalancer::ConsistentHash(HashKey::Cookie("id".into())));
         assert_eq!(policy.connect_timeout, Some(Duration::from_secs(1)));
+        assert_eq!(policy.slow_start, Some(Duration::from_secs(20)));
     }
     let mut requests: Vec<_> = policies.iter().map(|(n, _)| *n).collect();
     requests.sort_unstable();
