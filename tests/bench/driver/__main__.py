@@ -70,6 +70,7 @@ def run(options, workdir):
         for proxy in (field if scenarios or plugged else []) + plugged:
             proxy.start(workdir)
             started.append(proxy)
+            proxies.wait_for_answer(proxy)
         result["samples"] = measure.interleaved(
             field, scenarios, options.rounds, options.seconds, workdir, progress)
         if with_sluice:

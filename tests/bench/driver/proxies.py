@@ -1,5 +1,6 @@
 """What is measured: each proxy as a process pinned to one core, with a plain and a TLS port."""
 
+import http.client
 import os
 import shutil
 import signal
@@ -76,6 +77,20 @@ def wait_for(port, proxy, seconds=60):
         except OSError:
             time.sleep(0.05)
     raise SystemExit(f"{proxy.name} does not listen on {port}")
+
+
+def wait_for_answer(proxy, seconds=120):
+    """A plugin is compiled behind an open port; until then what it guards is answered 503."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        connection = http.client.HTTPConnection("127.0.0.1", proxy.plain, timeout=10)
+        connection.request("GET", "/r0/item", headers={"Host": "h0.bench.example"})
+        status = connection.getresponse().status
+        connection.close()
+        if status == 200:
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"{proxy.name} answers {status}")
 
 
 def backend():
