@@ -18,6 +18,16 @@ async fn shop() -> Shop {
     Shop::start(&["one"], &route_to("all", &[HOST], "one")).await
 }
 
+/// A port with one backend behind it.
+fn one(port: u16, backend: &Backend) -> String {
+    objects::join([
+        objects::class(),
+        objects::gateway(port, None),
+        route_to("all", &[HOST], "one"),
+        objects::service("one", &[backend.address]),
+    ])
+}
+
 #[tokio::test]
 async fn sigterm_closes_http1_after_its_answer_and_tells_http2_and_web_sockets() {
     let mut shop = shop().await;
@@ -139,15 +149,7 @@ async fn a_socket_that_systemd_passes_is_served_with_what_waits_in_its_queue() {
     let (folder, backend) = (Folder::new(), Backend::echo("one").await);
     let socket = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = socket.local_addr().unwrap().port();
-    folder.write(
-        "one.yaml",
-        objects::join([
-            objects::class(),
-            objects::gateway(port, None),
-            route_to("all", &[HOST], "one"),
-            objects::service("one", &[backend.address]),
-        ]),
-    );
+    folder.write("one.yaml", one(port, &backend));
     let mut early = raw::Client::connect(port).await.unwrap();
     early.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await.unwrap();
     let gateway = Options::new(&folder).socket(socket).start().await;
@@ -207,15 +209,7 @@ async fn a_gateway_is_not_ready_before_the_ports_of_its_first_configuration_are_
     let (folder, backend, port) = (Folder::new(), Backend::echo("one").await, ports::free());
     let taken = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
     let taken6 = std::net::TcpListener::bind(("::", port));
-    folder.write(
-        "one.yaml",
-        objects::join([
-            objects::class(),
-            objects::gateway(port, None),
-            route_to("all", &[HOST], "one"),
-            objects::service("one", &[backend.address]),
-        ]),
-    );
+    folder.write("one.yaml", one(port, &backend));
     let mut gateway = Options::new(&folder).without_waiting().start().await;
     shown(&gateway, "SLUICE-P308").await;
     let (status, why) = gateway.public_get("/readyz").await.unwrap();
