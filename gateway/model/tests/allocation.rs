@@ -35,7 +35,7 @@ fn matcher() -> HostMatcher {
         matches.push(RouteMatch { headers: vec![pattern], ..path() });
         matches.push(RouteMatch { query: vec![query], ..path() });
     }
-    HostMatcher::new(&VirtualHost { hostname: HostPattern::Any, matches, rules: Vec::new() })
+    HostMatcher::new(&VirtualHost { hostname: HostPattern::Any, matches: matches.into(), rules: [].into() })
 }
 
 #[test]

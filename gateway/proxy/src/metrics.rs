@@ -177,6 +177,12 @@ pub struct RouteMetrics {
     label: Arc<str>,
     requests: [AtomicU64; CLASSES.len()],
     duration: OnceLock<Box<AtomicHistogram>>,
+    /// Of a rule that carries bytes or datagrams.
+    carried: OnceLock<Box<Carried>>,
+}
+
+#[derive(Debug, Default)]
+struct Carried {
     /// Bytes of its connections, from clients and to them.
     bytes: [AtomicU64; 2],
     /// Its datagrams and their bytes, from clients and to them.
@@ -194,24 +200,23 @@ const DIRECTIONS: [&str; 2] = ["received", "sent"];
 
 impl RouteMetrics {
     fn new(label: Arc<str>) -> Self {
-        RouteMetrics {
-            label,
-            requests: Default::default(),
-            duration: OnceLock::new(),
-            bytes: Default::default(),
-            datagrams: Default::default(),
-        }
+        RouteMetrics { label, requests: Default::default(), duration: OnceLock::new(), carried: OnceLock::new() }
+    }
+
+    fn carried(&self) -> &Carried {
+        self.carried.get_or_init(Box::default)
     }
 
     /// What a connection has carried, from the client and to it.
     pub fn add_bytes(&self, received: u64, sent: u64) {
-        self.bytes[0].fetch_add(received, Relaxed);
-        self.bytes[1].fetch_add(sent, Relaxed);
+        let [of_clients, to_them] = &self.carried().bytes;
+        of_clients.fetch_add(received, Relaxed);
+        to_them.fetch_add(sent, Relaxed);
     }
 
     /// A datagram was passed on.
     pub fn add_datagram(&self, direction: Direction, bytes: usize) {
-        let [count, sum] = &self.datagrams[direction as usize];
+        let [count, sum] = &self.carried().datagrams[direction as usize];
         count.fetch_add(1, Relaxed);
         sum.fetch_add(bytes as u64, Relaxed);
     }
@@ -468,7 +473,9 @@ impl Collector for RequestMetrics {
             "Bytes of connections that have ended, by TCPRoute or TLSRoute, received from clients and sent to them";
         let mut family = encoder.encode_descriptor("sluice_stream_bytes", help, None, counter)?;
         for route in &routes {
-            for (direction, count) in DIRECTIONS.into_iter().zip(&route.bytes) {
+            for (direction, count) in
+                DIRECTIONS.into_iter().zip(route.carried.get().into_iter().flat_map(|of| &of.bytes))
+            {
                 let count = count.load(Relaxed);
                 if count > 0 {
                     let labels = [("route", &*route.label), ("direction", direction)];
@@ -512,7 +519,9 @@ impl Collector for RequestMetrics {
         for (n, (name, help)) in families.into_iter().enumerate() {
             let mut family = encoder.encode_descriptor(name, help, None, counter)?;
             for route in &routes {
-                for (direction, counts) in DIRECTIONS.into_iter().zip(&route.datagrams) {
+                for (direction, counts) in
+                    DIRECTIONS.into_iter().zip(route.carried.get().into_iter().flat_map(|of| &of.datagrams))
+                {
                     let count = counts.get(n).map_or(0, |count| count.load(Relaxed));
                     if count > 0 {
                         let labels = [("route", &*route.label), ("direction", direction)];

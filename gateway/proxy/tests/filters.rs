@@ -214,7 +214,7 @@ async fn clients_that_a_rule_does_not_allow_are_denied() {
     let web = Server::named("web").await;
     let only = |net: &str| {
         let net = net.parse().unwrap();
-        to("web").with(|rule| rule.client.ip_allow = vec![net])
+        to("web").with(|rule| Arc::make_mut(&mut rule.client).ip_allow = vec![net])
     };
     let gateway = Setup::new()
         .backend("web", &[web.address])
@@ -229,7 +229,7 @@ async fn clients_that_a_rule_does_not_allow_are_denied() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_have_a_limit_whether_they_say_their_length_or_not() {
     let web = Server::named("web").await;
-    let rule = to("web").with(|rule| rule.client.max_body = Some(10));
+    let rule = to("web").with(|rule| Arc::make_mut(&mut rule.client).max_body = Some(10));
     let gateway = Setup::new().backend("web", &[web.address]).rule("/", rule).start().await;
     let fits = gateway.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n0123456789").await;
     assert_eq!(fits.status, 200);

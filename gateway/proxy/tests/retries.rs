@@ -39,8 +39,9 @@ where
     address
 }
 
-fn retry(attempts: u32, codes: &[u16]) -> Retry {
-    Retry { attempts, codes: codes.to_vec(), backoff: Some(Duration::from_millis(1)), ..Retry::default() }
+fn retry(attempts: u32, codes: &[u16]) -> Arc<Retry> {
+    let retry = Retry { attempts, codes: codes.to_vec(), backoff: Some(Duration::from_millis(1)), ..Retry::default() };
+    Arc::new(retry)
 }
 
 #[tokio::test(flavor = "multi_thread")]

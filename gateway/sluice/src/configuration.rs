@@ -276,7 +276,7 @@ impl Path {
             Cause::Plugins => self.applied = self.configuration.plane.refresh(),
             Cause::Keep => {
                 // Pointers: whoever writes them holds up no change.
-                self.configuration.origin.keep(self.translator.store().iter().collect());
+                self.configuration.origin.keep(self.translator.store().documents().collect());
                 return;
             }
             Cause::Clock => {

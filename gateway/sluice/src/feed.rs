@@ -1,7 +1,7 @@
 //! Where objects come from, folders or a cluster, as the configuration task sees it: one way to wait, one to read.
 
 use sluice_model::{Kind, Problem};
-use sluice_resources::Object;
+use sluice_resources::Document;
 use sluice_sources::SourceUpdate;
 use sluice_sources::files::{FileSource, Watch};
 use sluice_sources::kubernetes::{KubernetesSource, WatchState};
@@ -53,9 +53,9 @@ impl Origin {
         }
     }
 
-    pub(crate) fn keep(&self, objects: Vec<Object>) {
+    pub(crate) fn keep(&self, documents: Vec<Document>) {
         if let Origin::Cluster(source) = self {
-            source.give_last_good(objects);
+            source.give_last_good(documents);
         }
     }
 }

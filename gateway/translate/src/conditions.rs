@@ -144,10 +144,10 @@ impl ListenerStatus {
 impl ParentStatus {
     /// `invalid`: what is wrong with the route beside its parents and references.
     pub fn conditions(&self, invalid: Option<&str>) -> Vec<Condition> {
-        let accepted = Condition::accepted(self.rejected.as_ref(), "the route is served here");
+        let accepted = Condition::accepted(self.rejected.as_deref(), "the route is served here");
         let is_accepted = accepted.status;
         let mut conditions = vec![accepted];
-        conditions.extend((!self.unread).then(|| Condition::resolved(self.unresolved.as_ref())));
+        conditions.extend((!self.unread).then(|| Condition::resolved(self.unresolved.as_deref())));
         if let Some(message) = invalid.filter(|_| is_accepted) {
             conditions.push(Condition::good("PartiallyInvalid", "UnsupportedValue", message));
         }

@@ -30,7 +30,7 @@ pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, route: &GrpcRout
         }
         // The fields of one are fields of the other.
         Err(error) => {
-            let mut compiled = Compiled::new(Rank::of(&route.metadata));
+            let mut compiled = Compiled::new(Rank::named(&route.metadata, name));
             Report::new(&object, &mut compiled.problems).error(Code::WrongType, "spec", error.to_string());
             compiled
         }

@@ -2,7 +2,6 @@
 
 use crate::few::Few;
 use crate::ingress::FALLBACK;
-use crate::rank::Rank;
 use crate::world::Kept;
 use sluice_model::config::{ListenerId, RouteMatch, VirtualHost};
 use sluice_model::matcher::precedence;
@@ -17,13 +16,43 @@ pub(crate) type HostKey = (ListenerId, HostPattern);
 /// Which routes each virtual host is made of, the one that goes first on ties first.
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
-    contributors: BTreeMap<HostKey, Few<(Rank, ObjectRef)>>,
+    contributors: BTreeMap<HostKey, Few<Contributor>>,
+}
+
+/// One of the routes of a host. Ordered as their ranks are, then by kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Contributor {
+    created: i64,
+    route: ObjectRef,
+}
+
+impl Contributor {
+    fn new(route: &ObjectRef, kept: &Kept) -> Self {
+        Contributor { created: kept.rank.created, route: route.clone() }
+    }
+}
+
+impl Ord for Contributor {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (a, b) = (&self.route, &other.route);
+        self.created
+            .cmp(&other.created)
+            .then_with(|| a.namespace.cmp(&b.namespace))
+            .then_with(|| a.name.cmp(&b.name))
+            .then_with(|| a.kind.cmp(&b.kind))
+    }
+}
+
+impl PartialOrd for Contributor {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl Hosts {
     pub(crate) fn insert(&mut self, route: &ObjectRef, kept: &Kept) {
         for key in kept.hosts() {
-            let contributor = (kept.rank.clone(), route.clone());
+            let contributor = Contributor::new(route, kept);
             match self.contributors.entry(key.clone()) {
                 Entry::Occupied(mut routes) => routes.get_mut().insert(contributor),
                 Entry::Vacant(none) => {
@@ -34,7 +63,7 @@ impl Hosts {
     }
 
     pub(crate) fn remove(&mut self, route: &ObjectRef, kept: &Kept) {
-        let contributor = (kept.rank.clone(), route.clone());
+        let contributor = Contributor::new(route, kept);
         for key in kept.hosts() {
             if self.contributors.get_mut(key).is_some_and(|routes| routes.remove(&contributor)) {
                 self.contributors.remove(key);
@@ -46,12 +75,23 @@ impl Hosts {
     pub(crate) fn build(
         &self,
         key: &HostKey,
-        routes: &BTreeMap<ObjectRef, Kept>,
+        routes: &BTreeMap<ObjectRef, Box<Kept>>,
         problems: &mut Vec<Problem>,
     ) -> Option<VirtualHost> {
+        let contributors = self.contributors.get(key)?;
+        if let Few::One(one) = contributors {
+            let set = routes.get(&one.route)?.placement(key)?;
+            if in_order(&set.matches) {
+                return Some(VirtualHost {
+                    hostname: key.1.clone(),
+                    matches: set.matches.clone(),
+                    rules: set.rules.clone(),
+                });
+            }
+        }
         let mut rules = Vec::new();
         let mut matches: Vec<(&RouteMatch, u32, &ObjectRef, (u32, u32))> = Vec::new();
-        for (_, route) in self.contributors.get(key)?.iter() {
+        for Contributor { route, .. } in contributors.iter() {
             let Some(set) = routes.get(route).and_then(|kept| kept.placement(key)) else { continue };
             let offset = u32::try_from(rules.len()).unwrap_or(u32::MAX);
             rules.extend(set.rules.iter().cloned());
@@ -69,9 +109,13 @@ impl Hosts {
             }
         }
         let matches = matches.into_iter().map(|(found, rule, ..)| RouteMatch { rule, ..found.clone() }).collect();
-        rules.shrink_to_fit();
-        Some(VirtualHost { hostname: key.1.clone(), matches, rules })
+        Some(VirtualHost { hostname: key.1.clone(), matches, rules: rules.into() })
     }
+}
+
+/// Whether matches of one route are by precedence as they are written, and no two of them are equal in it.
+fn in_order(matches: &[RouteMatch]) -> bool {
+    matches.is_sorted_by(|a, b| precedence(a, b) == Ordering::Less)
 }
 
 /// Whether two matches take the same requests.

@@ -11,7 +11,7 @@ use crate::policy::{Chain, Level, backend_plan, client_policy, retry};
 use crate::rank::Rank;
 use crate::report::Report;
 use crate::service::{PortRef, Spoken, resolve};
-use crate::world::{Compiled, RuleSet, World};
+use crate::world::{Compiled, RuleSet, Rules, World};
 use http::StatusCode;
 use sluice_model::config::{
     Action, BackendTarget, Filters, PathMatch, RouteMatch, Rule, RuleId, SessionPersistence, WeightedBackend,
@@ -19,6 +19,7 @@ use sluice_model::config::{
 use sluice_model::object::NamespacedName;
 use sluice_model::plugin::PluginUse;
 use sluice_model::{Code, HostPattern, Kind, ObjectRef, Reason};
+use sluice_resources::Packed;
 use sluice_resources::api::Ingress;
 use sluice_resources::api::networking::{IngressBackend, IngressSpec};
 use std::collections::BTreeMap;
@@ -56,7 +57,7 @@ struct Wanted<'i> {
 
 pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, ingress: &Ingress) -> Compiled {
     let object = ObjectRef::new(Kind::Ingress, name.namespace.clone(), name.name.clone());
-    let mut compiled = Compiled::new(Rank::of(&ingress.metadata));
+    let mut compiled = Compiled::new(Rank::named(&ingress.metadata, name));
     let mut report = Report::new(&object, &mut compiled.problems);
     match world.attach.ingress.classes.claim(ingress) {
         Claim::Ours => {}
@@ -116,7 +117,7 @@ pub(crate) fn default_backend(world: &World<'_>) -> Option<Compiled> {
         compiled.deps.extend([place.id.gateway_ref(), place.id.owner().0]);
         let action = forward(world, object, place, service, PortRef::Number(*port), &chain, field, &mut compiled);
         let rule = rule(world, object, "default".to_owned(), action, &chain, &mut compiled);
-        let set = RuleSet { rules: vec![Arc::new(rule)], matches: vec![anything(0)], origins: vec![(0, 0)] };
+        let set = Rules { rules: vec![Arc::new(rule)], matches: vec![anything(0)], origins: vec![(0, 0)] }.finish();
         compiled.placements.insert((place.id.clone(), HostPattern::Any), Arc::new(set));
     }
     Some(compiled)
@@ -257,7 +258,7 @@ fn hosts(
     for name in names {
         chain.push(Level::Route, usable(name));
     }
-    let mut sets: BTreeMap<HostPattern, RuleSet> = BTreeMap::new();
+    let mut sets: BTreeMap<HostPattern, Rules> = BTreeMap::new();
     for want in wanted {
         let action = if unguarded {
             Action::Reply { status: StatusCode::SERVICE_UNAVAILABLE, reason: Reason::UnsupportedFilter }
@@ -271,11 +272,7 @@ fn hosts(
         set.matches.push(RouteMatch { path: want.path.clone(), ..anything(index) });
         set.origins.push(want.origin);
     }
-    let shared = |(host, mut set): (HostPattern, RuleSet)| {
-        set.shrink();
-        (host, Arc::new(set))
-    };
-    sets.into_iter().map(shared).collect()
+    sets.into_iter().map(|(host, set)| (host, Arc::new(set.finish()))).collect()
 }
 
 /// What cannot be reached answers 503: a Service that is not there yet is the usual case.
@@ -351,9 +348,9 @@ fn session(
     if compiled.backends.get(key)?.is_balanced_elsewhere() {
         return None;
     }
-    let ingress = world.store.ingresses.get(&id.route.key());
-    let uid = ingress.and_then(|ingress| ingress.metadata.uid.as_deref()).unwrap_or_default();
-    traffic.session(uid, &id.to_string(), &key.service).map(Arc::new)
+    let ingress = world.store.ingresses.get(&id.route.key()).and_then(Packed::open);
+    let uid = ingress.and_then(|ingress| ingress.metadata.uid).unwrap_or_default();
+    traffic.session(&uid, &id.to_string(), &key.service).map(Arc::new)
 }
 
 fn rule(
@@ -391,8 +388,8 @@ fn rule(
         action,
         request_timeout: plan.request_timeout,
         backend_timeout: None,
-        retry: retry(settings.retry.as_ref(), "", &mut quiet),
+        retry: retry(settings.retry.as_ref(), "", &mut quiet).shared(),
         plugins,
-        client: client_policy(&chain.client(), "", &mut quiet),
+        client: client_policy(&chain.client(), "", &mut quiet).shared(),
     }
 }

@@ -60,6 +60,6 @@ pub use options::Options;
 pub use sluice_model::{Config, Problem};
 pub use status::{
     Ancestor, AncestorStatus, ClassStatus, ConfigStatus, GatewayStatus, Infrastructure, ListenerSetStatus,
-    ListenerStatus, ParentStatus, PluginStatus, PolicyStatus, RouteStatus, Status, StatusChanges,
+    ListenerStatus, ParentStatus, PluginStatus, PolicyStatus, RouteStatus, Status, StatusChanges, Why,
 };
 pub use translator::{Output, Translator};

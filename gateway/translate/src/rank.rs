@@ -8,7 +8,7 @@ use sluice_resources::api::ObjectMeta;
 pub(crate) struct Rank {
     /// Seconds since 1970. An object of a file has no time of creation; such objects are equally old, and older than
     /// those that have one.
-    created: i64,
+    pub(crate) created: i64,
     pub(crate) name: NamespacedName,
 }
 
@@ -19,9 +19,14 @@ impl Rank {
     }
 
     pub(crate) fn of(meta: &ObjectMeta) -> Self {
+        Rank::named(meta, &name_of(meta))
+    }
+
+    /// Of an object whose name is in memory by now.
+    pub(crate) fn named(meta: &ObjectMeta, name: &NamespacedName) -> Self {
         Rank {
             created: meta.creation_timestamp.as_ref().map_or(i64::MIN, |time| time.0.as_second()),
-            name: name_of(meta),
+            name: name.clone(),
         }
     }
 }

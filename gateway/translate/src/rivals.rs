@@ -53,7 +53,7 @@ impl Rivals {
     }
 
     /// Judges the listeners that were touched anew. Gives the routes of which something else holds than before.
-    pub(crate) fn settle(&mut self, routes: &BTreeMap<ObjectRef, Kept>) -> BTreeSet<ObjectRef> {
+    pub(crate) fn settle(&mut self, routes: &BTreeMap<ObjectRef, Box<Kept>>) -> BTreeSet<ObjectRef> {
         let mut changed = BTreeSet::new();
         for listener in std::mem::take(&mut self.touched) {
             let former = self.lost.remove(&listener).unwrap_or_default();
@@ -77,7 +77,7 @@ impl Rivals {
     }
 }
 
-fn losers(listener: &ListenerId, routes: &BTreeMap<ObjectRef, Kept>) -> BTreeMap<ObjectRef, ObjectRef> {
+fn losers(listener: &ListenerId, routes: &BTreeMap<ObjectRef, Box<Kept>>) -> BTreeMap<ObjectRef, ObjectRef> {
     let claims = routes.iter().filter_map(|(route, kept)| Some((&kept.rank, route, kept.claim(listener)?)));
     let mut claims: Vec<(&Rank, &ObjectRef, &[HostPattern])> = claims.collect();
     claims.sort_by_key(|(rank, route, _)| (*rank, *route));

@@ -79,7 +79,7 @@ impl Inputs {
         for change in changes {
             match change {
                 Change::Upsert(object) => {
-                    let reference = object.reference();
+                    let reference = self.store.shared(object.reference());
                     let former = self.slice(&reference);
                     let slice = match &object {
                         Object::EndpointSlice(slice) => Some(slice.clone()),
@@ -90,7 +90,7 @@ impl Inputs {
                     self.stand_ins.remove(&reference);
                     // What is not read anew for it is asked for its status as it is.
                     let mended = self.unreadable.remove(&reference).is_some() && reference.kind.is_route();
-                    if !self.store.upsert(object) && !mended {
+                    if !self.store.upsert_as(reference.key(), object) && !mended {
                         continue;
                     }
                     for old in former.iter() {
@@ -108,7 +108,7 @@ impl Inputs {
                     let former = self.slice(&reference);
                     self.stand_ins.remove(&reference);
                     let was_unreadable = self.unreadable.remove(&reference).is_some();
-                    if self.store.remove(&reference).is_none() && !was_unreadable {
+                    if !self.store.remove(&reference) && !was_unreadable {
                         continue;
                     }
                     touched.slices_of.extend((reference.kind == Kind::Service).then(|| reference.key()));

@@ -275,6 +275,9 @@ pub struct RouteStatus {
     pub invalid: Option<String>,
 }
 
+/// A reason and a message. Behind a pointer where there are as many places for one as routes.
+pub type Why = (&'static str, String);
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ParentStatus {
     /// A Gateway or a ListenerSet.
@@ -289,9 +292,9 @@ pub struct ParentStatus {
     pub listeners: Vec<String>,
     /// Reason and message of `Accepted: False`: NoMatchingParent, NotAllowedByListeners,
     /// NoMatchingListenerHostname, Conflicted, UnsupportedValue, IncompatibleFilters.
-    pub rejected: Option<(&'static str, String)>,
+    pub rejected: Option<Box<Why>>,
     /// Reason and message of `ResolvedRefs: False`: BackendNotFound, InvalidKind, RefNotPermitted, UnsupportedProtocol.
-    pub unresolved: Option<(&'static str, String)>,
+    pub unresolved: Option<Box<Why>>,
     /// The newest form cannot be read: nothing is known of what it refers to.
     #[serde(skip)]
     pub unread: bool,

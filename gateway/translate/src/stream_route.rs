@@ -39,7 +39,7 @@ fn compile(
         Ok(spec) => spec,
         // The fields of one are fields of the other.
         Err(error) => {
-            let mut compiled = Compiled::new(Rank::of(metadata));
+            let mut compiled = Compiled::new(Rank::named(metadata, name));
             Report::new(&object, &mut compiled.problems).error(Code::WrongType, "spec", error.to_string());
             return compiled;
         }

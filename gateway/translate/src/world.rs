@@ -31,21 +31,26 @@ pub(crate) struct World<'w> {
 }
 
 /// Rules with the matches that lead to them.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct RuleSet {
-    pub(crate) rules: Vec<Arc<Rule>>,
+    pub(crate) rules: Arc<[Arc<Rule>]>,
     /// `rule` is an index into `rules`.
-    pub(crate) matches: Vec<RouteMatch>,
+    pub(crate) matches: Arc<[RouteMatch]>,
     /// Beside each match, the field that it was written in: rule and match (or path) by index.
+    pub(crate) origins: Box<[(u32, u32)]>,
+}
+
+/// A [`RuleSet`] while it is put together.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    pub(crate) rules: Vec<Arc<Rule>>,
+    pub(crate) matches: Vec<RouteMatch>,
     pub(crate) origins: Vec<(u32, u32)>,
 }
 
-impl RuleSet {
-    /// Gives back the room that lists keep for more: there are as many of these as routes.
-    pub(crate) fn shrink(&mut self) {
-        self.rules.shrink_to_fit();
-        self.matches.shrink_to_fit();
-        self.origins.shrink_to_fit();
+impl Rules {
+    pub(crate) fn finish(self) -> RuleSet {
+        RuleSet { rules: self.rules.into(), matches: self.matches.into(), origins: self.origins.into() }
     }
 }
 
@@ -95,14 +100,14 @@ impl Compiled {
     /// A reference cannot be used, of which a problem tells by now: `ResolvedRefs` is `False` for each parent.
     pub(crate) fn unresolve(&mut self, object: &ObjectRef, reason: &'static str, field: &str) {
         for parent in &mut self.status.parents {
-            parent.unresolved.get_or_insert_with(|| (reason, why(&self.problems, object, field)));
+            parent.unresolved.get_or_insert_with(|| Box::new((reason, why(&self.problems, object, field))));
         }
     }
 
     /// Drops backends that no rule that is served leads to: they were only looked at.
     pub(crate) fn keep_used_backends(&mut self) {
         let mut used = BTreeSet::new();
-        for rule in self.placements.values().flat_map(|set| &set.rules) {
+        for rule in self.placements.values().flat_map(|set| set.rules.iter()) {
             used.extend(rule.filters.mirrors.iter().map(|mirror| &mirror.backend));
             used.extend(rule.filters.external_auth.iter().map(|auth| &auth.backend));
             let Action::Forward(backends) = &rule.action else { continue };
@@ -119,7 +124,7 @@ impl Compiled {
     /// Takes over from `former` each pointer whose content is the same.
     pub(crate) fn reuse(&mut self, former: &Kept) {
         let mut old_rules: BTreeMap<&str, Vec<&Arc<Rule>>> = BTreeMap::new();
-        for rule in former.placements.iter().flat_map(|(_, set)| &set.rules) {
+        for rule in former.placements.iter().flat_map(|(_, set)| set.rules.iter()) {
             let known = old_rules.entry(&rule.id.rule).or_default();
             if !known.iter().any(|old| Arc::ptr_eq(old, rule)) {
                 known.push(rule);
@@ -174,6 +179,7 @@ impl Kept {
     pub(crate) fn of(compiled: Compiled) -> Self {
         let mut status = compiled.status;
         status.parents.shrink_to_fit();
+        status.parents.iter_mut().for_each(|parent| parent.listeners.shrink_to_fit());
         Kept {
             rank: compiled.rank,
             placements: compiled.placements.into_iter().collect(),

@@ -75,14 +75,22 @@ async fn served(proxy: Address, host: &str, since: Instant, wanted: impl Fn(&raw
     }
 }
 
-/// Mean, 99th percentile and maximum, in milliseconds.
-fn figures(what: &str, mut times: Vec<Duration>) {
+/// Mean, 99th percentile and maximum, in milliseconds, and the slowest changes with what each proxy took: what held up
+/// all of them lies before them.
+fn figures(what: &str, changes: &[Vec<Duration>]) {
+    let mut times: Vec<Duration> = changes.iter().flatten().copied().collect();
     times.sort_unstable();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let mean = times.iter().copied().map(ms).sum::<f64>() / times.len() as f64;
     let p99 = times[(times.len() * 99 / 100).min(times.len() - 1)];
     let max = times[times.len() - 1];
     println!("{what}: {} times, mean {mean:.1} ms, p99 {:.1} ms, max {:.1} ms", times.len(), ms(p99), ms(max));
+    let mut slowest: Vec<(usize, &Vec<Duration>)> = changes.iter().enumerate().collect();
+    slowest.sort_by_key(|(_, times)| std::cmp::Reverse(times.iter().max()));
+    for (n, times) in slowest.into_iter().take(5) {
+        let times: Vec<String> = times.iter().map(|time| format!("{:.1}", ms(*time))).collect();
+        println!("  change {n}: {} ms", times.join(" and "));
+    }
 }
 
 struct Proxies {
@@ -145,9 +153,9 @@ async fn bench() {
     for n in 0..ROUTES {
         let name = format!("r{n}");
         api.route(&name).await;
-        times.extend(proxies.first_answers(&format!("{name}.example"), |answer| answer.status == 200).await);
+        times.push(proxies.first_answers(&format!("{name}.example"), |answer| answer.status == 200).await);
     }
-    figures("a new HTTPRoute, from the API server's answer to a proxy's first 200", times);
+    figures("a new HTTPRoute, from the API server's answer to a proxy's first 200", &times);
 
     // A Service without selector, whose one endpoint is now this pod and now that one.
     let pods = namespace.ready_pods("web").await;
@@ -185,9 +193,9 @@ spec:
         let slice = "/apis/discovery.k8s.io/v1/namespaces/bench/endpointslices/flips-1";
         api.send(Method::PATCH, slice, &patch).await;
         let now = |answer: &raw::Response| answer.status == 200 && answer.json()["name"] == pod.name.as_str();
-        times.extend(proxies.first_answers("flips.example", now).await);
+        times.push(proxies.first_answers("flips.example", now).await);
     }
-    figures("another endpoint, from the API server's answer to a proxy's first request there", times);
+    figures("another endpoint, from the API server's answer to a proxy's first request there", &times);
 
     let before = status_writes().await;
     api.routes((0..AT_ONCE).map(|n| format!("burst{n}"))).await;

@@ -110,7 +110,7 @@ fn build_peer(hosts: &[VirtualHost]) -> HostTable<Arc<matchit::Router<u32>>> {
     let mut table = HostTable::default();
     for host in hosts {
         let mut router = matchit::Router::new();
-        for (index, route) in (0..).zip(&host.matches) {
+        for (index, route) in (0..).zip(host.matches.iter()) {
             let paths = match &route.path {
                 PathMatch::Exact(path) => vec![path.to_string()],
                 PathMatch::Prefix(path) => vec![path.to_string(), format!("{path}/"), format!("{path}/{{*rest}}")],

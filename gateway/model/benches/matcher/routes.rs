@@ -164,7 +164,7 @@ fn plain(path: PathMatch) -> RouteMatch {
 fn virtual_host(n: usize, mut matches: Vec<RouteMatch>) -> VirtualHost {
     matches.sort_by(precedence);
     let hostname = HostPattern::parse_gateway(Some(&format!("h{n}.example.com"))).unwrap();
-    VirtualHost { hostname, matches, rules: Vec::new() }
+    VirtualHost { hostname, matches: matches.into(), rules: [].into() }
 }
 
 /// The last element's number keeps apart what 48 words cannot.

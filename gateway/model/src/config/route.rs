@@ -20,9 +20,11 @@ pub struct VirtualHost {
     pub hostname: HostPattern,
     /// By precedence: the first that matches is taken. Equal ones were ordered by `translate` (older object first, then
     /// namespace/name, then position).
-    pub matches: Vec<RouteMatch>,
+    ///
+    /// Lists are pointers: those of a host that one route alone has are the route's own.
+    pub matches: Arc<[RouteMatch]>,
     /// What `matches[].rule` points into.
-    pub rules: Vec<Arc<Rule>>,
+    pub rules: Arc<[Arc<Rule>]>,
 }
 
 /// One match of one rule. All its parts must agree (Gateway API HTTPRouteMatch).
@@ -171,10 +173,10 @@ pub struct Rule {
     pub request_timeout: Option<Duration>,
     /// Each try (timeouts.backendRequest).
     pub backend_timeout: Option<Duration>,
-    pub retry: Retry,
+    pub retry: Arc<Retry>,
     /// In running order: the merge of all TrafficPolicies is done.
     pub plugins: Vec<PluginUse>,
-    pub client: ClientPolicy,
+    pub client: Arc<ClientPolicy>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -352,6 +354,15 @@ pub struct Retry {
     pub budget_percent: u8,
 }
 
+static DEFAULT_RETRY: LazyLock<Arc<Retry>> = LazyLock::new(Arc::default);
+
+impl Retry {
+    /// As rules hold it: most have the default, which is one for all of them.
+    pub fn shared(self) -> Arc<Retry> {
+        if self == **DEFAULT_RETRY { DEFAULT_RETRY.clone() } else { Arc::new(self) }
+    }
+}
+
 impl Default for Retry {
     fn default() -> Self {
         Retry { attempts: 1, connect_failure: true, reset: true, codes: Vec::new(), backoff: None, budget_percent: 20 }
@@ -368,6 +379,15 @@ pub struct ClientPolicy {
     pub max_body: Option<u64>,
     /// A plugin that decides by path may demand `Reject`.
     pub escaped_slashes: Option<EscapedSlashes>,
+}
+
+static ANY_CLIENT: LazyLock<Arc<ClientPolicy>> = LazyLock::new(Arc::default);
+
+impl ClientPolicy {
+    /// As rules hold it: most ask for nothing, and share one.
+    pub fn shared(self) -> Arc<ClientPolicy> {
+        if self == **ANY_CLIENT { ANY_CLIENT.clone() } else { Arc::new(self) }
+    }
 }
 
 #[cfg(test)]

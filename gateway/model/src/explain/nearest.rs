@@ -70,7 +70,7 @@ pub(super) fn nearest(
 ) -> Vec<Nearest> {
     let mut found: Vec<(Distance, &VirtualHost, &RouteMatch, Vec<WhyNot>)> = Vec::new();
     for candidate in hosts {
-        for (index, route) in (0..).zip(&candidate.matches) {
+        for (index, route) in (0..).zip(candidate.matches.iter()) {
             let is_taken = taken.is_some_and(|(host, taken)| std::ptr::eq(host, *candidate) && taken == index);
             if is_taken {
                 continue;

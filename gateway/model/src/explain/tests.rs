@@ -59,9 +59,9 @@ fn rule(name: &str, action: Action) -> Arc<Rule> {
         action,
         request_timeout: None,
         backend_timeout: None,
-        retry: Retry::default(),
+        retry: Arc::default(),
         plugins: Vec::new(),
-        client: ClientPolicy::default(),
+        client: Arc::default(),
     })
 }
 
@@ -79,7 +79,10 @@ fn header(name: &str, value: &str) -> HeaderMatch {
 
 fn host(hostname: &str, mut matches: Vec<RouteMatch>, rules: Vec<Arc<Rule>>) -> (HostPattern, Arc<VirtualHost>) {
     matches.sort_by(crate::matcher::precedence);
-    (pattern(hostname), Arc::new(VirtualHost { hostname: pattern(hostname), matches, rules }))
+    (
+        pattern(hostname),
+        Arc::new(VirtualHost { hostname: pattern(hostname), matches: matches.into(), rules: rules.into() }),
+    )
 }
 
 fn endpoint(last: u8, ready: bool, terminating: bool) -> Endpoint {
@@ -137,7 +140,7 @@ fn shop() -> Config {
         })
         .to_vec();
     guarded.request_timeout = Some(Duration::from_secs(5));
-    guarded.client.escaped_slashes = Some(EscapedSlashes::Reject);
+    Arc::make_mut(&mut guarded.client).escaped_slashes = Some(EscapedSlashes::Reject);
     Arc::make_mut(&mut guarded.filters).request_headers.set =
         vec![(HeaderName::from_static("x-key"), HeaderValue::from_static("secret"))];
 

@@ -49,7 +49,7 @@ fn like(source: &str) -> ValueMatch {
 }
 
 fn host(matches: Vec<RouteMatch>) -> VirtualHost {
-    VirtualHost { hostname: HostPattern::Any, matches, rules: Vec::new() }
+    VirtualHost { hostname: HostPattern::Any, matches: matches.into(), rules: [].into() }
 }
 
 /// A request that owns its parts.

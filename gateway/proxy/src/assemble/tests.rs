@@ -2,8 +2,8 @@ use super::*;
 use crate::downstream::DownstreamMetrics;
 use crate::upstream::{AddressGuard, RegistryOptions, UpstreamMetrics};
 use sluice_model::config::{
-    AccessLog, Backend, BackendPolicy, BackendProtocol, Carries, ClientPolicy, Edge, Endpoint, EndpointId, EndpointSet,
-    ListenerId, Locality, PathMatch, Protocol, Retry, RouteMatch, RuleId, WeightedBackend,
+    AccessLog, Backend, BackendPolicy, BackendProtocol, Carries, Edge, Endpoint, EndpointId, EndpointSet, ListenerId,
+    Locality, PathMatch, Protocol, RouteMatch, RuleId, WeightedBackend,
 };
 use sluice_model::object::NamespacedName;
 use sluice_model::{Kind, ObjectRef};
@@ -59,16 +59,16 @@ fn rule(name: &str, to: &str) -> Arc<Rule> {
         }]),
         request_timeout: None,
         backend_timeout: None,
-        retry: Retry::default(),
+        retry: Arc::default(),
         plugins: Vec::new(),
-        client: ClientPolicy::default(),
+        client: Arc::default(),
     })
 }
 
 fn host(name: &str, rule: Arc<Rule>) -> (HostPattern, Arc<VirtualHost>) {
     let hostname = HostPattern::parse_gateway(Some(name)).unwrap();
     let all = RouteMatch::of_path(PathMatch::Prefix("".into()), 0);
-    (hostname.clone(), Arc::new(VirtualHost { hostname, matches: vec![all], rules: vec![rule] }))
+    (hostname.clone(), Arc::new(VirtualHost { hostname, matches: [all].into(), rules: [rule].into() }))
 }
 
 /// Hosts `h0.test` to `h{n-1}.test`, each with a backend of its own.

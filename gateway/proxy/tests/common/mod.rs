@@ -292,7 +292,10 @@ impl Setup {
         for (host, (mut matches, rules)) in self.matches {
             matches.sort_by(sluice_model::matcher::precedence);
             let hostname = HostPattern::parse_gateway(Some(&host)).unwrap();
-            hosts.insert(hostname.clone(), Arc::new(VirtualHost { hostname, matches, rules }));
+            hosts.insert(
+                hostname.clone(),
+                Arc::new(VirtualHost { hostname, matches: matches.into(), rules: rules.into() }),
+            );
         }
         Arc::new(self.config)
     }
@@ -329,9 +332,9 @@ pub fn rule(action: Action) -> Rule {
         action,
         request_timeout: None,
         backend_timeout: None,
-        retry: Retry::default(),
+        retry: Arc::default(),
         plugins: Vec::<PluginUse>::new(),
-        client: ClientPolicy::default(),
+        client: Arc::default(),
     }
 }
 

@@ -36,7 +36,7 @@ use held::Holding;
 use hub::Hub;
 use last_good::LastGood;
 use sluice_model::{Kind, ObjectRef, Right};
-use sluice_resources::{Held, Object};
+use sluice_resources::{Document, Held};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -185,7 +185,7 @@ impl KubernetesSource {
         }
     }
 
-    pub fn give_last_good(&self, objects: Vec<Object>) {
+    pub fn give_last_good(&self, objects: Vec<Document>) {
         if let Some(last_good) = &self.last_good {
             last_good.give(objects);
         }

@@ -38,7 +38,7 @@ impl Kept {
     async fn keep(&self, mut cluster: Cluster) -> ApiServer {
         let _ = std::fs::remove_file(self.file());
         tokio::time::timeout(wait::DEADLINE, cluster.source.last_good_wanted()).await.expect("nothing is to be kept");
-        cluster.source.give_last_good(cluster.store.iter().collect());
+        cluster.source.give_last_good(cluster.store.documents().collect());
         wait::until("the file", || async { self.file().exists().then_some(()) }).await;
         cluster.server.stop().await;
         cluster.server
@@ -221,7 +221,7 @@ async fn where_nothing_can_be_kept_that_is_said_until_it_can() {
     // A folder cannot be replaced by a file.
     std::fs::create_dir(kept.file()).unwrap();
     tokio::time::timeout(wait::DEADLINE, cluster.source.last_good_wanted()).await.unwrap();
-    cluster.source.give_last_good(cluster.store.iter().collect());
+    cluster.source.give_last_good(cluster.store.documents().collect());
     cluster.until("the problem", |c| c.codes() == [Code::LastGoodNotKept]).await;
     assert!(!kept.folder.path().join("last-good.new").exists());
 }

@@ -31,8 +31,8 @@ use sluice_model::config::{
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, HostPattern, Hostname, Kind, ObjectRef, Problem};
 use sluice_resources::api::gateway::{GatewayDefaultScope, GatewayListeners};
-use sluice_resources::api::{Gateway, LabelSelector, ListenerSet};
-use sluice_resources::{GatewayConfigSpec, Store};
+use sluice_resources::api::{Gateway, Ingress, LabelSelector, ListenerSet};
+use sluice_resources::{GatewayConfigSpec, Packed, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -205,10 +205,15 @@ pub(crate) struct Builder<'b> {
     configs: BTreeMap<NamespacedName, BTreeSet<ObjectRef>>,
 }
 
-/// Whether any Ingress is ours, so that there has to be a Gateway for it.
-pub(crate) fn has_ingress(store: &Store, options: &Options) -> bool {
+/// Whether any Ingress of these is ours, so that there has to be a Gateway for it.
+pub(crate) fn has_ingress<'i>(
+    store: &Store,
+    options: &Options,
+    ingresses: impl IntoIterator<Item = &'i Packed<Ingress>>,
+) -> bool {
     let classes = class::ingress_classes(store, options);
-    store.ingresses.values().any(|ingress| classes.claim(ingress) == Claim::Ours)
+    let mut ingresses = ingresses.into_iter().filter_map(Packed::open);
+    ingresses.any(|ingress| classes.claim(&ingress) == Claim::Ours)
 }
 
 /// That a listener cannot serve beside another of its Gateway, which a ListenerSet is not told more of.

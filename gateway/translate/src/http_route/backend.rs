@@ -63,7 +63,7 @@ fn look_up(
         return Err("InvalidKind");
     }
     let namespace = reference.namespace.filter(|n| !n.is_empty()).unwrap_or(&object.namespace);
-    let service = NamespacedName::new(namespace, reference.name);
+    let service = world.store.shared(ObjectRef::new(Kind::Service, namespace, reference.name)).key();
     let granted = Reference {
         from: object.kind,
         from_namespace: &object.namespace,

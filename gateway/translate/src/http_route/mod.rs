@@ -40,7 +40,7 @@ pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, route: &HttpRout
 
 /// `matches`: where the matches of the rules are written.
 pub(crate) fn compile_as(world: &World<'_>, object: &ObjectRef, route: &HttpRoute, matches: Matches<'_>) -> Compiled {
-    let mut compiled = Compiled::new(Rank::of(&route.metadata));
+    let mut compiled = Compiled::new(Rank::named(&route.metadata, &object.key()));
     let attachments = parent::attachments(world, object, route, &mut compiled);
     if attachments.is_empty() {
         // Its references are checked all the same: status and `sluice check` tell of them.
@@ -73,7 +73,9 @@ pub(crate) fn compile_as(world: &World<'_>, object: &ObjectRef, route: &HttpRout
     if let Some(first) = compiled.dropped.values().next().filter(|_| !attachments.is_empty() && !compiled.serves) {
         let reason = if excludes_filters(first) { "IncompatibleFilters" } else { "UnsupportedValue" };
         for parent in &mut compiled.status.parents {
-            parent.rejected.get_or_insert((reason, format!("no rule of it can be used: {}", text(first))));
+            parent
+                .rejected
+                .get_or_insert_with(|| Box::new((reason, format!("no rule of it can be used: {}", text(first)))));
         }
     }
     compiled.status.invalid = partly(&compiled.dropped, of_hostnames);

@@ -81,10 +81,10 @@ pub(super) fn attachments(
                     }
                 }
                 if status.listeners.is_empty() {
-                    status.rejected = lost;
+                    status.rejected = lost.map(Box::new);
                 }
             }
-            Err((reason, message)) => status.rejected = Some((reason, message)),
+            Err((reason, message)) => status.rejected = Some(Box::new((reason, message))),
         }
         compiled.status.parents.push(status);
     }
@@ -112,7 +112,11 @@ pub(crate) fn unreadable(world: &World<'_>, unreadable: &Unreadable, message: &s
     let mut report = Report::new(object, &mut unreported);
     let parents = unreadable.parents.iter().chain(&by_default).filter_map(|reference| {
         let (status, _) = candidates(world, object, reference, "", &mut report)?;
-        Some(ParentStatus { rejected: Some(("UnsupportedValue", message.to_owned())), unread: true, ..status })
+        Some(ParentStatus {
+            rejected: Some(Box::new(("UnsupportedValue", message.to_owned()))),
+            unread: true,
+            ..status
+        })
     });
     RouteStatus { generation: unreadable.generation, parents: parents.collect(), invalid: None }
 }
@@ -160,7 +164,7 @@ fn candidates<'w>(
         return None;
     };
     let namespace = reference.namespace.as_deref().unwrap_or(&object.namespace);
-    let parent = ObjectRef::new(found, namespace, reference.name.as_str());
+    let parent = world.store.shared(ObjectRef::new(found, namespace, reference.name.as_str()));
     if world.attach.foreign.contains(&parent) {
         return None;
     }
@@ -180,11 +184,11 @@ fn candidates<'w>(
         Some(AttachParent { refused: None, listeners, .. }) => return Some((status, listeners)),
         Some(AttachParent { refused: Some(why), .. }) => format!("{} is not attached: {why}", status.parent),
         // Or it belongs to no Gateway.
-        None if world.store.get(&status.parent).is_some() => format!("{} is not attached", status.parent),
+        None if world.store.contains(&status.parent) => format!("{} is not attached", status.parent),
         None => format!("there is no {}", status.parent),
     };
     report.error(Code::ParentNotFound, field, message.clone());
-    Some((ParentStatus { rejected: Some(("NoMatchingParent", message)), ..status }, &[]))
+    Some((ParentStatus { rejected: Some(Box::new(("NoMatchingParent", message))), ..status }, &[]))
 }
 
 type Taken<'w> = Vec<(&'w AttachListener, Vec<HostPattern>)>;
@@ -202,7 +206,7 @@ fn take<'w>(
     status: &mut ParentStatus,
 ) -> Result<Taken<'w>, (&'static str, String)> {
     if let Some(rejected) = status.rejected.take() {
-        return Err(rejected);
+        return Err(*rejected);
     }
     let meant: Vec<&AttachListener> = listeners
         .iter()

@@ -10,7 +10,7 @@ use crate::policy::{Chain, Level, MAX_ATTEMPTS, backend_plan, client_policy, ret
 use crate::report::Report;
 use crate::session;
 use crate::values::{duration, number};
-use crate::world::{Compiled, RuleSet, World};
+use crate::world::{Compiled, RuleSet, Rules, World};
 use http::StatusCode;
 use sluice_model::config::{
     Action, BackendTarget, ClientPolicy, PathMatch, Retry, Rule, RuleId, SessionPersistence, WeightedBackend,
@@ -32,7 +32,7 @@ pub(super) fn rules(
     place: Option<&Place>,
     compiled: &mut Compiled,
 ) -> RuleSet {
-    let mut set = RuleSet::default();
+    let mut set = Rules::default();
     // A route without rules has one that matches everything (the API's default), and no backend.
     let default = [HttpRouteRules::default()];
     let sources = route.spec.rules.as_deref().filter(|rules| !rules.is_empty()).unwrap_or(&default);
@@ -64,8 +64,7 @@ pub(super) fn rules(
             set.rules.push(Arc::new(rule));
         }
     }
-    set.shrink();
-    set
+    set.finish()
 }
 
 pub(super) struct RuleBuilder<'r> {
@@ -146,6 +145,7 @@ impl RuleBuilder<'_> {
             action = reply(StatusCode::SERVICE_UNAVAILABLE, Reason::PolicyUnreadable);
         }
         let filters = filtered.filters.shared();
+        let (retry, client) = (retry.shared(), client.shared());
         (Rule { id, filters, action, request_timeout, backend_timeout, retry, plugins, client }, usable)
     }
 

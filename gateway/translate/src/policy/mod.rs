@@ -13,7 +13,7 @@ use crate::service_targets::has_port;
 use sluice_model::config::ListenerId;
 use sluice_model::object::NamespacedName;
 use sluice_model::{Code, Kind, ObjectRef, Problem};
-use sluice_resources::{PolicySettings, PolicyTarget, Store, TrafficPolicy};
+use sluice_resources::{Packed, PolicySettings, PolicyTarget, Store, TrafficPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -206,9 +206,13 @@ fn exists(store: &Store, target: &Target) -> bool {
     // The rules of each kind of route have a type of their own.
     macro_rules! has_rule {
         ($routes:expr, |$route:ident| $rules:expr) => {
-            $routes
-                .get(&name)
-                .is_some_and(|$route| section.is_none_or(|s| $rules.any(|rule| rule.name.as_deref() == Some(s))))
+            match section {
+                None => $routes.contains_key(&name),
+                Some(section) => {
+                    let route = $routes.get(&name).and_then(Packed::open);
+                    route.is_some_and(|$route| $rules.any(|rule| rule.name.as_deref() == Some(section)))
+                }
+            }
         };
     }
     match target.object.kind {

@@ -80,7 +80,7 @@ fn gep_1619_sessions_at_a_backend_are_those_of_each_rule_that_leads_there() {
     let h = Harness::new(&(base("") + &other + &policy("p", 1, &service("a"), spec)));
     let host = h.virtual_host(PLACE).unwrap();
     let mut scopes = Vec::new();
-    for rule in &host.rules {
+    for rule in host.rules.iter() {
         let Action::Forward(backends) = &rule.action else { panic!("it forwards") };
         let session = backends[0].session.as_ref().expect("sessions are kept at a");
         assert!(backends.iter().skip(1).all(|backend| backend.session.is_none()), "and not at b");

@@ -320,7 +320,7 @@ fn gw_timeouts_and_retry_are_read_and_zero_is_off() {
     );
     let expected =
         Retry { attempts: 3, codes: vec![502, 503], backoff: Some(Duration::from_millis(100)), ..Retry::default() };
-    assert_eq!(rule.retry, expected);
+    assert_eq!(*rule.retry, expected);
     let many = one("  rules: [{retry: {attempts: 11}, backendRefs: [{name: a, port: 8080}]}]");
     assert_eq!(many.rule(PLACE).retry.attempts, 10);
     assert_eq!(many.problems(), ["P109 HTTPRoute infra/r spec.rules[0].retry.attempts"]);

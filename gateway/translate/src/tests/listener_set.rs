@@ -245,7 +245,7 @@ fn a_route_of_a_set_that_is_not_allowed_is_told_so_and_served_when_it_is() {
         );
     let mut h = Harness::new(&(gateway("infra", "gw", HTTP) + &yaml));
     assert_eq!(h.status("HTTPRoute infra/r"), ["infra/s: NoMatchingParent ok"]);
-    let (_, message) = h.translator.status().routes.into_values().next().unwrap().parents[0].rejected.clone().unwrap();
+    let (_, message) = *h.translator.status().routes.into_values().next().unwrap().parents[0].rejected.clone().unwrap();
     assert!(
         message.contains("ListenerSet infra/s is not attached: Gateway infra/gw allows no ListenerSets"),
         "{message}"

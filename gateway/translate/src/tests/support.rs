@@ -102,11 +102,13 @@ impl Harness {
     pub(super) fn status(&self, route: &str) -> Vec<String> {
         let status = self.translator.status();
         let (_, found) = status.routes.iter().find(|(r, _)| r.to_string() == route).expect("the route has a status");
-        let reason = |part: &Option<(&'static str, String)>| part.as_ref().map_or("ok", |(reason, _)| reason);
+        let reason = |part: Option<&crate::Why>| part.map_or("ok", |(reason, _)| reason);
         found
             .parents
             .iter()
-            .map(|p| format!("{}: {} {}", p.parent.key(), reason(&p.rejected), reason(&p.unresolved)))
+            .map(|p| {
+                format!("{}: {} {}", p.parent.key(), reason(p.rejected.as_deref()), reason(p.unresolved.as_deref()))
+            })
             .collect()
     }
 }

@@ -6,7 +6,7 @@ use crate::backend_traffic::BackendTrafficPolicies;
 use crate::gateway::{self, IngressTls};
 use crate::plugin::Plugins;
 use crate::policy::Policies;
-use crate::state::Touched;
+use crate::state::{Inputs, Touched};
 use crate::summary::Changed;
 use sluice_model::{Kind, ObjectRef};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,8 +42,16 @@ impl Translator {
             self.inputs.certificates.forget_missing(&self.inputs.store);
         }
         let had_ingress = self.with_ingress;
-        if first || touched.any(&[Kind::Ingress, Kind::IngressClass]) {
-            self.with_ingress = gateway::has_ingress(&self.inputs.store, &self.inputs.options);
+        let Inputs { store, options, .. } = &self.inputs;
+        if first || touched.any(&[Kind::IngressClass]) {
+            self.with_ingress = gateway::has_ingress(store, options, store.ingresses.values());
+        } else if touched.any(&[Kind::Ingress]) {
+            // Of the others it is known whose they are.
+            let others = self.routes.range(ObjectRef::new(Kind::Ingress, "", "")..);
+            let mut others = others.take_while(|(object, _)| object.kind == Kind::Ingress);
+            let touched = || touched.objects.iter().filter(|object| object.kind == Kind::Ingress);
+            self.with_ingress = others.any(|(other, kept)| kept.ingress.is_some() && !touched().any(|o| o == other))
+                || gateway::has_ingress(store, options, touched().filter_map(|o| store.ingresses.get(&o.key())));
         }
         let dirty = first
             || touched.any(GATEWAY_KINDS)

@@ -25,7 +25,8 @@ use std::time::SystemTime;
 #[derive(Debug, Default)]
 pub struct Translator {
     inputs: Inputs,
-    routes: BTreeMap<ObjectRef, Kept>,
+    /// Each behind a pointer: a tree's leaves have room for more than they hold.
+    routes: BTreeMap<ObjectRef, Box<Kept>>,
     hosts: Hosts,
     dependents: Dependents,
     ports: Ports,

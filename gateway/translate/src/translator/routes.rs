@@ -47,16 +47,12 @@ impl Translator {
         let world = self.inputs.world();
         let name = route.key();
         match route.kind {
-            Kind::HTTPRoute => {
-                world.store.http_routes.get(&name).map(|object| http_route::compile(&world, &name, object))
-            }
-            Kind::GRPCRoute => {
-                world.store.grpc_routes.get(&name).map(|object| grpc_route::compile(&world, &name, object))
-            }
-            Kind::TLSRoute => world.store.tls_routes.get(&name).map(|object| stream_route::tls(&world, &name, object)),
-            Kind::TCPRoute => world.store.tcp_routes.get(&name).map(|object| stream_route::tcp(&world, &name, object)),
-            Kind::UDPRoute => world.store.udp_routes.get(&name).map(|object| stream_route::udp(&world, &name, object)),
-            Kind::Ingress => world.store.ingresses.get(&name).map(|object| ingress::compile(&world, &name, object)),
+            Kind::HTTPRoute => Some(http_route::compile(&world, &name, &world.store.http_routes.get(&name)?.open()?)),
+            Kind::GRPCRoute => Some(grpc_route::compile(&world, &name, &world.store.grpc_routes.get(&name)?.open()?)),
+            Kind::TLSRoute => Some(stream_route::tls(&world, &name, &world.store.tls_routes.get(&name)?.open()?)),
+            Kind::TCPRoute => Some(stream_route::tcp(&world, &name, &world.store.tcp_routes.get(&name)?.open()?)),
+            Kind::UDPRoute => Some(stream_route::udp(&world, &name, &world.store.udp_routes.get(&name)?.open()?)),
+            Kind::Ingress => Some(ingress::compile(&world, &name, &world.store.ingresses.get(&name)?.open()?)),
             Kind::Plugin => {
                 world.store.plugins.get(&name).and_then(|object| plugin_backends::compile(&world, &name, object))
             }
@@ -112,19 +108,19 @@ impl Translator {
                 self.problems.remove(&unit);
             }
         }
-        let kept = compiled.map(Kept::of);
+        let kept = compiled.map(|compiled| Box::new(Kept::of(compiled)));
         let same_rank = match (&former, &kept) {
             (Some(former), Some(kept)) => former.rank == kept.rank,
             _ => false,
         };
-        for key in former.iter().chain(&kept).flat_map(Kept::hosts) {
-            let of = |side: &Option<Kept>| side.as_ref().and_then(|side| side.placement(key)).map(Arc::as_ptr);
+        for key in former.iter().chain(&kept).flat_map(|side| side.hosts()) {
+            let of = |side: &Option<Box<Kept>>| side.as_ref().and_then(|side| side.placement(key)).map(Arc::as_ptr);
             if !same_rank || of(&former) != of(&kept) {
                 dirty_hosts.insert(key.clone());
                 changed.routes.insert(route.clone());
             }
         }
-        let tls = |side: &Option<Kept>| side.as_ref().map(|side| side.tls.clone()).unwrap_or_default();
+        let tls = |side: &Option<Box<Kept>>| side.as_ref().map(|side| side.tls.clone()).unwrap_or_default();
         let tls_changed = tls(&former) != tls(&kept);
         if let Some(kept) = kept {
             self.attach(&kept.status, true);

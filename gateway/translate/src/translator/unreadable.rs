@@ -18,7 +18,7 @@ impl Translator {
 
     fn why_unreadable(&self, unreadable: &Unreadable) -> String {
         let object = &unreadable.reference;
-        let has_former = !self.inputs.stand_ins.contains(object) && self.inputs.store.get(object).is_some();
+        let has_former = !self.inputs.stand_ins.contains(object) && self.inputs.store.contains(object);
         let rest = if has_former { "; the form before it goes on serving" } else { "" };
         format!("{}{rest}", unreadable.message)
     }
@@ -39,7 +39,7 @@ impl Translator {
                 {
                     status.parents.clone_from(&former.status.parents);
                     for parent in &mut status.parents {
-                        (parent.rejected, parent.unread) = (Some(("UnsupportedValue", why.clone())), true);
+                        (parent.rejected, parent.unread) = (Some(Box::new(("UnsupportedValue", why.clone()))), true);
                     }
                 }
                 Some(status)

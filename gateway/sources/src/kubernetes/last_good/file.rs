@@ -9,7 +9,7 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sluice_resources::{Object, parse};
+use sluice_resources::{Document, Object, parse};
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -97,7 +97,7 @@ impl Place {
     }
 
     /// Replaces what is there. `current` is when the objects were known to be what the API server has.
-    pub(super) fn write(&self, objects: &[Object], current: SystemTime) -> io::Result<()> {
+    pub(super) fn write(&self, objects: &[Document], current: SystemTime) -> io::Result<()> {
         self.lock()?;
         let staged = self.folder.join(STAGED);
         let outcome = self.stage(&staged, objects, current).and_then(|()| std::fs::rename(&staged, self.file()));
@@ -109,7 +109,7 @@ impl Place {
         File::open(&self.folder)?.sync_all()
     }
 
-    fn stage(&self, staged: &Path, objects: &[Object], current: SystemTime) -> io::Result<()> {
+    fn stage(&self, staged: &Path, objects: &[Document], current: SystemTime) -> io::Result<()> {
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(staged)?;
         // A leftover keeps the mode that it was made with.
         file.set_permissions(Permissions::from_mode(0o600))?;
@@ -125,10 +125,11 @@ impl Place {
         for object in objects {
             match object {
                 // It says nothing but what it guards; read as a policy, it would let everybody in.
-                Object::TrafficPolicy(policy) if policy.spec.unreadable => {
+                Document::Object(Object::TrafficPolicy(policy)) if policy.spec.unreadable => {
                     serde_json::to_writer(&mut out, &json!({STAND_IN: policy}))?;
                 }
-                object => serde_json::to_writer(&mut out, object)?,
+                Document::Object(object) => serde_json::to_writer(&mut out, object)?,
+                Document::Text(text) => out.write_all(text.as_bytes())?,
             }
             out.write_all(b"\n")?;
         }
@@ -245,6 +246,10 @@ mod tests {
         (0..count).map(|n| parse(service(n)).object.unwrap()).collect()
     }
 
+    fn as_held(objects: &[Object]) -> Vec<Document> {
+        objects.iter().cloned().map(Document::from).collect()
+    }
+
     /// A whole second: file systems differ in what they keep below that.
     fn then() -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
@@ -264,8 +269,8 @@ mod tests {
         let place = place(&folder);
         assert!(read(&place).unwrap().is_none());
         std::fs::write(folder.path().join(STAGED), "left behind").unwrap();
-        place.write(&services(3), then()).unwrap();
-        place.write(&services(2), then()).unwrap();
+        place.write(&as_held(&services(3)), then()).unwrap();
+        place.write(&as_held(&services(2)), then()).unwrap();
         assert_eq!(read(&place).unwrap().unwrap(), (services(2), then()));
         assert_eq!(std::fs::metadata(place.file()).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!folder.path().join(STAGED).exists());
@@ -284,7 +289,7 @@ mod tests {
     fn what_is_cut_flipped_or_something_else_is_refused() {
         let folder = folder();
         let place = place(&folder);
-        place.write(&services(50), then()).unwrap();
+        place.write(&as_held(&services(50)), then()).unwrap();
         let good = std::fs::read(place.file()).unwrap();
         let put = |bytes: &[u8]| {
             std::fs::write(place.file(), bytes).unwrap();
@@ -336,7 +341,7 @@ mod tests {
     fn what_is_of_another_cluster_or_too_old_is_refused() {
         let folder = folder();
         let first = place(&folder);
-        first.write(&services(1), then()).unwrap();
+        first.write(&as_held(&services(1)), then()).unwrap();
         assert_eq!(Place::open(folder.path(), "there".to_owned()).map(|place| refused(&place)).unwrap(), {
             "they are of another cluster, or of other namespaces of it"
         });
@@ -423,7 +428,7 @@ mod tests {
         assert_eq!(kinds.len(), sluice_model::Kind::ALL.len());
         let folder = folder();
         let place = place(&folder);
-        place.write(&objects, then()).unwrap();
+        place.write(&as_held(&objects), then()).unwrap();
         assert_eq!(read(&place).unwrap().unwrap().0, objects);
     }
 
@@ -435,7 +440,7 @@ mod tests {
         let objects = vec![parse(policy).unreadable.unwrap().stand_in.clone().unwrap()];
         let folder = folder();
         let place = place(&folder);
-        place.write(&objects, then()).unwrap();
+        place.write(&as_held(&objects), then()).unwrap();
         assert_eq!(read(&place).unwrap().unwrap().0, objects);
     }
 
@@ -443,10 +448,10 @@ mod tests {
     fn of_two_processes_one_writes() {
         let folder = folder();
         let (first, second) = (place(&folder), place(&folder));
-        first.write(&services(1), then()).unwrap();
-        assert!(second.write(&services(2), then()).unwrap_err().to_string().contains("another process"));
+        first.write(&as_held(&services(1)), then()).unwrap();
+        assert!(second.write(&as_held(&services(2)), then()).unwrap_err().to_string().contains("another process"));
         drop(first);
-        second.write(&services(2), then()).unwrap();
+        second.write(&as_held(&services(2)), then()).unwrap();
         assert_eq!(read(&second).unwrap().unwrap().0.len(), 2);
     }
 }

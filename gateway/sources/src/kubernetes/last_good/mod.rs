@@ -23,7 +23,7 @@ use super::state;
 use crate::SourceUpdate;
 use file::{Place, Refusal};
 use sluice_model::{Code, Kind, ObjectRef, Problem, Severity};
-use sluice_resources::{Change, Object};
+use sluice_resources::{Change, Document, Object};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
@@ -86,7 +86,7 @@ struct State {
     phase: Phase,
     /// A write waits for the consumer's objects.
     asked: bool,
-    objects: Option<Vec<Object>>,
+    objects: Option<Vec<Document>>,
     /// When the consumer last took something from the API server.
     taken: Option<SystemTime>,
     /// Why the newest cannot be written.
@@ -228,7 +228,7 @@ impl LastGood {
         self.wanted.notified().await;
     }
 
-    pub(super) fn give(&self, objects: Vec<Object>) {
+    pub(super) fn give(&self, objects: Vec<Document>) {
         let mut state = self.lock();
         if state.asked {
             state.objects = Some(objects);
@@ -269,7 +269,7 @@ impl LastGood {
     }
 
     /// Asks the consumer for what it holds.
-    async fn objects(&self) -> Vec<Object> {
+    async fn objects(&self) -> Vec<Document> {
         self.lock().asked = true;
         self.wanted.notify_one();
         loop {
@@ -284,7 +284,7 @@ impl LastGood {
         }
     }
 
-    async fn write(&self, objects: Vec<Object>) -> io::Result<()> {
+    async fn write(&self, objects: Vec<Document>) -> io::Result<()> {
         let current = self.lock().taken.unwrap_or_else(SystemTime::now);
         let place = self.place.clone();
         let written = tokio::task::spawn_blocking(move || place.write(&objects, current)).await;
