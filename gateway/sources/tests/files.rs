@@ -9,6 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -487,5 +488,44 @@ async fn without_inotify_the_poll_sees_the_change() {
     f.write("a.yaml", &service("a", 81));
     let before = Instant::now();
     assert!(watch.changed().await >= before);
+    assert_eq!(upserts(&f.read()), [reference("a")]);
+}
+
+#[tokio::test]
+async fn writes_that_never_pause_are_read_all_the_same() {
+    let mut f = Fixture::new();
+    f.write("a.yaml", &service("a", 80));
+    let mut watch = watching(&mut f);
+    let path = f.path("busy.log");
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let busy = std::thread::spawn(move || {
+        while stopped.recv_timeout(Duration::from_millis(1)).is_err_and(|e| e == RecvTimeoutError::Timeout) {
+            fs::write(&path, "x").unwrap();
+        }
+    });
+    f.write("a.yaml", &service("a", 81));
+    assert_eq!(upserts(&next(&mut watch, &mut f.source).await), [reference("a")]);
+    drop(stop);
+    busy.join().unwrap();
+}
+
+/// A folder on a network tells nothing: kubelet's way to replace a ConfigMap has to be seen by looking.
+#[tokio::test]
+async fn a_mounted_config_map_that_turns_is_seen_by_the_poll_alone() {
+    let mut f = Fixture::new();
+    f.write("..v1/a.yaml", &service("a", 80));
+    symlink("..v1", f.path("..data")).unwrap();
+    symlink("..data/a.yaml", f.path("a.yaml")).unwrap();
+    f.read();
+    let (mut watch, _) = Watch::start(Duration::from_millis(20));
+    watch.follow(&BTreeSet::new());
+    // As long as the one before, and with its times.
+    let times = fs::metadata(f.path("..v1/a.yaml")).unwrap().modified().unwrap();
+    f.write("..v2/a.yaml", &service("a", 81));
+    fs::File::options().write(true).open(f.path("..v2/a.yaml")).unwrap().set_modified(times).unwrap();
+    symlink("..v2", f.path("..data_tmp")).unwrap();
+    fs::rename(f.path("..data_tmp"), f.path("..data")).unwrap();
+    fs::remove_dir_all(f.path("..v1")).unwrap();
+    watch.changed().await;
     assert_eq!(upserts(&f.read()), [reference("a")]);
 }
