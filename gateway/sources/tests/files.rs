@@ -9,7 +9,6 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -489,24 +488,6 @@ async fn without_inotify_the_poll_sees_the_change() {
     let before = Instant::now();
     assert!(watch.changed().await >= before);
     assert_eq!(upserts(&f.read()), [reference("a")]);
-}
-
-#[tokio::test]
-async fn writes_that_never_pause_are_read_all_the_same() {
-    let mut f = Fixture::new();
-    f.write("a.yaml", &service("a", 80));
-    let mut watch = watching(&mut f);
-    let path = f.path("busy.log");
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let busy = std::thread::spawn(move || {
-        while stopped.recv_timeout(Duration::from_millis(1)).is_err_and(|e| e == RecvTimeoutError::Timeout) {
-            fs::write(&path, "x").unwrap();
-        }
-    });
-    f.write("a.yaml", &service("a", 81));
-    assert_eq!(upserts(&next(&mut watch, &mut f.source).await), [reference("a")]);
-    drop(stop);
-    busy.join().unwrap();
 }
 
 /// A folder on a network tells nothing: kubelet's way to replace a ConfigMap has to be seen by looking.
