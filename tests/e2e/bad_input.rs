@@ -215,6 +215,30 @@ spec:
     shown_and_survived(Bad::new("SLUICE-P301", "spec.listeners[1]", yaml)).await;
 }
 
+/// The older Gateway serves on, and the other one's listeners that are in nobody's way do as well.
+#[tokio::test]
+async fn a_listener_that_conflicts_with_another_gateways_takes_nothing_from_it() {
+    let shop = Shop::start(&["good", "other"], &route_to("good", &[HOST], "good")).await;
+    let port = ports::free();
+    let both = format!("  listeners:\n  - {{name: taken, port: {}, protocol: HTTP}}\n  - {{name: free", shop.http);
+    let second =
+        gateway(port, None).replace("name: edge", "name: second").replace("  listeners:\n  - {name: http", &both);
+    let route = route_to("second", &[], "other").replace("{name: edge}", "{name: second}");
+    shop.folder.write("second.yaml", join([second, route]));
+    let problem = wait::until("the problem", || async {
+        let (_, problems) = shop.gateway.admin_get("/problems").await.ok()?;
+        let problems: Vec<serde_json::Value> = serde_json::from_str(&problems).ok()?;
+        problems.into_iter().find(|problem| problem["code"] == "SLUICE-P301")
+    })
+    .await;
+    assert_eq!(problem["field"], "spec.listeners[0]", "{problem}");
+    assert!(problem["location"]["file"].as_str().is_some_and(|file| file.contains("second.yaml")), "{problem}");
+    let free = wait::until("the listener without a conflict", || async { raw::get(port, HOST, "/").await.ok() }).await;
+    assert_eq!(backend_of(&free), "other");
+    assert_eq!(backend_of(&shop.get("/").await), "good");
+    assert_eq!(shop.send("GET", "/", "else.example", "").await.status, 404, "the second one's route is served there");
+}
+
 /// Only a running gateway can know this one.
 #[tokio::test]
 async fn a_port_that_cannot_be_bound_is_shown_and_taken_once_it_is_free() {

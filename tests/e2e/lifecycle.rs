@@ -10,7 +10,7 @@ use sluice_tests::{Backend, Folder, Gateway, http2, objects, ports, raw, wait};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -123,7 +123,11 @@ async fn the_drain_has_the_time_of_its_option_over_http2_as_well_and_says_what_i
     let asked = tokio::spawn(async move { client.exchange_unless_closing(request).await });
     wait::until("the request at the backend", || async { (backend.count() == 1).then_some(()) }).await;
     gateway.signal(Signal::TERM);
+    let told = Instant::now();
     gateway.exited().await;
+    let took = told.elapsed();
+    // Far below the default of 30 s.
+    assert!((Duration::from_secs(1)..Duration::from_secs(15)).contains(&took), "the drain of 1 s took {took:?}");
     assert!(gateway.log().iter().any(|line| line.contains("\"cut\":1")), "{:?}", gateway.log());
     assert!(asked.await.unwrap().is_err());
 

@@ -1,8 +1,12 @@
 //! A change to the files is served, said once in the log, and nothing that is broken takes away what served.
 
 use crate::shop::{HOST, Shop, backend_of};
-use sluice_tests::objects::{class, gateway, http_route, join, route_to, service};
+use sluice_tests::objects::{backend_policy, class, gateway, http_route, join, route_to, service};
 use sluice_tests::{Backend, Folder, Gateway, ports, raw, wait};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longer than a reload takes, so that a wrong one would have happened: the watcher polls every 2 s.
@@ -23,6 +27,99 @@ async fn an_edit_is_served_and_the_log_says_in_one_line_what_changed() {
     })
     .await;
     assert_eq!(said.iter().filter(|l| l.contains("shop")).count(), 1, "{said:#?}");
+}
+
+/// Each of the two routes says which version it is of, and both are changed by one file.
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_that_change_together_are_served_together() {
+    const VERSIONS: usize = 30;
+    let versioned = |version: usize| {
+        let of = |name: &str, path: &str| {
+            let set = format!("{{set: [{{name: x-version, value: \"{version}\"}}]}}");
+            let filter = format!("{{type: ResponseHeaderModifier, responseHeaderModifier: {set}}}");
+            let matches = format!("[{{path: {{value: {path}}}}}]");
+            http_route(
+                name,
+                &[HOST],
+                &format!(
+                    "  - matches: {matches}\n    filters: [{filter}]\n    backendRefs: [{{name: one, port: 80}}]\n"
+                ),
+            )
+        };
+        join([of("first", "/first"), of("second", "/second")])
+    };
+    let shop = Shop::start(&["one"], &versioned(0)).await;
+    let (port, stop) = (shop.http, Arc::new(AtomicBool::new(false)));
+    let stopped = stop.clone();
+    // The first route is asked before the second one: what is seen of that is never older than what was seen of it.
+    let asking = tokio::spawn(async move {
+        let mut seen = BTreeSet::new();
+        while !stopped.load(Ordering::Relaxed) {
+            let mut versions = Vec::new();
+            for path in ["/first", "/second", "/first"] {
+                let answer = raw::get(port, HOST, path).await.unwrap();
+                versions.push(answer.header("x-version").unwrap().parse::<usize>().unwrap());
+            }
+            assert!(versions.is_sorted(), "one change was served in two steps: {versions:?}");
+            seen.extend(versions);
+        }
+        seen
+    });
+    for version in 1..=VERSIONS {
+        shop.folder.write("more.yaml", versioned(version));
+        let wanted = version.to_string();
+        shop.until("the version", "/second", |a| a.header("x-version").as_deref() == Some(&wanted)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let seen = asking.await.unwrap();
+    assert!(seen.len() > VERSIONS / 2, "{seen:?}");
+}
+
+/// Pools, health and counters are an object's, whatever else changes around it.
+#[tokio::test]
+async fn connections_and_ejections_and_counters_outlive_a_reload() {
+    let dead = SocketAddr::from(([127, 0, 0, 1], ports::free()));
+    let one = Backend::echo("one").await;
+    let objects = |path: &str| {
+        let rules = format!("  - matches: [{{path: {{value: {path}}}}}]\n    backendRefs: [{{name: web, port: 80}}]\n");
+        let outlier = "outlierDetection: {consecutiveFailures: 1, baseEjection: 1h, maxEjection: 1h}";
+        join([
+            http_route("shop", &[HOST], &rules),
+            service("web", &[one.address, dead]),
+            backend_policy("web", outlier),
+        ])
+    };
+    let shop = Shop::start(&[], &objects("/before")).await;
+    // One after the other on one connection, so that it is one worker that answers, with one connection to the endpoint.
+    let mut client = raw::Client::connect(shop.http).await.unwrap();
+    let mut get = async |path: &str| {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await.unwrap();
+        client.response().await.unwrap().status
+    };
+    for _ in 0..6 {
+        assert_eq!(get("/before").await, 200);
+    }
+    let ejected = async || {
+        let (_, page) = shop.gateway.admin_get("/").await.unwrap();
+        page.contains("ejected")
+    };
+    assert!(ejected().await);
+    let (connections, requests) = (one.connections(), one.count());
+    let counted = shop.gateway.metric("sluice_requests_total", &["2xx"]).await;
+
+    shop.folder.write("more.yaml", objects("/after"));
+    wait::until("the change", || async {
+        let (_, config) = shop.gateway.admin_get("/config").await.ok()?;
+        config.contains("/after").then_some(())
+    })
+    .await;
+    for _ in 0..6 {
+        assert_eq!(get("/after").await, 200);
+    }
+    assert_eq!(one.count(), requests + 6);
+    assert_eq!(one.connections(), connections, "the endpoint was connected to anew");
+    assert!(ejected().await, "the ejection was forgotten");
+    assert!(shop.gateway.metric("sluice_requests_total", &["2xx"]).await >= counted + 6.0);
 }
 
 #[tokio::test]

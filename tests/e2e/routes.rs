@@ -135,8 +135,8 @@ async fn header_modifiers_act_on_rule_and_backend_and_on_both_directions() {
     assert_eq!(seen_field(&answer, "x-add").as_deref(), Some("first, more"));
     assert_eq!(seen_field(&answer, "x-gone"), None);
     assert_eq!(seen_field(&answer, "x-backend").as_deref(), Some("one"));
-    let answered: Vec<_> = answer.headers.iter().filter(|(n, _)| n == "x-answer").collect();
-    assert!(!answered.is_empty(), "{:?}", answer.headers);
+    let answered: Vec<_> = answer.headers.iter().filter(|(n, _)| n == "x-answer").map(|(_, v)| v.as_slice()).collect();
+    assert_eq!(answered, [&b"rule"[..], b"backend"]);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use crate::shop::{HOST, Shop, backend_of};
 use futures::{SinkExt, StreamExt};
+use sluice_tests::backend::echo_as;
 use sluice_tests::certificate::Authority;
 use sluice_tests::objects::{backend_policy, join, route_to, service, service_speaking, slice};
 use sluice_tests::{Backend, ports, raw, wait};
@@ -164,6 +165,35 @@ async fn an_endpoint_that_keeps_failing_is_ejected() {
 }
 
 #[tokio::test]
+async fn an_ejected_endpoint_is_tried_again_when_its_time_is_over() {
+    let works = Backend::echo("works").await;
+    let late = unused();
+    let shop = Shop::start(
+        &[],
+        &join([
+            route_to("all", &[HOST], "web"),
+            service("web", &[late, works.address]),
+            backend_policy("web", "outlierDetection: {consecutiveFailures: 1, baseEjection: 2s, maxEjection: 2s}"),
+        ]),
+    )
+    .await;
+    for _ in 0..4 {
+        assert_eq!(backend_of(&shop.get("/").await), "works");
+    }
+    let (_, page) = shop.gateway.admin_get("/").await.unwrap();
+    assert!(page.contains("ejected"), "{page}");
+    let late = Backend::on_port(late.port(), echo_as("late")).await;
+    wait::until("its share of the requests", || async {
+        let shares = shares(&shop, 4, |_| String::new()).await;
+        (shares.get("late") == Some(&2)).then_some(())
+    })
+    .await;
+    let (_, page) = shop.gateway.admin_get("/").await.unwrap();
+    assert!(!page.contains("ejected"), "{page}");
+    assert!(late.count() >= 2);
+}
+
+#[tokio::test]
 async fn an_endpoint_that_fails_its_health_check_is_taken_out_and_comes_back() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -225,6 +255,43 @@ async fn a_consistent_hash_sends_one_key_to_one_endpoint() {
         used.extend(shares.into_keys());
     }
     assert_eq!(used.len(), 3, "30 users used {used:?} alone");
+}
+
+#[tokio::test]
+async fn a_consistent_hash_leaves_the_keys_of_endpoints_that_stay_where_they_are() {
+    const USERS: usize = 60;
+    let backends =
+        [Backend::echo("a").await, Backend::echo("b").await, Backend::echo("c").await, Backend::echo("d").await];
+    let objects = |backends: &[Backend]| {
+        let addresses: Vec<_> = backends.iter().map(|b| b.address).collect();
+        join([
+            route_to("all", &[HOST], "web"),
+            service("web", &addresses),
+            backend_policy("web", "loadBalancer: {type: ConsistentHash, consistentHash: {header: X-User}}"),
+        ])
+    };
+    let shop = Shop::start(&[], &objects(&backends)).await;
+    let homes = async || {
+        let mut homes = Vec::new();
+        for user in 0..USERS {
+            homes.push(backend_of(&shop.get_with("/", &format!("X-User: {user}\r\n")).await));
+        }
+        homes
+    };
+    let before = homes().await;
+    let of_d = before.iter().filter(|home| *home == "d").count();
+    assert!(of_d > 0, "{before:?}");
+    shop.folder.write("more.yaml", objects(&backends[..3]));
+    wait::until("the endpoint to be left out", || async {
+        let (_, page) = shop.gateway.admin_get("/").await.ok()?;
+        (!page.contains(&backends[3].address.to_string())).then_some(())
+    })
+    .await;
+    let after = homes().await;
+    assert!(after.iter().all(|home| home != "d"), "{after:?}");
+    let moved = before.iter().zip(&after).filter(|(before, after)| *before != "d" && before != after).count();
+    // By the remainder of a division three quarters of them would go elsewhere.
+    assert!(moved < USERS / 4, "{moved} of {USERS} users moved from endpoints that stayed");
 }
 
 #[tokio::test]
@@ -290,6 +357,37 @@ async fn app_protocols_choose_what_is_spoken_to_endpoints() {
     )
     .await;
     assert_eq!(shop.get("/").await.json()["version"], "HTTP/2.0");
+}
+
+/// Without a BackendTLSPolicy it is the host that says whom to trust.
+#[tokio::test]
+async fn app_protocols_of_tls_are_spoken_to_endpoints_that_the_host_trusts() {
+    let (trusted, stranger) = (Authority::new("trusted"), Authority::new("stranger"));
+    let leaf = trusted.leaf(&["web.default.svc", "chat.default.svc"]);
+    let backend = Backend::echo_tls("secure", &leaf, &["http/1.1"]).await;
+    let objects = join([
+        route_to("web", &[HOST], "web"),
+        service_speaking("web", Some("https"), &[backend.address]),
+        route_to("chat", &["chat.example"], "chat"),
+        service_speaking("chat", Some("kubernetes.io/wss"), &[backend.address]),
+    ]);
+    let start = async |authority: &Authority| {
+        let folder = sluice_tests::Folder::new();
+        let anchors = folder.state().join("anchors.pem");
+        std::fs::write(&anchors, authority.pem()).unwrap();
+        (Shop::start_as(&[], &objects, |options| options.environment("SSL_CERT_FILE", &anchors)).await, folder)
+    };
+    let (shop, _folder) = start(&stranger).await;
+    assert_eq!(shop.get("/").await.status, 502);
+    assert_eq!(shop.gateway.logged(|l| l["status"] == 502).await["reason"], "upstream_tls_failed");
+    assert_eq!(backend.count(), 0);
+    let (shop, _folder) = start(&trusted).await;
+    assert_eq!(backend_of(&shop.get("/").await), "secure");
+    let client = sluice_tests::certificate::connect(shop.https, HOST, shop.authority.client(&["http/1.1"]));
+    let stream = client.await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async("ws://chat.example/chat", stream).await.unwrap();
+    socket.send(Message::text("hello")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("secure: hello"));
 }
 
 #[tokio::test]

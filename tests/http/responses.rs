@@ -153,10 +153,9 @@ async fn rfc9110_15_2_interim_answers_are_passed_on() {
     .await;
     let mut client = raw::Client::connect(edge.port).await.unwrap();
     client.send(get("/", "")).await.unwrap();
-    let mut answer = client.response().await.unwrap();
-    if answer.status == 103 {
-        answer = client.response().await.unwrap();
-    }
+    let hints = client.response().await.unwrap();
+    assert_eq!((hints.status, hints.header("link").as_deref()), (103, Some("</a.css>")));
+    let answer = client.response().await.unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
 }
 

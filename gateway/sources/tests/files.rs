@@ -489,3 +489,24 @@ async fn without_inotify_the_poll_sees_the_change() {
     assert!(watch.changed().await >= before);
     assert_eq!(upserts(&f.read()), [reference("a")]);
 }
+
+/// A folder on a network tells nothing: kubelet's way to replace a ConfigMap has to be seen by looking.
+#[tokio::test]
+async fn a_mounted_config_map_that_turns_is_seen_by_the_poll_alone() {
+    let mut f = Fixture::new();
+    f.write("..v1/a.yaml", &service("a", 80));
+    symlink("..v1", f.path("..data")).unwrap();
+    symlink("..data/a.yaml", f.path("a.yaml")).unwrap();
+    f.read();
+    let (mut watch, _) = Watch::start(Duration::from_millis(20));
+    watch.follow(&BTreeSet::new());
+    // As long as the one before, and with its times.
+    let times = fs::metadata(f.path("..v1/a.yaml")).unwrap().modified().unwrap();
+    f.write("..v2/a.yaml", &service("a", 81));
+    fs::File::options().write(true).open(f.path("..v2/a.yaml")).unwrap().set_modified(times).unwrap();
+    symlink("..v2", f.path("..data_tmp")).unwrap();
+    fs::rename(f.path("..data_tmp"), f.path("..data")).unwrap();
+    fs::remove_dir_all(f.path("..v1")).unwrap();
+    watch.changed().await;
+    assert_eq!(upserts(&f.read()), [reference("a")]);
+}

@@ -157,3 +157,37 @@ impl Watch {
         Ok(first)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// A watch of nothing, with a change that was first and last seen at these times.
+    fn pending(first: Instant, last: Instant) -> Watch {
+        let (watch, _) = Watch::start(HOUR);
+        *watch.shared.pending() = Pending { first: Some(first), last: Some(last), ..Pending::default() };
+        watch
+    }
+
+    #[test]
+    fn a_change_is_waited_out_until_it_is_quiet_but_not_for_ever() {
+        let now = Instant::now();
+        let earlier = |by: Duration| now.checked_sub(by).unwrap_or(now);
+        // Something happens all the time: the last sign of it lies ahead of us.
+        let ahead = now + HOUR;
+        let waits = |first: Instant, last: Instant| pending(first, last).settled();
+        assert!(waits(ahead, ahead).is_err_and(|wait| wait <= QUIET), "it has only begun");
+        assert_eq!(waits(earlier(RESTLESS), ahead), Ok(earlier(RESTLESS)), "nobody waits for longer than that");
+        assert_eq!(waits(earlier(QUIET), earlier(QUIET)), Ok(earlier(QUIET)), "it is over");
+    }
+
+    #[test]
+    fn what_is_told_is_told_once() {
+        let long_ago = Instant::now().checked_sub(RESTLESS).unwrap_or_else(Instant::now);
+        let watch = pending(long_ago, long_ago);
+        assert_eq!(watch.settled(), Ok(long_ago));
+        assert!(watch.shared.pending().first.is_none(), "the next call waits for a change of its own");
+    }
+}

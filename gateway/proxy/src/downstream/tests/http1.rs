@@ -191,6 +191,20 @@ async fn an_answer_before_a_short_body_has_come_costs_no_connection() {
 }
 
 #[tokio::test]
+async fn rfc_9112_9_6_a_short_body_that_an_early_answer_left_is_not_waited_for_without_end() {
+    let (gateway, address) = Gateway::plain(edge(|e| {
+        e.limits.drain_bytes = 10;
+        e.timeouts.body_idle = Duration::from_secs(600);
+    }));
+    let mut client = Client::connect(address).await;
+    client.send("POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n").await;
+    assert!(!client.response().await.closes());
+    client.send("012345678").await;
+    client.rest().await;
+    eventually("the connection is closed", || gateway.downstream.connections() == 0).await;
+}
+
+#[tokio::test]
 async fn rfc_9112_9_6_an_answer_before_a_long_body_has_come_arrives_although_the_connection_is_closed() {
     let (_gateway, address) = Gateway::plain(edge(|e| e.limits.drain_bytes = 1024 * 1024));
     let mut client = Client::connect(address).await;

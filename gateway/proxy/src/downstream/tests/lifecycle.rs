@@ -188,6 +188,41 @@ async fn what_is_left_at_the_drains_deadline_is_cut_and_reported() {
     held.ends().await;
 }
 
+/// Whoever waits for the end of the process has a time to count on.
+#[tokio::test]
+async fn draining_ends_by_its_deadline_whatever_clients_do() {
+    const DEADLINE: Duration = Duration::from_secs(1);
+    // What it takes to cut them, on a machine that has much else to do.
+    const CUTTING: Duration = Duration::from_secs(5);
+    let (gateway, address) = Gateway::plain(edge(|e| e.timeouts.drain = LONG));
+    // A request that is not answered, half a head, half a body, a response that is not read, a tunnel within a frame.
+    let mut clients = Vec::new();
+    for said in [
+        "GET /held HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /half HTTP/1.1\r\nHost",
+        "POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf",
+        "GET /huge HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /websocket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x01",
+    ] {
+        let mut client = Client::connect(address).await;
+        client.send(said).await;
+        clients.push(client);
+    }
+    eventually("all but half a head has arrived", || gateway.seen() == clients.len() - 1).await;
+    eventually("all are open", || gateway.downstream.connections() == clients.len()).await;
+    let began = std::time::Instant::now();
+    let cut = within(gateway.downstream.drain(DEADLINE)).await;
+    let took = began.elapsed();
+    assert!(took < DEADLINE + CUTTING, "it took {took:?}");
+    // All but the client that never had a request: it was told to go when it had been idle for long enough.
+    assert_eq!(cut, clients.len() - 1);
+    assert_eq!(gateway.metrics.timeout_hits("drain"), cut as u64);
+    for client in &mut clients {
+        client.rest().await;
+    }
+    eventually("none is left", || gateway.downstream.connections() == 0).await;
+}
+
 #[tokio::test]
 async fn sockets_of_a_former_process_are_served_without_a_gap() {
     let (former, address) = Gateway::plain(Edge::default());

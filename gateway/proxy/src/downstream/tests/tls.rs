@@ -175,6 +175,27 @@ async fn the_minimum_version_is_kept() {
 }
 
 #[tokio::test]
+async fn listeners_of_one_port_have_minimum_versions_of_their_own() {
+    let ca = Ca::new("ca");
+    let mut gateway = Gateway::new();
+    let (strict, lenient) = (ca.server(&["strict.test"]), ca.server(&["lenient.test"]));
+    let (strict, lenient) = (gateway.add_certificate(strict), gateway.add_certificate(lenient));
+    let edge = Arc::new(Edge::default());
+    let only_1_3 = ListenerTls { min_version: TlsVersion::V1_3, ..tls(vec![strict]) };
+    let listeners = vec![
+        listener("strict", Some("strict.test"), Some(only_1_3), &edge),
+        listener("lenient", Some("lenient.test"), Some(tls(vec![lenient])), &edge),
+    ];
+    let address = gateway.open(FIRST, Protocol::Https, listeners);
+    for (version, strict) in [(&rustls::version::TLS12, None), (&rustls::version::TLS13, Some(200))] {
+        let dialer = Dialer::versions(&ca, &[version], None);
+        let answer = dialer.info(address, "lenient.test").await.unwrap();
+        assert_eq!(answer.status, 200, "{version:?}");
+        assert_eq!(dialer.info(address, "strict.test").await.ok().map(|answer| answer.status), strict, "{version:?}");
+    }
+}
+
+#[tokio::test]
 async fn only_the_cipher_suites_that_are_asked_for_are_offered() {
     let ca = Ca::new("ca");
     let wanted = "TLS_CHACHA20_POLY1305_SHA256";

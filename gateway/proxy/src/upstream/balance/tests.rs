@@ -211,6 +211,27 @@ fn ejected_endpoints_come_back_when_their_time_is_over() {
 }
 
 #[test]
+fn an_endpoint_that_warms_up_takes_a_smaller_share_of_least_requests_too() {
+    let mut backend = Backend::new(4, LoadBalancer::LeastRequest);
+    backend.policy.slow_start = Some(Duration::from_secs(100));
+    let young = backend.candidates.endpoints[0].clone();
+    young.start_warming(backend.clock.now());
+    // All of them stay in flight: each endpoint's load is as its fitness.
+    let share_at = |elapsed: u64| {
+        fastrand::seed(elapsed);
+        backend.clock.advance(Duration::from_secs(elapsed));
+        let held: Vec<InFlight> = (0..400).map(|_| InFlight::new(backend.pick(&[]).unwrap())).collect();
+        let share = young.in_flight();
+        drop(held);
+        share
+    };
+    let (cold, half, warm) = (share_at(0), share_at(50), share_at(50));
+    assert!((5..=25).contains(&cold), "a tenth against three whole ones, about 13: {cold}");
+    assert!((45..=70).contains(&half), "a half against three whole ones, about 57: {half}");
+    assert!((95..=105).contains(&warm), "a quarter: {warm}");
+}
+
+#[test]
 fn one_key_stays_with_one_endpoint_and_moves_only_while_that_is_out() {
     let backend = Backend::new(10, LoadBalancer::ConsistentHash(HashKey::Source));
     let client = IpAddr::from([198, 51, 100, 7]);
@@ -223,6 +244,27 @@ fn one_key_stays_with_one_endpoint_and_moves_only_while_that_is_out() {
     assert!((0..20).all(|_| again(&backend) == refuge));
     home.set_healthy(true, &backend.clock);
     assert_eq!(again(&backend), home.address);
+}
+
+/// Who keeps what is known of users in memory counts on it: an endpoint that goes or comes moves its own users, and few
+/// others.
+#[test]
+fn an_endpoint_that_goes_or_comes_moves_its_own_keys_and_hardly_any_other() {
+    const KEYS: u32 = 10_000;
+    let hashed = |endpoints| Backend::new(endpoints, LoadBalancer::ConsistentHash(HashKey::Source));
+    let homes = |backend: &Backend| -> Vec<SocketAddr> {
+        let home = |key: u32| backend.pick_with(&HeaderMap::new(), IpAddr::from(key.to_be_bytes()), &[]).unwrap();
+        (0..KEYS).map(|key| home(key).address).collect()
+    };
+    // 20 or 21, the table is as large.
+    let (all, without) = (homes(&hashed(21)), homes(&hashed(20)));
+    let last = address(20);
+    assert!(without.iter().all(|home| *home != last));
+    let own = all.iter().filter(|home| **home == last).count();
+    let share = KEYS as usize / 21;
+    assert!((share * 3 / 4..share * 5 / 4).contains(&own), "{own} of {KEYS} keys are one endpoint's");
+    let moved = all.iter().zip(&without).filter(|(with, without)| **with != last && with != without).count();
+    assert!(moved < KEYS as usize / 25, "{moved} of {KEYS} keys moved from endpoints that stayed");
 }
 
 #[test]
