@@ -49,38 +49,35 @@ impl Image {
     ) -> Result<Image, Failure> {
         let config = normal(config);
         let owned_headers = check(schema, config)?;
+        // Those of scope Process never wait; whatever is configured below does neither.
+        let stores_wait = spec.redis_stores && module.stores;
+        let linker = if stores_wait { &engine.waiting_linker } else { &engine.linker };
+        let waits = module.waits || stores_wait;
         let pre = match &module.instrumented {
             Ok(instrumented) => {
                 let phases = phases(instrumented)?;
                 if phases.configuration.is_none() {
                     takes_none(config)?;
-                    prepare(engine, &module.component)?.1
+                    prepare(engine, linker, &module.component)?.1
                 } else {
                     let image = snapshot(engine, module, instrumented, &phases, spec, config, log)?;
-                    prepare(engine, &image)?.1
+                    prepare(engine, linker, &image)?.1
                 }
             }
             Err(reason) => {
-                let pre = prepare(engine, &module.component)?.1;
+                let pre = prepare(engine, linker, &module.component)?.1;
                 let phases = phases(&pre)?;
                 if phases.configuration.is_none() {
                     takes_none(config)?;
-                    return Image { waits: module.waits, pre, phases, configure_with: None, owned_headers }
-                        .tried(engine, spec, log);
+                    return Image { waits, pre, phases, configure_with: None, owned_headers }.tried(engine, spec, log);
                 }
                 tracing::info!(plugin = %spec.key, %reason, "no image can be made of this plugin: its instances are pooled");
-                configure(&pre, &phases, module.waits, spec, config, log, engine)?;
-                return Ok(Image {
-                    waits: module.waits,
-                    pre,
-                    phases,
-                    configure_with: Some(config.into()),
-                    owned_headers,
-                });
+                configure(&pre, &phases, waits, spec, config, log, engine)?;
+                return Ok(Image { waits, pre, phases, configure_with: Some(config.into()), owned_headers });
             }
         };
         let phases = phases(&pre)?;
-        Image { waits: module.waits, pre, phases, configure_with: None, owned_headers }.tried(engine, spec, log)
+        Image { waits, pre, phases, configure_with: None, owned_headers }.tried(engine, spec, log)
     }
 
     /// Makes one instance as a request would. A component may run code of its own for that (a start section): what that
