@@ -66,6 +66,15 @@ pub struct Capabilities {
     pub secrets: Option<Vec<PluginSecret>>,
 }
 
+impl Capabilities {
+    /// Secrets of the Plugin's namespace that it needs: those that the code reads, and passwords of its stores.
+    pub fn secret_names(&self) -> impl Iterator<Item = &str> {
+        let read = self.secrets.iter().flatten().map(|secret| &secret.reference);
+        let passwords = self.stores.iter().flatten().filter_map(|store| store.redis.as_ref()?.password_ref.as_ref());
+        read.chain(passwords).map(|reference| reference.name.as_str())
+    }
+}
+
 /// A store of state across requests. All Plugins of the namespace that name it alike, and say the same of where it is, share
 /// it.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]

@@ -178,11 +178,7 @@ impl Plugins {
 }
 
 fn secrets_of<'c>(may: &'c Capabilities, plugin: &'c ObjectRef) -> impl Iterator<Item = ObjectRef> + 'c {
-    let named = may.secrets.iter().flatten().map(|named| &named.reference);
-    let passwords = may.stores.iter().flatten().filter_map(|store| store.redis.as_ref()?.password_ref.as_ref());
-    named
-        .chain(passwords)
-        .map(|reference| ObjectRef::new(Kind::Secret, plugin.namespace.clone(), reference.name.as_str()))
+    may.secret_names().map(|name| ObjectRef::new(Kind::Secret, plugin.namespace.clone(), name))
 }
 
 fn grants(may: &Capabilities, plugin: &ObjectRef, store: &Store, report: &mut Report<'_>) -> Grants {

@@ -271,6 +271,7 @@ fn grants(capabilities: &Value, objects: &[Value]) -> Grants {
     Grants {
         stores: listed("stores").iter().map(|wanted| (name(wanted), store)).collect(),
         secrets: listed("secrets").iter().map(|wanted| (name(wanted), secret(wanted))).collect(),
+        ..Grants::default()
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 fn plugin(name: &str, stores: &str) -> String {
     format!(
         "---\napiVersion: sluice.dev/v1alpha1\nkind: Plugin\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{source: {{https: {{url: \"https://p.example/p.wasm\", sha256: {}}}}}, capabilities: {{stores: [{stores}]}}}}\n",
-        "0".repeat(64)
+        "a".repeat(64)
     )
 }
 
