@@ -128,7 +128,8 @@ impl RedisStores {
             named.places.iter().map(move |(plugin, field)| {
                 let object = ObjectRef::new(ObjectKind::Plugin, plugin.namespace.clone(), plugin.name.clone());
                 let message = format!("{server} can't be used: {error}");
-                Problem::error(Code::StoreUnreachable, &object, format!("{field}.redis"), message)
+                // The configuration is right, and is served.
+                Problem::warning(Code::StoreUnreachable, &object, format!("{field}.redis"), message)
             })
         });
         problems.collect()

@@ -140,7 +140,7 @@ impl Server {
         self.line().failed.as_ref().map(|(error, ..)| error.clone())
     }
 
-    /// Sends a command, and waits for its answer. One that is refused because of its script's absence is `missing`.
+    /// Sends a command, and waits for its answer.
     pub(super) async fn call<T: FromRedisValue>(&self, command: &Cmd, until: Instant) -> Result<T, Failed> {
         let Ok(_place) = self.places.try_acquire() else {
             let message = format!("{} calls are under way, as many as may be", self.config.concurrency);
@@ -166,6 +166,9 @@ impl Server {
             let told = StoreError::of(&error);
             if is_of_the_server(&error) {
                 self.give_up(&live, told.clone());
+            } else if told.kind == StoreErrorKind::Closed {
+                // Whatever drove it may have ended without a word, with the thread that it was on.
+                self.ended(live.number);
             }
             Failed::Error(told)
         })
