@@ -159,7 +159,10 @@ impl RedisStore {
     pub(super) async fn get(&self, key: &str, until: Instant) -> Answer<Option<Vec<u8>>> {
         let mut command = redis::cmd("GET");
         command.arg(self.keys.key(Kind::Value, key));
-        self.send(until, &command).await
+        let value: Option<Vec<u8>> = self.send(until, &command).await?;
+        // Another may have written it.
+        value.as_deref().map_or(Ok(()), super::value_fits)?;
+        Ok(value)
     }
 
     /// Lifetimes are milliseconds.
