@@ -37,6 +37,7 @@ lint: ## Formatting, and clippy without mercy
 test: lint plugins ## Everything but the cluster
 	@scripts/setup-authors.sh
 	@scripts/setup-envoy.sh >/dev/null
+	@scripts/setup-redis.sh >/dev/null
 	$(CARGO) test --locked --workspace
 	$(CARGO) test --locked --manifest-path plugins/Cargo.toml
 	$(CARGO) test --locked --manifest-path sdk/rust/Cargo.toml

@@ -25,6 +25,7 @@ mod plugin_state;
 mod plugins;
 mod policies;
 mod quickstart;
+mod redis_stores;
 mod reload;
 mod reload_under_load;
 mod routes;

@@ -28,6 +28,7 @@ pub mod objects;
 pub mod ports;
 pub mod raw;
 pub mod raw_backend;
+pub mod redis;
 pub mod registry;
 pub mod wait;
 
@@ -37,4 +38,5 @@ pub use backend::Backend;
 pub use collector::Collector;
 pub use folder::Folder;
 pub use gateway::Gateway;
+pub use redis::Redis;
 pub use registry::Registry;

@@ -25,6 +25,8 @@ pub struct PluginSpec {
     pub limits: PluginLimits,
     /// What happens to a request where the plugin fails. A use may say otherwise.
     pub fail_mode: FailMode,
+    /// Whether it is given a store of scope Redis: what it asks of stores then waits, and its calls run on fibers.
+    pub redis_stores: bool,
 }
 
 #[derive(Clone, PartialEq, Serialize)]
@@ -126,14 +128,16 @@ impl Default for PluginLimits {
 /// here reaches instances that run, and compiles nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Grants {
+    /// Of scope Process. A name stands here or among those of scope Redis.
     pub stores: BTreeMap<Arc<str>, StoreGrant>,
+    pub redis_stores: BTreeMap<Arc<str>, RedisGrant>,
     /// None: the Secret, or its key, is not there.
     pub secrets: BTreeMap<Arc<str>, Option<SecretValue>>,
 }
 
 impl Grants {
     pub fn is_empty(&self) -> bool {
-        self.stores.is_empty() && self.secrets.is_empty()
+        self.stores.is_empty() && self.redis_stores.is_empty() && self.secrets.is_empty()
     }
 }
 
@@ -150,8 +154,55 @@ impl StoreGrant {
     pub const QUOTAS: std::ops::RangeInclusive<u64> = 1 << 10..=1 << 30;
 }
 
+/// A store in Redis that a Plugin is given. Plugins of one namespace that name it alike, and say the same of it, share it,
+/// in all replicas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RedisGrant {
+    pub server: Arc<RedisServer>,
+    /// Where it is written: `spec.capabilities.stores[0]`.
+    pub field: Arc<str>,
+}
+
+/// A Redis, and how it is spoken to. Where its Service leads is [`Config::plugin_backends`](crate::Config).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct RedisServer {
+    pub service: NamespacedName,
+    /// The Service's port, not the endpoints'.
+    pub port: u16,
+    pub login: RedisLogin,
+    /// Default 0.
+    pub database: u32,
+    /// How long a call waits, connecting included. Default 250 ms, at most 10 s; the plugin's own deadline counts as well.
+    /// Metric: `timeout` of `sluice_plugin_store_calls_total`.
+    pub timeout: Duration,
+    /// Calls at a time, of this process; above, they fail at once. Default 1,000. Metric: `overloaded` of
+    /// `sluice_plugin_store_calls_total`.
+    pub concurrency: u32,
+}
+
+impl RedisServer {
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_millis(250);
+    pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(10);
+    pub const DEFAULT_CONCURRENCY: u32 = 1_000;
+    pub const CONCURRENCIES: std::ops::RangeInclusive<u32> = 1..=100_000;
+    pub const DATABASES: std::ops::RangeInclusive<u32> = 0..=65_535;
+}
+
+/// Who to be for a Redis.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum RedisLogin {
+    /// Nobody: it asks for no password.
+    Nobody,
+    Password {
+        /// None: the user `default`.
+        username: Option<Arc<str>>,
+        /// None: the Secret, or its key, is not there, so that nothing is connected to.
+        password: Option<SecretValue>,
+    },
+}
+
 /// A value out of a Secret. Only its size is printed.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SecretValue(Arc<[u8]>);
 
 impl SecretValue {
@@ -233,8 +284,22 @@ mod tests {
     #[test]
     fn a_secret_is_printed_by_its_size_alone() {
         let secret = SecretValue::new(b"hunter2");
-        let grants = Grants { secrets: [("token".into(), Some(secret))].into(), ..Grants::default() };
+        let login = RedisLogin::Password { username: None, password: Some(secret.clone()) };
+        let server = RedisServer {
+            service: NamespacedName::new("shop", "redis"),
+            port: 6379,
+            login,
+            database: 0,
+            timeout: RedisServer::DEFAULT_TIMEOUT,
+            concurrency: RedisServer::DEFAULT_CONCURRENCY,
+        };
+        let store = RedisGrant { server: server.into(), field: "spec".into() };
+        let grants = Grants {
+            secrets: [("token".into(), Some(secret))].into(),
+            redis_stores: [("limits".into(), store)].into(),
+            ..Grants::default()
+        };
         let printed = format!("{grants:?} {}", serde_json::to_string(&grants).unwrap());
-        assert!(printed.contains("7 bytes") && !printed.contains("hunter2"), "{printed}");
+        assert!(printed.matches("7 bytes").count() == 4 && !printed.contains("hunter2"), "{printed}");
     }
 }

@@ -349,14 +349,15 @@ impl Assembler {
 
     /// What plugins may call. The slots keep their backends alive.
     fn plugin_calls(&mut self, config: &Config, before: &Snapshot) -> FastMap<PluginKey, Arc<PluginCalls>> {
-        let calls = config.plugin_backends.iter().map(|(plugin, calls)| {
-            let same = before.config.plugin_backends.get(plugin).is_some_and(|former| Arc::ptr_eq(former, calls));
+        let calls = config.plugin_backends.iter().map(|(plugin, of)| {
+            let same = before.config.plugin_backends.get(plugin).is_some_and(|former| Arc::ptr_eq(former, of));
             let former = before.plugin_calls.get(plugin).filter(|_| same).cloned();
             let slots = former.unwrap_or_else(|| {
-                let slot = |(name, key): (&Arc<str>, &BackendKey)| (name.clone(), self.backend_slots.slot(key));
-                let backends = calls.iter().map(slot).collect();
+                let mut slot = |(name, key): (&Arc<str>, &BackendKey)| (name.clone(), self.backend_slots.slot(key));
+                let backends = of.calls.iter().map(&mut slot).collect();
+                let stores = of.stores.iter().map(&mut slot).collect();
                 let (connections, metrics) = (self.connections.clone(), self.metrics.clone());
-                Arc::new(PluginCalls { backends, connections, metrics })
+                Arc::new(PluginCalls { backends, stores, connections, metrics })
             });
             (plugin.clone(), slots)
         });

@@ -8,6 +8,7 @@
 //! idle connection that had been closed before the request was sent. No plugin is run for a call.
 
 mod pool;
+mod stores;
 
 use crate::http::Shared;
 use crate::metrics::HeldBytes;
@@ -27,6 +28,7 @@ use sluice_wasm::{Backends, FetchError, FetchErrorKind, Outbound, OutboundReques
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+pub(crate) use stores::StoreEndpoints;
 use tokio::time::timeout_at;
 
 /// Idle connections that are tried before a new one is made: a backend that restarted has closed all of them.

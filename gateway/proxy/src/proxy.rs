@@ -9,7 +9,7 @@ use crate::downstream::{
 use crate::http::{Gateway, Observer, Shared};
 use crate::metrics::RequestMetrics;
 use crate::mirror::Mirrors;
-use crate::outbound::OwnCalls;
+use crate::outbound::{OwnCalls, StoreEndpoints};
 use crate::overload::Overload;
 use crate::session::SessionSecret;
 use crate::snapshot::Snapshot;
@@ -185,6 +185,7 @@ impl Proxy {
         )?;
         let assembly = Assembly { assembler, tls: TlsCache::default(), tls_problems: Vec::new() };
         plugins.set_backends(OwnCalls::new(&shared));
+        plugins.set_store_servers(StoreEndpoints::new(&shared));
         Ok(Proxy { downstream, shared, assembly: Mutex::new(assembly), plugins, background: Some(background) })
     }
 

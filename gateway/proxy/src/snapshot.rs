@@ -38,7 +38,7 @@ pub struct Snapshot {
     pub backends: Box<[Option<Arc<BackendRuntime>>]>,
     /// By [`Slot`] of a [`UseKey`]. `None`: no version of it is compiled and configured yet.
     pub plugins: Box<[Option<Arc<Configured>>]>,
-    /// What plugins may call.
+    /// What plugins may call, and where their stores are.
     pub plugin_calls: FastMap<PluginKey, Arc<PluginCalls>>,
     pub access_log: Arc<LogFormat>,
 }
@@ -48,6 +48,8 @@ pub struct Snapshot {
 pub struct PluginCalls {
     /// By the names that it calls them by.
     pub backends: BTreeMap<Arc<str>, Slot<BackendKey>>,
+    /// Where its stores of scope Redis are, by their names.
+    pub stores: BTreeMap<Arc<str>, Slot<BackendKey>>,
     /// Those of all plugins.
     pub(crate) connections: Connections,
     /// Of which the bytes of answers are a part.

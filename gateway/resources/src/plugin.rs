@@ -66,27 +66,76 @@ pub struct Capabilities {
     pub secrets: Option<Vec<PluginSecret>>,
 }
 
-/// A store of state across requests. All Plugins of the namespace that name it alike share it.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+impl Capabilities {
+    /// Secrets of the Plugin's namespace that it needs: those that the code reads, and passwords of its stores.
+    pub fn secret_names(&self) -> impl Iterator<Item = &str> {
+        let read = self.secrets.iter().flatten().map(|secret| &secret.reference);
+        let passwords = self.stores.iter().flatten().filter_map(|store| store.redis.as_ref()?.password_ref.as_ref());
+        read.chain(passwords).map(|reference| reference.name.as_str())
+    }
+}
+
+/// A store of state across requests. All Plugins of the namespace that name it alike, and say the same of where it is, share
+/// it.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.scope) && self.scope == 'Redis') == has(self.redis)")
+        .message("redis belongs to scope: Redis"),
+    validation = Rule::new("!(has(self.redis) && has(self.quota))")
+        .message("a quota belongs to scope: Process; a Redis bounds its memory itself (maxmemory)")
+)]
 pub struct PluginStore {
     /// What the code calls it by; unique within the list.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Process: this gateway process' own, gone when it ends. Default Process.
+    /// Process: this gateway process' own, gone when it ends. Redis: that of all replicas, in a Redis. Default Process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<StoreScope>,
-    /// Bytes of keys, values and bookkeeping, 1Ki to 1Gi; above, writes are refused. Default 16Mi. Where Plugins say
-    /// different things of one store, the largest counts.
+    /// Of scope Process: bytes of keys, values and bookkeeping, 1Ki to 1Gi; above, writes are refused. Default 16Mi. Where
+    /// Plugins say different things of one store, the largest counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<Quantity>,
+    /// Of scope Redis: which one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisConfig>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
 pub enum StoreScope {
     Process,
-    /// Not offered in this release.
     Redis,
+}
+
+/// A Redis, version 6.0 or later, or what speaks as one (Valkey); one primary, no cluster of shards. Keys begin with
+/// `sluice:` and the Plugin's namespace.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.username) || has(self.passwordRef)").message("a username needs a passwordRef")
+)]
+pub struct RedisConfig {
+    /// Over TLS where a BackendTLSPolicy says so; the port's appProtocol says nothing here.
+    #[serde(rename = "ref")]
+    pub reference: ServiceRef,
+    /// Who to be (ACL). Default: the user `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub username: Option<String>,
+    /// The password, in a Secret of the Plugin's namespace. Default: none is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_ref: Option<SecretKeyRef>,
+    /// Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 65535))]
+    pub database: Option<u32>,
+    /// How long one call waits, connecting included. Default 250ms, at most 10s; the plugin's own deadline counts as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<DurationText>,
+    /// Calls at a time, of one gateway process; above, they fail at once. Default 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100000))]
+    pub concurrency: Option<u32>,
 }
 
 /// A secret that a Plugin may read.

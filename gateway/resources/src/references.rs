@@ -43,9 +43,8 @@ impl Object {
                 }
                 let map = source.config_map.as_ref();
                 found.extend(map.map(|map| ObjectRef::new(Kind::ConfigMap, own, map.name.as_str())));
-                let secrets = plugin.spec.capabilities.as_ref().and_then(|may| may.secrets.as_ref());
-                let named = secrets.into_iter().flatten();
-                found.extend(named.map(|named| ObjectRef::new(Kind::Secret, own, named.reference.name.as_str())));
+                let names = plugin.spec.capabilities.iter().flat_map(|may| may.secret_names());
+                found.extend(names.map(|name| ObjectRef::new(Kind::Secret, own, name)));
             }
             _ => {}
         }
@@ -158,9 +157,13 @@ mod tests {
                          {"group": "", "kind": "ConfigMap", "name": "ca"}]}}});
         assert_eq!(references(policy), ["ConfigMap shop/ca"]);
         let plugin = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "Plugin", "metadata": meta,
-            "spec": {"source": {"configMap": {"name": "code", "key": "plugin.wasm"}},
-                     "capabilities": {"secrets": [{"name": "token", "ref": {"name": "oidc", "key": "client"}}]}}});
-        assert_eq!(references(plugin), ["ConfigMap shop/code", "Secret shop/oidc"]);
+        "spec": {"source": {"configMap": {"name": "code", "key": "plugin.wasm"}},
+                 "capabilities": {
+                    "secrets": [{"name": "token", "ref": {"name": "oidc", "key": "client"}}],
+                    "stores": [{"name": "a"}, {"name": "b", "scope": "Redis", "redis": {
+                        "ref": {"name": "redis", "port": 6379}, "passwordRef": {"name": "login", "key": "password"}}}],
+                 }}});
+        assert_eq!(references(plugin), ["ConfigMap shop/code", "Secret shop/oidc", "Secret shop/login"]);
         let plugin = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "Plugin", "metadata": meta, "spec": {"source": {"oci": {
             "image": "r.example/a:1", "pullSecretRef": {"name": "pull"}, "publicKeyRef": {"name": "signer"}}}}});
         assert_eq!(references(plugin), ["Secret shop/pull", "Secret shop/signer"]);

@@ -31,6 +31,7 @@ mod options;
 mod plugin;
 mod plugin_backends;
 mod plugin_source;
+mod plugin_stores;
 mod policy;
 mod rank;
 mod report;

@@ -2,6 +2,7 @@
 
 use crate::grant::{Reference, permits, selector_error, selects};
 use crate::plugin_source;
+use crate::plugin_stores;
 use crate::policy::Chain;
 use crate::report::Report;
 use crate::values::{bytes, number, positive_duration};
@@ -12,13 +13,13 @@ use sluice_model::config::ListenerId;
 use sluice_model::object::NamespacedName;
 use sluice_model::plugin::{
     CircuitBreaker, FailMode, Grants, InstanceMode, ModuleSource, Place, PluginKey, PluginLimits, PluginSpec,
-    PluginUse, SecretValue, StoreGrant,
+    PluginUse, RedisGrant, SecretValue, StoreGrant,
 };
 use sluice_model::{Code, Kind, ObjectRef, Problem};
 use sluice_resources::api::ConfigMap;
 use sluice_resources::{
     Capabilities, DurationText, FailModeName, InstanceName, NamespacesFrom, Plugin, PluginCircuitBreaker,
-    PluginLimitsConfig, SecretKeyRef, Store, StoreScope,
+    PluginLimitsConfig, SecretKeyRef, Store,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -53,6 +54,8 @@ impl Plugins {
             let entry = result.entry(&reference, object, store, files, with_files, former.plugins.get(name));
             result.plugins.insert(name.clone(), entry);
         }
+        let grants = result.plugins.iter().map(|(key, entry)| (key, &*entry.grants));
+        plugin_stores::not_shared(grants, &mut result.problems);
         result
     }
 
@@ -122,6 +125,8 @@ impl Plugins {
             }
         }
         let limits = limits(object.spec.limits.as_ref(), &mut report);
+        let capabilities = object.spec.capabilities.as_ref();
+        let grants = capabilities.map(|may| grants(may, reference, store, &mut report)).unwrap_or_default();
         let spec = PluginSpec {
             key: reference.key(),
             source: module,
@@ -132,13 +137,12 @@ impl Plugins {
             },
             limits,
             fail_mode: object.spec.fail_mode.map_or(FailMode::Closed, fail_mode),
+            redis_stores: !grants.redis_stores.is_empty(),
         };
         let spec = match former {
             Some(old) if *old.spec == spec => old.spec.clone(),
             _ => Arc::new(spec),
         };
-        let capabilities = object.spec.capabilities.as_ref();
-        let grants = capabilities.map(|may| grants(may, reference, store, &mut report)).unwrap_or_default();
         self.uses.extend(capabilities.iter().flat_map(|may| secrets_of(may, reference)));
         let grants = match former {
             Some(old) if *old.grants == grants => old.grants.clone(),
@@ -174,33 +178,37 @@ impl Plugins {
 }
 
 fn secrets_of<'c>(may: &'c Capabilities, plugin: &'c ObjectRef) -> impl Iterator<Item = ObjectRef> + 'c {
-    let named = may.secrets.iter().flatten();
-    named.map(|named| ObjectRef::new(Kind::Secret, plugin.namespace.clone(), named.reference.name.as_str()))
+    may.secret_names().map(|name| ObjectRef::new(Kind::Secret, plugin.namespace.clone(), name))
 }
 
 fn grants(may: &Capabilities, plugin: &ObjectRef, store: &Store, report: &mut Report<'_>) -> Grants {
     let mut grants = Grants::default();
+    let mut names = BTreeMap::new();
     for (i, wanted) in may.stores.iter().flatten().enumerate() {
         let field = format!("spec.capabilities.stores[{i}]");
-        if named_twice(&grants.stores, &wanted.name, &field, report) {
+        if named_twice(&names, &wanted.name, &field, report) {
             continue;
         }
+        names.insert(wanted.name.as_str().into(), ());
         let quota = bytes(wanted.quota.as_ref(), StoreGrant::QUOTAS, &format!("{field}.quota"), report);
-        if wanted.scope == Some(StoreScope::Redis) {
-            let message =
-                "stores of scope Redis are not offered in this release: the plugin is not given the store; use Process";
-            report.error(Code::UnsupportedValue, format!("{field}.scope"), message);
-            continue;
+        let name: Arc<str> = wanted.name.as_str().into();
+        match plugin_stores::place(wanted, plugin, store, &field, report) {
+            Some(plugin_stores::Place::Process) => {
+                let quota = quota.unwrap_or(StoreGrant::DEFAULT_QUOTA);
+                grants.stores.insert(name, StoreGrant { quota });
+            }
+            Some(plugin_stores::Place::Redis(server)) => {
+                grants.redis_stores.insert(name, RedisGrant { server, field: field.into() });
+            }
+            None => {}
         }
-        let grant = StoreGrant { quota: quota.unwrap_or(StoreGrant::DEFAULT_QUOTA) };
-        grants.stores.insert(wanted.name.as_str().into(), grant);
     }
     for (i, wanted) in may.secrets.iter().flatten().enumerate() {
         let field = format!("spec.capabilities.secrets[{i}]");
         if named_twice(&grants.secrets, &wanted.name, &field, report) {
             continue;
         }
-        let value = secret(&wanted.reference, plugin, store, &field, report);
+        let value = secret(&wanted.reference, plugin, store, &format!("{field}.ref"), "the plugin reads none", report);
         grants.secrets.insert(wanted.name.as_str().into(), value);
     }
     grants
@@ -221,23 +229,24 @@ fn named_twice<T>(known: &BTreeMap<Arc<str>, T>, name: &str, field: &str, report
     false
 }
 
-/// None while it can't be had: so the plugin is told.
-fn secret(
+/// None while it can't be had, and what that means.
+pub(crate) fn secret(
     reference: &SecretKeyRef,
     plugin: &ObjectRef,
     store: &Store,
     field: &str,
+    until: &str,
     report: &mut Report<'_>,
 ) -> Option<SecretValue> {
     let name = NamespacedName::new(plugin.namespace.clone(), reference.name.as_str());
     let Some(secret) = store.secrets.get(&name) else {
-        let message = format!("there is no Secret {name}; until there is one, the plugin reads none");
-        report.error(Code::SecretNotFound, format!("{field}.ref.name"), message);
+        let message = format!("there is no Secret {name}; until there is one, {until}");
+        report.error(Code::SecretNotFound, format!("{field}.name"), message);
         return None;
     };
     let Some(value) = secret.data.as_ref().and_then(|data| data.get(&reference.key)) else {
-        let message = format!("Secret {name} has no data `{}`; until it has, the plugin reads none", reference.key);
-        report.error(Code::SecretNotFound, format!("{field}.ref.key"), message);
+        let message = format!("Secret {name} has no data `{}`; until it has, {until}", reference.key);
+        report.error(Code::SecretNotFound, format!("{field}.key"), message);
         return None;
     };
     Some(SecretValue::new(&value.0))
@@ -289,7 +298,12 @@ fn circuit_breaker(settings: &PluginCircuitBreaker, report: &mut Report<'_>) -> 
     Some(CircuitBreaker { failures, window: window.unwrap_or(CircuitBreaker::DEFAULT_WINDOW) })
 }
 
-fn duration(text: Option<&DurationText>, longest: Duration, field: &str, report: &mut Report<'_>) -> Option<Duration> {
+pub(crate) fn duration(
+    text: Option<&DurationText>,
+    longest: Duration,
+    field: &str,
+    report: &mut Report<'_>,
+) -> Option<Duration> {
     let duration = positive_duration(text, field, report)?;
     if duration <= longest {
         return Some(duration);

@@ -10,7 +10,7 @@ use crate::rank::Rank;
 use crate::report::why;
 use crate::rivals::Rivals;
 use crate::status::RouteStatus;
-use sluice_model::config::{Action, Backend, BackendKey, BackendTarget, ListenerId, RouteMatch, Rule};
+use sluice_model::config::{Action, Backend, BackendKey, BackendTarget, ListenerId, PluginBackends, RouteMatch, Rule};
 use sluice_model::object::NamespacedName;
 use sluice_model::{HostPattern, ObjectRef, Problem};
 use sluice_resources::Store;
@@ -54,7 +54,7 @@ impl Rules {
     }
 }
 
-/// What one route or Ingress is, or what a Plugin calls, as its translation says.
+/// What one route or Ingress is, or what a Plugin connects to, as its translation says.
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) rank: Rank,
@@ -63,8 +63,8 @@ pub(crate) struct Compiled {
     /// Each listener and host once.
     pub(crate) placements: BTreeMap<(ListenerId, HostPattern), Arc<RuleSet>>,
     pub(crate) backends: BTreeMap<BackendKey, Arc<Backend>>,
-    /// Of a Plugin: the backends that it may call, by the names that it calls them by.
-    pub(crate) calls: BTreeMap<Arc<str>, BackendKey>,
+    /// Of a Plugin: what it may connect to.
+    pub(crate) of_plugin: PluginBackends,
     /// Objects that were looked at, there or not.
     pub(crate) deps: BTreeSet<ObjectRef>,
     pub(crate) problems: Vec<Problem>,
@@ -86,7 +86,7 @@ impl Compiled {
             claims: BTreeMap::new(),
             placements: BTreeMap::new(),
             backends: BTreeMap::new(),
-            calls: BTreeMap::new(),
+            of_plugin: PluginBackends::default(),
             deps: BTreeSet::new(),
             problems: Vec::new(),
             dropped: BTreeMap::new(),

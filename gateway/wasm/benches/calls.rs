@@ -109,6 +109,7 @@ async fn ready(
         instance,
         limits: PluginLimits::default(),
         fail_mode: FailMode::Closed,
+        redis_stores: false,
     };
     let plugin_use = PluginUse {
         name: name.into(),

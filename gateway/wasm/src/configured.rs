@@ -385,7 +385,7 @@ impl Configured {
     /// Whether its code calls backends.
     pub fn calls_backends(&self) -> bool {
         match &self.code {
-            Code::Component(image) => image.waits,
+            Code::Component(image) => image.calls_backends,
             Code::Filter { program, .. } => program.code().calls_backends(),
         }
     }

@@ -7,6 +7,7 @@ use crate::instance::State;
 use crate::limits::MAX_TABLE_ELEMENTS;
 use crate::options::HostOptions;
 use crate::proxy_wasm::{self, VmState};
+use crate::services::waiting_linker;
 use crate::shares::Shares;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -58,6 +59,8 @@ const GUARD: u64 = 64 << 10;
 pub(crate) struct Engine {
     pub(crate) engine: wasmtime::Engine,
     pub(crate) linker: Linker<State>,
+    /// The same for plugins whose stores may wait.
+    pub(crate) waiting_linker: Linker<State>,
     /// What filters of the proxy-wasm ABI may import.
     pub(crate) filters: wasmtime::Linker<VmState>,
     /// Instances in use, and bytes of their memory: shared by all plugins.
@@ -75,12 +78,23 @@ impl Engine {
         let setup = |error: wasmtime::Error| HostError::Engine(format!("{error:#}"));
         let engine = wasmtime::Engine::new(&config(options, functions).map_err(setup)?).map_err(setup)?;
         let linker = guest::linker(&engine).map_err(setup)?;
+        let waiting_linker = waiting_linker(&engine).map_err(setup)?;
         let filters = proxy_wasm::linker(&engine).map_err(setup)?;
         let clock = Clock::start(&engine)?;
         let max_idle = options.instances / 4;
         let instances = Shares::new(u64::from(options.instances - max_idle));
         let memory = Shares::new(options.memory);
-        Ok(Engine { engine, linker, filters, instances, memory, idle: AtomicU32::new(0), max_idle, clock })
+        Ok(Engine {
+            engine,
+            linker,
+            waiting_linker,
+            filters,
+            instances,
+            memory,
+            idle: AtomicU32::new(0),
+            max_idle,
+            clock,
+        })
     }
 
     /// Whether one more instance may wait idle; if so it is counted.

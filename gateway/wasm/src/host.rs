@@ -9,7 +9,7 @@ use crate::metrics::Metrics;
 use crate::options::HostOptions;
 use crate::outgoing::Backends;
 use crate::schema::ConfigSchema;
-use crate::services::Providers;
+use crate::services::{Providers, StoreServers};
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use sluice_fetch::{Fetcher, FetcherOptions};
@@ -166,6 +166,11 @@ impl PluginHost {
         self.builder.set_backends(Box::new(backends));
     }
 
+    /// Says once what connects to where stores of plugins are. Until then no store of scope Redis can be used.
+    pub fn set_store_servers(&self, servers: impl StoreServers + 'static) {
+        self.builder.set_store_servers(Box::new(servers));
+    }
+
     /// The newest version of a use that is ready. To be asked when a snapshot is assembled, not for each request.
     ///
     /// A use that was given another configuration has another key: while this gives none for it, the snapshot
@@ -202,9 +207,12 @@ impl PluginHost {
         }
     }
 
-    /// What is wrong now. A problem goes when what it is about works, or is not wished for any more.
+    /// What is wrong now. A problem goes when what it is about works, or is not wished for any more. Of a store that can't be
+    /// reached it tells once a plugin has used it.
     pub fn problems(&self) -> Vec<Problem> {
-        self.published.load().problems.clone()
+        let mut problems = self.published.load().problems.clone();
+        problems.extend(self.builder.service_problems());
+        problems
     }
 
     pub fn statuses(&self) -> Vec<PluginStatus> {

@@ -58,3 +58,4 @@ pub use options::HostOptions;
 pub use outgoing::{Backends, FetchError, FetchErrorKind, Outbound, OutboundRequest, OutboundResponse};
 pub use plain::{PlainRequest, PlainResponse};
 pub use schema::{ConfigError, ConfigSchema, SECTION as SCHEMA_SECTION, SchemaError};
+pub use services::{StoreConnection, StoreError, StoreErrorKind, StoreServers, StoreStream};

@@ -57,7 +57,7 @@ impl Limiter {
         let passes = estimate <= limit;
         if !passes {
             // It is not let in, and so is none of those that later ones are held against.
-            store.increment(&name(key, number), -1, None)?;
+            store.increment(&name(key, number), -1, Some(self.kept()))?;
         }
         let reset = if passes { per - within } else { self.wait(before, count - 1, within) };
         Ok(Verdict {
@@ -89,10 +89,15 @@ impl Limiter {
         Ok(Verdict { passes: taken.taken, left: taken.left, reset: if taken.taken { full } else { wait } })
     }
 
-    /// The count of a window with this request. It is kept while the next window looks back at it.
+    /// The count of a window with this request.
     fn count(&self, store: &Store, key: &str, window: u64) -> Result<u64, String> {
-        let count = store.increment(&name(key, window), 1, Some(Duration::from_secs(2 * self.per)))?;
+        let count = store.increment(&name(key, window), 1, Some(self.kept()))?;
         Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// How long a count is kept: the next window looks back at it.
+    fn kept(&self) -> Duration {
+        Duration::from_secs(2 * self.per)
     }
 }
 

@@ -1,9 +1,10 @@
 //! State across requests, in the stores that the Plugin names in `capabilities.stores`. `configure` can't use them.
 //!
-//! A store is this gateway process' own: it is there for all requests and versions of the plugin, is shared by all Plugins of
-//! the namespace that name it alike, and is gone when the process ends. Each replica has its own.
+//! A store of scope `Process` is this gateway process' own: it is there for all requests and versions of the plugin, is shared by
+//! all Plugins of the namespace that name it alike, and is gone when the process ends. Each replica has its own. One of scope
+//! `Redis` is shared by all replicas; the code is the same, but a call may wait, and fails while the Redis can't be reached.
 //!
-//! A key has 1 to 512 bytes, a value at most 64 KiB. Above the store's quota a write is refused.
+//! A key has 1 to 512 bytes, a value at most 64 KiB. Above the quota of a store of scope `Process` a write is refused.
 //!
 //! ```
 //! use sluice_plugin::{store::{Rate, Store}, testing::Services};
@@ -44,7 +45,8 @@ pub struct Taken {
     pub wait: Option<Duration>,
 }
 
-/// A store. The error of each method is a sentence for the log: it is not given to the plugin, or full.
+/// A store. The error of each method is a sentence for the log: it is not given to the plugin, or full, or
+/// its Redis can't be reached in time.
 #[derive(Debug)]
 pub struct Store {
     bucket: Bucket,

@@ -154,7 +154,8 @@ impl Subject {
         let key = PluginKey::new(NAMESPACE, self.policy.as_str());
         let source = Some(ModuleSource::Inline { sha256: sha256(&self.module), bytes: self.module.clone() });
         let (limits, fail_mode) = (self.limits.clone(), FailMode::Closed);
-        let spec = PluginSpec { key: key.clone(), source, remote: None, instance, limits, fail_mode };
+        let key_of = key.clone();
+        let spec = PluginSpec { key: key_of, source, remote: None, instance, limits, fail_mode, redis_stores: false };
         let config = self.config.to_string();
         let plugin_use = PluginUse {
             name: self.policy.as_str().into(),
@@ -270,6 +271,7 @@ fn grants(capabilities: &Value, objects: &[Value]) -> Grants {
     Grants {
         stores: listed("stores").iter().map(|wanted| (name(wanted), store)).collect(),
         secrets: listed("secrets").iter().map(|wanted| (name(wanted), secret(wanted))).collect(),
+        ..Grants::default()
     }
 }
 

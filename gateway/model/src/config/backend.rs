@@ -6,6 +6,7 @@ use crate::object::NamespacedName;
 use crate::print::{display, display_option};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -46,6 +47,30 @@ impl Backend {
     pub fn is_balanced_elsewhere(&self) -> bool {
         matches!(self.source, EndpointSource::ClusterIp { .. })
     }
+}
+
+/// What one Plugin may connect to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PluginBackends {
+    /// By the names that its code calls them by.
+    #[serde(serialize_with = "values_by_display")]
+    pub calls: BTreeMap<Arc<str>, BackendKey>,
+    /// Where its stores of scope Redis are, by their names. The gateway connects to them, the code does not.
+    #[serde(serialize_with = "values_by_display")]
+    pub stores: BTreeMap<Arc<str>, BackendKey>,
+}
+
+impl PluginBackends {
+    pub fn is_empty(&self) -> bool {
+        self.calls.is_empty() && self.stores.is_empty()
+    }
+}
+
+fn values_by_display<S: serde::Serializer>(
+    map: &BTreeMap<Arc<str>, BackendKey>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(map.iter().map(|(name, backend)| (name, backend.to_string())))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -46,9 +46,8 @@ pub struct Config {
     #[serde(serialize_with = "by_display")]
     pub certificates: BTreeMap<CertificateKey, Arc<Certificate>>,
     pub plugins: BTreeMap<PluginKey, Arc<PluginSpec>>,
-    /// What a Plugin may call, by the names that it calls them by.
-    #[serde(serialize_with = "calls_by_display")]
-    pub plugin_backends: BTreeMap<PluginKey, Arc<BTreeMap<Arc<str>, BackendKey>>>,
+    /// What Plugins may connect to, of those that may.
+    pub plugin_backends: BTreeMap<PluginKey, Arc<PluginBackends>>,
     /// The stores and secrets of Plugins that are given some.
     pub plugin_grants: BTreeMap<PluginKey, Arc<Grants>>,
     /// What the policies of a Gateway and of its listener say of plugins, in running order: for answers to requests that no
@@ -70,16 +69,6 @@ impl Config {
     pub fn endpoints_of(&self, key: &EndpointsKey) -> &[Endpoint] {
         self.endpoints.get(key).map(|set| set.endpoints.as_slice()).unwrap_or_default()
     }
-}
-
-fn calls_by_display<S: serde::Serializer>(
-    map: &BTreeMap<PluginKey, Arc<BTreeMap<Arc<str>, BackendKey>>>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    let texts = |calls: &BTreeMap<Arc<str>, BackendKey>| -> BTreeMap<Arc<str>, String> {
-        calls.iter().map(|(name, backend)| (name.clone(), backend.to_string())).collect()
-    };
-    serializer.collect_map(map.iter().map(|(plugin, calls)| (plugin.to_string(), texts(calls))))
 }
 
 /// A map whose keys print as text.

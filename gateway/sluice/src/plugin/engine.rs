@@ -114,6 +114,7 @@ fn spec(module: &Module, name: &str, limits: PluginLimits, instance: InstanceMod
         instance,
         limits,
         fail_mode: FailMode::Closed,
+        redis_stores: false,
     }
 }
 

@@ -10,6 +10,7 @@ mod incremental;
 mod ingress;
 mod listener_set;
 mod plugin_source;
+mod plugin_stores;
 mod policy;
 mod service;
 mod status;

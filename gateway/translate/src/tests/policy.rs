@@ -281,7 +281,7 @@ fn a_plugin_is_given_the_stores_and_secrets_that_it_names() {
     let mut problems: Vec<_> = h.problems().iter().map(|problem| at(problem)).collect();
     problems.sort();
     let expected =
-        ["secrets[1].ref.key", "secrets[2].ref.name", "stores[2].name", "stores[3].quota", "stores[4].scope"];
+        ["secrets[1].ref.key", "secrets[2].ref.name", "stores[2].name", "stores[3].quota", "stores[4].redis"];
     assert_eq!(problems, expected.map(|field| format!("Plugin infra/auth spec.capabilities.{field}")));
     // A rotated value is no new plugin, and says nothing of itself in dumps.
     let spec = |h: &Harness| h.config().plugins.values().find(|p| p.key.name.as_ref() == "auth").unwrap().clone();

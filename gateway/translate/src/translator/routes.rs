@@ -7,9 +7,9 @@ use crate::status::RouteStatus;
 use crate::summary::Changed;
 use crate::world::{Compiled, Kept};
 use crate::{grpc_route, http_route, ingress, plugin_backends, stream_route};
-use sluice_model::config::{Backend, BackendKey, EndpointSource, EndpointsKey};
+use sluice_model::config::{Backend, BackendKey, EndpointSource, EndpointsKey, PluginBackends};
 use sluice_model::{Kind, ObjectRef};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Translator {
@@ -89,7 +89,7 @@ impl Translator {
             self.attach(&former.status, false);
             self.inputs.rivals.remove(route, former);
         }
-        self.calls(route, compiled.as_ref().map(|compiled| &compiled.calls));
+        self.plugin_backends(route, compiled.as_ref().map(|compiled| &compiled.of_plugin));
         // Those of the new form first, so that a backend that stays is not dropped in between.
         let backends = compiled.as_ref().map(|compiled| compiled.backends.values().cloned().collect::<Vec<_>>());
         for backend in backends.into_iter().flatten() {
@@ -132,20 +132,20 @@ impl Translator {
         tls_changed
     }
 
-    /// The backends that a Plugin may call.
-    fn calls(&mut self, plugin: &ObjectRef, calls: Option<&BTreeMap<Arc<str>, BackendKey>>) {
+    /// The backends of a Plugin.
+    fn plugin_backends(&mut self, plugin: &ObjectRef, backends: Option<&PluginBackends>) {
         if plugin.kind != Kind::Plugin {
             return;
         }
         let key = plugin.key();
-        let calls = calls.filter(|calls| !calls.is_empty());
+        let backends = backends.filter(|backends| !backends.is_empty());
         let former = self.config.plugin_backends.get(&key);
-        match (former, calls) {
+        match (former, backends) {
             (None, None) => {}
-            (Some(former), Some(calls)) if **former == *calls => {}
-            (_, Some(calls)) => {
-                let calls = Arc::new(calls.clone());
-                self.edit().plugin_backends.insert(key, calls);
+            (Some(former), Some(backends)) if **former == *backends => {}
+            (_, Some(backends)) => {
+                let backends = Arc::new(backends.clone());
+                self.edit().plugin_backends.insert(key, backends);
             }
             (Some(_), None) => {
                 self.edit().plugin_backends.remove(&key);

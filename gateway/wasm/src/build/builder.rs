@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::options::HostOptions;
 use crate::outgoing::Backends;
 use crate::proxy_wasm::{self, Program};
-use crate::services::{Granted, Providers};
+use crate::services::{Granted, Providers, StoreServers};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use sluice_fetch::{FetchState, Fetcher, States};
 use sluice_model::plugin::{ModuleSource, PluginKey, PluginSpec, UseKey};
@@ -204,6 +204,18 @@ impl Builder {
     /// Once.
     pub(crate) fn set_backends(&self, backends: Box<dyn Backends>) {
         drop(self.backends.set(backends));
+    }
+
+    /// Once.
+    pub(crate) fn set_store_servers(&self, servers: Box<dyn StoreServers>) {
+        self.services.set_store_servers(servers);
+        let changed = self.changed.clone();
+        self.services.set_told(move || changed.send_modify(|generation| *generation += 1));
+    }
+
+    /// What is wrong now with what plugins may reach.
+    pub(crate) fn service_problems(&self) -> Vec<Problem> {
+        self.services.problems()
     }
 
     /// Never held while something is compiled. A panic while it was held left whole entries.

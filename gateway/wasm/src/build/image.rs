@@ -35,6 +35,8 @@ pub(crate) struct Image {
     pub(crate) owned_headers: Box<[HeaderName]>,
     /// It imports functions that may wait, so that all its calls run on fibers.
     pub(crate) waits: bool,
+    /// Those that call backends are among them.
+    pub(crate) calls_backends: bool,
 }
 
 impl Image {
@@ -49,38 +51,38 @@ impl Image {
     ) -> Result<Image, Failure> {
         let config = normal(config);
         let owned_headers = check(schema, config)?;
+        // Those of scope Process never wait.
+        let stores_wait = spec.redis_stores && module.stores;
+        let linker = if stores_wait { &engine.waiting_linker } else { &engine.linker };
+        let calls_backends = module.waits;
+        let waits = calls_backends || stores_wait;
+        let of =
+            |pre, phases, configure_with| Image { pre, phases, configure_with, owned_headers, waits, calls_backends };
         let pre = match &module.instrumented {
             Ok(instrumented) => {
                 let phases = phases(instrumented)?;
                 if phases.configuration.is_none() {
                     takes_none(config)?;
-                    prepare(engine, &module.component)?.1
+                    prepare(engine, linker, &module.component)?.1
                 } else {
                     let image = snapshot(engine, module, instrumented, &phases, spec, config, log)?;
-                    prepare(engine, &image)?.1
+                    prepare(engine, linker, &image)?.1
                 }
             }
             Err(reason) => {
-                let pre = prepare(engine, &module.component)?.1;
+                let pre = prepare(engine, linker, &module.component)?.1;
                 let phases = phases(&pre)?;
                 if phases.configuration.is_none() {
                     takes_none(config)?;
-                    return Image { waits: module.waits, pre, phases, configure_with: None, owned_headers }
-                        .tried(engine, spec, log);
+                    return of(pre, phases, None).tried(engine, spec, log);
                 }
                 tracing::info!(plugin = %spec.key, %reason, "no image can be made of this plugin: its instances are pooled");
-                configure(&pre, &phases, module.waits, spec, config, log, engine)?;
-                return Ok(Image {
-                    waits: module.waits,
-                    pre,
-                    phases,
-                    configure_with: Some(config.into()),
-                    owned_headers,
-                });
+                configure(&pre, &phases, waits, spec, config, log, engine)?;
+                return Ok(of(pre, phases, Some(config.into())));
             }
         };
         let phases = phases(&pre)?;
-        Image { waits: module.waits, pre, phases, configure_with: None, owned_headers }.tried(engine, spec, log)
+        of(pre, phases, None).tried(engine, spec, log)
     }
 
     /// Makes one instance as a request would. A component may run code of its own for that (a start section): what that
@@ -155,7 +157,14 @@ fn configure(
     engine: &Engine,
 ) -> Result<Live, Failure> {
     let (pre, phases_of) = (pre.clone(), phases.clone());
-    let unconfigured = Image { pre, phases: phases_of, configure_with: None, owned_headers: Box::default(), waits };
+    let unconfigured = Image {
+        pre,
+        phases: phases_of,
+        configure_with: None,
+        owned_headers: Box::default(),
+        waits,
+        calls_backends: waits,
+    };
     let mut live =
         Live::new(&unconfigured, store(engine, spec, log, CONFIGURE_TIME)).map_err(|error| not_made(&error))?;
     match live.configure(phases, config) {

@@ -9,14 +9,15 @@ use crate::proxy_wasm;
 use crate::schema::ConfigSchema;
 use std::sync::Arc;
 use wasmparser::{Encoding, Parser, Payload, TypeRef};
-use wasmtime::component::{Component, InstancePre};
+use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime_wizer::Wizer;
 
 /// The contract's name, as imports and exports begin with it.
 const CONTRACT: &str = "sluice:plugin/";
 
-/// The interface whose functions wait.
+/// The interface whose functions wait, and the one whose functions do where a store is in a Redis.
 const WAITING: &str = "sluice:plugin/outgoing@";
+const STORES: &str = "sluice:plugin/store@";
 
 /// A module, checked; what all its configurations share.
 pub(super) struct Module {
@@ -40,6 +41,8 @@ pub(super) struct ComponentForm {
     pub(super) component: Vec<u8>,
     /// It imports functions that may wait.
     pub(super) waits: bool,
+    /// It uses stores.
+    pub(super) stores: bool,
     /// The component with exports for its memories and globals, ready to be configured; the error says why no image
     /// can be made of it.
     pub(super) instrumented: Result<InstancePre<State>, String>,
@@ -58,17 +61,20 @@ impl Module {
         }
         let component = componentize(bytes).map_err(Failure::invalid)?;
         let schema = schema_of(&component)?;
-        let (waits, phases, instrumented) = match instrument(&component) {
+        let (compiled, pre, reason) = match instrument(&component) {
             Ok(code) => {
-                let (component, pre) = prepare(engine, &code)?;
-                (waits(engine, &component), phases(&pre)?, Ok(pre))
+                let (compiled, pre) = prepare(engine, &engine.linker, &code)?;
+                (compiled, pre, None)
             }
             Err(reason) => {
-                let (component, pre) = prepare(engine, &component)?;
-                (waits(engine, &component), phases(&pre)?, Err(reason))
+                let (compiled, pre) = prepare(engine, &engine.linker, &component)?;
+                (compiled, pre, Some(reason))
             }
         };
-        let form = Form::Component(ComponentForm { component, waits, instrumented });
+        let [waits, stores] = [WAITING, STORES].map(|interface| imports(engine, &compiled, interface));
+        let phases = phases(&pre)?;
+        let instrumented = reason.map_or(Ok(pre), Err);
+        let form = Form::Component(ComponentForm { component, waits, stores, instrumented });
         Ok(Module { cache_name, size, schema, phases: phases.names(), form })
     }
 }
@@ -113,14 +119,17 @@ fn encode(module: &[u8]) -> Result<Vec<u8>, String> {
     encoder.encode().map_err(|error| text(&error))
 }
 
-/// Whether a component imports what may wait.
-fn waits(engine: &Engine, component: &Component) -> bool {
+fn imports(engine: &Engine, component: &Component, interface: &str) -> bool {
     let ty = component.component_type();
-    ty.imports(&engine.engine).any(|(name, _)| name.starts_with(WAITING))
+    ty.imports(&engine.engine).any(|(name, _)| name.starts_with(interface))
 }
 
 /// Compiles a component and holds its imports and exports to the contract.
-pub(super) fn prepare(engine: &Engine, component: &[u8]) -> Result<(Component, InstancePre<State>), Failure> {
+pub(super) fn prepare(
+    engine: &Engine,
+    linker: &Linker<State>,
+    component: &[u8],
+) -> Result<(Component, InstancePre<State>), Failure> {
     let component = Component::new(&engine.engine, component)
         .map_err(|error| Failure::invalid(format!("it does not compile: {error:#}")))?;
     let ty = component.component_type();
@@ -135,8 +144,7 @@ pub(super) fn prepare(engine: &Engine, component: &[u8]) -> Result<(Component, I
             foreign.join(", ")
         )));
     }
-    let pre = engine
-        .linker
+    let pre = linker
         .instantiate_pre(&component)
         .map_err(|error| Failure::invalid(format!("its imports do not fit the contract: {error:#}")))?;
     Ok((component, pre))

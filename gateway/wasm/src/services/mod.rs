@@ -5,8 +5,10 @@
 //! secret that is rotated, or a store that is taken away, is seen by instances that run.
 
 mod families;
+mod redis_store;
 mod store;
 mod tokens;
+mod waiting;
 
 use crate::guest::generated::sluice::plugin::{clock, metrics, random, secrets, store as contract};
 use crate::instance::{State, broken};
@@ -14,12 +16,16 @@ use arc_swap::ArcSwapOption;
 use families::{Families, PluginFamilies};
 pub(crate) use families::{Handle, Kind};
 use prometheus_client::registry::Registry;
+use redis_store::RedisStores;
+pub use redis_store::{StoreConnection, StoreError, StoreErrorKind, StoreServers, StoreStream};
+use sluice_model::Problem;
 use sluice_model::plugin::{Grants, PluginKey, SecretValue};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use store::{Full, ProcessStore, Stores};
 use tokens::Rate;
+pub(crate) use waiting::linker as waiting_linker;
 use wasmtime::Result;
 use wasmtime::component::Resource;
 
@@ -30,10 +36,14 @@ const MAX_RANDOM: u32 = 65_536;
 const MAX_KEY: usize = 512;
 const MAX_VALUE: usize = 64 << 10;
 
+/// Why a counter was not added to.
+const OUT_OF_RANGE: &str = "the counter would leave the range of 64 bits; it stays as it was";
+
 /// What one plugin may reach, by the names that its code uses.
 #[derive(Debug, Default)]
 pub(crate) struct Granted {
     stores: BTreeMap<Arc<str>, Arc<ProcessStore>>,
+    redis_stores: redis_store::Given,
     secrets: BTreeMap<Arc<str>, Option<SecretValue>>,
 }
 
@@ -41,24 +51,46 @@ pub(crate) struct Granted {
 #[derive(Debug)]
 pub(crate) struct Providers {
     stores: Stores,
+    redis_stores: RedisStores,
     families: Arc<Families>,
 }
 
 impl Providers {
     pub(crate) fn register(registry: &mut Registry) -> Providers {
-        Providers { stores: Stores::register(registry), families: Families::register(registry) }
+        Providers {
+            stores: Stores::register(registry),
+            redis_stores: RedisStores::register(registry),
+            families: Families::register(registry),
+        }
+    }
+
+    /// Says once what connects to the Redis of a store.
+    pub(crate) fn set_store_servers(&self, servers: Box<dyn StoreServers>) {
+        self.redis_stores.set_servers(servers);
+    }
+
+    /// Says once who is told when the problems are others.
+    pub(crate) fn set_told(&self, told: impl Fn() + Send + Sync + 'static) {
+        self.redis_stores.set_told(Box::new(told));
+    }
+
+    /// What is wrong now with what plugins may reach.
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        self.redis_stores.problems()
     }
 
     /// From now on plugins may reach this and no more. A store that is still named keeps what it holds.
     pub(crate) fn grant(&self, grants: &BTreeMap<PluginKey, Arc<Grants>>) -> HashMap<PluginKey, Arc<Granted>> {
         let named = self.stores.keep(grants);
+        let mut of_redis = self.redis_stores.keep(grants);
         let granted = grants.iter().map(|(key, grants)| {
             let store = |name: &Arc<str>| {
                 let store = named.get(&(key.namespace.clone(), name.clone()))?;
                 Some((name.clone(), store.clone()))
             };
             let stores = grants.stores.keys().filter_map(store).collect();
-            (key.clone(), Arc::new(Granted { stores, secrets: grants.secrets.clone() }))
+            let redis_stores = of_redis.remove(key).unwrap_or_default();
+            (key.clone(), Arc::new(Granted { stores, redis_stores, secrets: grants.secrets.clone() }))
         });
         granted.collect()
     }
@@ -226,7 +258,14 @@ impl State {
     fn store(&self, name: &str) -> Result<Answer<Arc<ProcessStore>>> {
         let granted = self.services("stores")?.granted.load();
         let store = granted.as_ref().and_then(|granted| granted.stores.get(name).cloned());
-        Ok(store.ok_or_else(|| format!("the Plugin's capabilities.stores has no `{name}`")))
+        Ok(store.ok_or_else(|| {
+            if granted.as_ref().is_some_and(|granted| granted.redis_stores.contains_key(name)) {
+                // The version that was made when it was of scope Process, or the plugin had no stores at all.
+                format!("the store `{name}` is in a Redis now, for which a version of the plugin is being made that can wait")
+            } else {
+                format!("the Plugin's capabilities.stores has no `{name}`")
+            }
+        }))
     }
 
     /// Does something with the store of a handle, for a key that may be one.
@@ -293,7 +332,7 @@ impl contract::HostBucket for State {
     ) -> Result<Answer<i64>> {
         self.with(&bucket, &key, |store| {
             let value = store.increment(monotonic(), &key, by, lifetime(ttl_ms)?)?;
-            value.ok_or_else(|| "the counter would leave the range of 64 bits; it stays as it was".to_owned())
+            value.ok_or_else(|| OUT_OF_RANGE.to_owned())
         })
     }
 

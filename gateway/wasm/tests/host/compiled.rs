@@ -124,6 +124,7 @@ async fn a_compiled_plugin_has_the_services_that_it_was_built_for() {
         let grants = Grants {
             stores: [("limits".into(), StoreGrant { quota: StoreGrant::DEFAULT_QUOTA })].into(),
             secrets: [("token".into(), Some(SecretValue::new(b"one")))].into(),
+            ..Grants::default()
         };
         let plugin_use = use_of("keeper", "{}");
         host.grant(&[&spec], &[&plugin_use], &[(spec.key.clone(), grants)]).await;

@@ -16,5 +16,9 @@ mod loading;
 mod old_filters;
 mod outgoing;
 mod phases;
+#[path = "../../../../tests/src/redis.rs"]
+#[allow(unreachable_pub, reason = "tests of several rooms have it")]
+mod redis;
+mod redis_stores;
 mod services;
 mod setup;

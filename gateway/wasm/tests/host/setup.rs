@@ -57,6 +57,7 @@ pub(crate) fn plugin(name: &str, module: Arc<[u8]>) -> PluginSpec {
         instance: InstanceMode::Fresh,
         limits: PluginLimits { run_time: Duration::from_millis(20), ..PluginLimits::default() },
         fail_mode: FailMode::Closed,
+        redis_stores: false,
     }
 }
 
