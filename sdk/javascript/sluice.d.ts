@@ -1,7 +1,7 @@
 // The contract `sluice:plugin` as JavaScript has it. What each function does stands in sdk/wit.
 //
 // A function that may refuse throws; the reason is the `payload` of what is thrown. A phase that throws is a failure of
-// the request; `configure` refuses a configuration by throwing a text.
+// the request; `configure` and `selfTest` refuse by throwing a text.
 
 declare module "sluice:plugin/types@0.1.0" {
   export class Request {
@@ -162,6 +162,13 @@ declare module "sluice:plugin/configuration@0.1.0" {
   }
 }
 
+declare module "sluice:plugin/self-test@0.1.0" {
+  /** Exported as `selfTest`. */
+  export interface SelfTest {
+    run(): void;
+  }
+}
+
 declare module "sluice:plugin/request-headers@0.1.0" {
   import type { Decision, Request } from "sluice:plugin/types@0.1.0";
   /** Exported as `requestHeaders`. */
@@ -183,6 +190,14 @@ declare module "sluice:plugin/response-headers@0.1.0" {
   /** Exported as `responseHeaders`. */
   export interface ResponseHeaders {
     onResponse(request: Request, response: Response): Decision | undefined | void;
+  }
+}
+
+declare module "sluice:plugin/response-body@0.1.0" {
+  import type { Body, Decision, Request, Response } from "sluice:plugin/types@0.1.0";
+  /** Exported as `responseBody`. */
+  export interface ResponseBody {
+    onResponseBody(request: Request, response: Response, body: Body): Decision | undefined | void;
   }
 }
 

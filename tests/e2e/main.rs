@@ -21,6 +21,7 @@ mod lifecycle;
 mod listener_sets;
 mod plugin_fetch;
 mod plugin_phases;
+mod plugin_responses;
 mod plugin_state;
 mod plugins;
 mod policies;

@@ -69,6 +69,7 @@ reasons! {
     RequestTimeout = "request_timeout", 504, "the rule's request timeout passed";
     UpstreamOverflow = "upstream_overflow", 503, "the backend's circuit breaker is open";
     RetryBudgetExceeded = "retry_budget_exceeded", 503, "a try failed, and the backend's retryConstraint allows no other";
+    ResponseTooLarge = "response_too_large", 502, "the response body is above the limit of a plugin that reads it whole";
     ResponseTruncated = "response_truncated", 0, "the backend ended its answer early; the client's stream was reset";
     // External authorization
     ExternalAuthDenied = "external_auth_denied", 0, "the external authorization service refused the request";

@@ -38,8 +38,8 @@ pub(crate) enum Phase {
     RequestHeaders,
     RequestBody,
     ResponseHeaders,
-    /// Of filters of the proxy-wasm ABI alone.
     ResponseBody,
+    /// Of filters of the proxy-wasm ABI alone.
     ResponseTrailers,
     Log,
 }
@@ -71,7 +71,8 @@ impl Phase {
             Phase::RequestHeaders => ("request-headers", "on-request"),
             Phase::RequestBody => ("request-body", "on-request-body"),
             Phase::ResponseHeaders => ("response-headers", "on-response"),
-            Phase::ResponseBody | Phase::ResponseTrailers => return None,
+            Phase::ResponseBody => ("response-body", "on-response-body"),
+            Phase::ResponseTrailers => return None,
             Phase::Log => ("log", "on-log"),
         })
     }
@@ -81,6 +82,7 @@ impl Phase {
 #[derive(Clone, Default)]
 pub struct Phases {
     pub(crate) configuration: Option<ComponentExportIndex>,
+    pub(crate) self_test: Option<ComponentExportIndex>,
     exports: [Option<ComponentExportIndex>; Phase::ALL.len()],
     /// Those of a filter of the proxy-wasm ABI, which has no such exports.
     callbacks: [bool; Phase::ALL.len()],
@@ -94,6 +96,7 @@ impl Phases {
         };
         Phases {
             configuration: export("configuration", "configure"),
+            self_test: export("self-test", "run"),
             exports: Phase::ALL.map(|phase| {
                 let (interface, function) = phase.export()?;
                 export(interface, function)
@@ -120,6 +123,11 @@ impl Phases {
 
     pub fn response_headers(&self) -> bool {
         self.has(Phase::ResponseHeaders)
+    }
+
+    /// Whether it may read the response's body whole.
+    pub fn response_body(&self) -> bool {
+        self.export(Phase::ResponseBody).is_some()
     }
 
     /// Whether it sees the request's body piece by piece, on its way to the backend.

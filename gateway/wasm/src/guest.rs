@@ -81,6 +81,7 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<State>> {
 type Decided = (Option<Resource<Chosen>>,);
 type OfBody = (Resource<Request>, Resource<Body>);
 type OfResponse = (Resource<Request>, Resource<Response>);
+type OfResponseBody = (Resource<Request>, Resource<Response>, Resource<Body>);
 type OfLog = (Resource<Request>, Option<Resource<Response>>, Resource<End>);
 
 /// The functions of an instance, looked up when first called.
@@ -89,6 +90,7 @@ pub(crate) struct Bound {
     request_headers: Option<TypedFunc<(Resource<Request>,), Decided>>,
     request_body: Option<TypedFunc<OfBody, Decided>>,
     response_headers: Option<TypedFunc<OfResponse, Decided>>,
+    response_body: Option<TypedFunc<OfResponseBody, Decided>>,
     log: Option<TypedFunc<OfLog, ()>>,
 }
 
@@ -138,8 +140,14 @@ macro_rules! caller {
                     let function = function(&mut self.response_headers, export, store, instance)?;
                     function.$call(&mut *store, (request, response))$(.$await)??
                 }
-                // The contract has no such phases.
-                Phase::ResponseBody | Phase::ResponseTrailers => (None,),
+                Phase::ResponseBody => {
+                    let response = Resource::<Response>::new_borrow(THE_ONE);
+                    let body = Resource::<Body>::new_borrow(THE_ONE);
+                    let function = function(&mut self.response_body, export, store, instance)?;
+                    function.$call(&mut *store, (request, response, body))$(.$await)??
+                }
+                // The contract has no such phase.
+                Phase::ResponseTrailers => (None,),
                 Phase::Log => {
                     let response = has_response.then(|| Resource::<Response>::new_borrow(THE_ONE));
                     let summary = Resource::<End>::new_borrow(THE_ONE);
@@ -192,7 +200,7 @@ impl State {
     }
 
     fn response_mut(&mut self) -> Result<std::result::Result<&mut dyn ResponseView, Refused>> {
-        let open = matches!(self.phase, Some(Phase::ResponseHeaders));
+        let open = matches!(self.phase, Some(Phase::ResponseHeaders | Phase::ResponseBody));
         match &mut self.exchange.response {
             Some(_) if !open => Ok(Err(Refused::ResponseSent)),
             Some(response) => Ok(Ok(&mut **response)),
@@ -537,7 +545,7 @@ mod tests {
                 HostRequest::remove_header(&mut state, request(), "x-b".into()).unwrap().is_ok(),
             ];
             assert_eq!(changes, [is_request; 5], "{phase:?}");
-            let is_response = phase == Phase::ResponseHeaders;
+            let is_response = matches!(phase, Phase::ResponseHeaders | Phase::ResponseBody);
             let changes = [
                 state.set_status(response(), 204).unwrap().is_ok(),
                 HostResponse::set_header(&mut state, response(), "x-a".into(), b"1".to_vec()).unwrap().is_ok(),

@@ -35,6 +35,7 @@ pub(crate) enum Call {
     RequestHeaders,
     RequestBody(Bytes),
     ResponseHeaders,
+    ResponseBody(Bytes),
     /// Of filters of the proxy-wasm ABI: bytes of a message's body, and whether it ends with them.
     RequestPiece(Bytes, bool),
     ResponsePiece(Bytes, bool),
@@ -47,7 +48,7 @@ impl Call {
         match self {
             Call::RequestHeaders => Phase::RequestHeaders,
             Call::RequestBody(_) | Call::RequestPiece(..) => Phase::RequestBody,
-            Call::ResponsePiece(..) => Phase::ResponseBody,
+            Call::ResponseBody(_) | Call::ResponsePiece(..) => Phase::ResponseBody,
             Call::ResponseHeaders => Phase::ResponseHeaders,
             Call::ResponseTrailers => Phase::ResponseTrailers,
             Call::Log(_) => Phase::Log,
@@ -93,7 +94,7 @@ impl State {
     pub(crate) fn attributes(&mut self) -> wasmtime::Result<&mut Attributes> {
         match self.phase {
             Some(_) => Ok(&mut self.exchange.attributes),
-            None => Err(broken("attributes belong to an exchange: configure can't use them")),
+            None => Err(broken("attributes belong to an exchange: there is none in configure or a self-test")),
         }
     }
 }
@@ -271,6 +272,16 @@ impl Live {
         }
     }
 
+    /// Runs the plugin's check of itself, where it has one; the inner error is what that found.
+    pub(crate) fn self_test(&mut self, phases: &Phases) -> wasmtime::Result<Result<(), String>> {
+        let Some(export) = &phases.self_test else { return Ok(Ok(())) };
+        type Run = TypedFunc<(), (Result<(), String>,)>;
+        let run: Run = self.instance.get_typed_func(&mut self.store, export)?;
+        let (result,) =
+            if self.waits { at_once(run.call_async(&mut self.store, ()))? } else { run.call(&mut self.store, ())? };
+        Ok(result)
+    }
+
     pub(crate) fn instance(&self) -> Instance {
         self.instance
     }
@@ -285,7 +296,7 @@ impl Live {
         let phase = call.phase();
         let has_response = self.lend(exchange, call, None);
         let called = self.bound.call(&mut self.store, &self.instance, phases, phase, has_response);
-        self.take(phase, exchange, called)
+        self.take(phases, phase, exchange, called)
     }
 
     /// The same for an instance whose calls may wait, at most until `until`. What it has used of its time by then is what
@@ -305,7 +316,7 @@ impl Live {
             Ok(called) => called,
             Err(_) => Err(Late.into()),
         };
-        self.take(phase, exchange, called)
+        self.take(phases, phase, exchange, called)
     }
 
     /// Puts what a call is about into the store.
@@ -318,7 +329,7 @@ impl Live {
         state.exchange = std::mem::take(exchange);
         state.phase = Some(phase);
         match call {
-            Call::RequestBody(body) => state.body = body,
+            Call::RequestBody(body) | Call::ResponseBody(body) => state.body = body,
             Call::Log(summary) => state.summary = summary,
             Call::RequestHeaders
             | Call::ResponseHeaders
@@ -332,11 +343,12 @@ impl Live {
     /// Takes back what was lent, and what came of it.
     fn take(
         &mut self,
+        phases: &Phases,
         phase: Phase,
         exchange: &mut Exchange,
         called: wasmtime::Result<Option<Chosen>>,
     ) -> Result<Finished, Failed> {
-        let result = called.and_then(|chosen| self.finish(phase, chosen));
+        let result = called.and_then(|chosen| self.finish(phases, phase, chosen));
         let state = self.store.data_mut();
         *exchange = std::mem::take(&mut state.exchange);
         state.phase = None;
@@ -348,16 +360,23 @@ impl Live {
         }
     }
 
-    fn finish(&mut self, phase: Phase, chosen: Option<Chosen>) -> wasmtime::Result<Decision> {
-        match chosen {
-            None => Ok(Decision::Continue),
-            Some(Chosen::Respond(reply)) => Ok(Decision::Respond(reply)),
-            Some(Chosen::ReadBody { limit, pass_over_limit }) if phase == Phase::RequestHeaders => {
-                let over_limit = if pass_over_limit { OverLimit::Pass } else { OverLimit::Refuse };
-                Ok(Decision::ReadBody(BodyRequest { limit: limit.min(self.store.data().body_buffer), over_limit }))
+    fn finish(&mut self, phases: &Phases, phase: Phase, chosen: Option<Chosen>) -> wasmtime::Result<Decision> {
+        let (limit, pass_over_limit) = match chosen {
+            None => return Ok(Decision::Continue),
+            Some(Chosen::Respond(reply)) => return Ok(Decision::Respond(reply)),
+            Some(Chosen::ReadBody { limit, pass_over_limit }) => (limit, pass_over_limit),
+        };
+        match phase {
+            Phase::RequestHeaders => {}
+            Phase::ResponseHeaders if phases.response_body() => {}
+            // Read for nobody, a body would only be late.
+            Phase::ResponseHeaders => {
+                return Err(broken("on-response decided read-body without response-body exported"));
             }
-            Some(Chosen::ReadBody { .. }) => Err(broken("read-body is a decision of on-request only")),
+            _ => return Err(broken("read-body is a decision of on-request and on-response only")),
         }
+        let over_limit = if pass_over_limit { OverLimit::Pass } else { OverLimit::Refuse };
+        Ok(Decision::ReadBody(BodyRequest { limit: limit.min(self.store.data().body_buffer), over_limit }))
     }
 
     pub(crate) fn failed(&self, error: &wasmtime::Error) -> Failed {

@@ -58,6 +58,12 @@ impl Invocation {
         Ok(self.call(exchange, Call::ResponseHeaders).await?.decision)
     }
 
+    /// The response's body, after `on_response` decided [`Decision::ReadBody`] and the body kept to its limit. The head can
+    /// still be changed.
+    pub async fn on_response_body(&mut self, exchange: &mut Exchange, body: Bytes) -> Result<BodyOutcome, PluginError> {
+        Ok(self.call(exchange, Call::ResponseBody(body)).await?.into())
+    }
+
     /// A piece of the request's body on its way, of a filter of the proxy-wasm ABI. `piece` becomes what goes on.
     pub async fn on_request_piece(
         &mut self,
@@ -273,15 +279,17 @@ impl Invocation {
         let phases = self.configured.phases();
         self.configured.mode() == InstanceMode::Fresh
             && match phase {
-                Phase::RequestHeaders => {
-                    phases.response_headers()
-                        || (phases.request_body()
-                            && matches!(result, Ok(Finished { decision: Decision::ReadBody(_), .. })))
-                }
+                Phase::RequestHeaders => phases.response_headers() || (phases.request_body() && reads(result)),
                 Phase::RequestBody => phases.response_headers(),
-                Phase::ResponseHeaders | Phase::ResponseBody | Phase::ResponseTrailers | Phase::Log => false,
+                Phase::ResponseHeaders => phases.response_body() && reads(result),
+                Phase::ResponseBody | Phase::ResponseTrailers | Phase::Log => false,
             }
     }
+}
+
+/// Whether it asks for the body.
+fn reads(result: &Result<Finished, PluginError>) -> bool {
+    matches!(result, Ok(Finished { decision: Decision::ReadBody(_), .. }))
 }
 
 /// A call with all that it needs, so that any thread can run it.

@@ -1,6 +1,7 @@
 //! From a plugin's type to the module's exports.
 
-/// Exports a plugin, with the phases it takes part in: `request`, `request_body`, `response`, `log`.
+/// Exports a plugin, with the phases it takes part in: `request`, `request_body`, `response`,
+/// `response_body`, `log`; and `self_test`.
 ///
 /// ```ignore
 /// sluice_plugin::export!(KeyAuth: request);
@@ -41,6 +42,14 @@ macro_rules! export {
             }
         }
     };
+    (@self_test $guest:ident, $plugin:ty) => {
+        impl $crate::backend::self_test::Guest for $guest {
+            fn run() -> Result<(), String> {
+                <$plugin as $crate::SelfTest>::self_test($crate::export::configured(&PLUGIN))
+            }
+        }
+        $crate::backend::export_self_test!(Guest with_types_in ::sluice_plugin::backend::with_self_test);
+    };
     (@request $guest:ident, $plugin:ty) => {
         impl $crate::backend::request_headers::Guest for $guest {
             fn on_request(request: &$crate::backend::Request) -> Option<$crate::backend::Decision> {
@@ -78,6 +87,23 @@ macro_rules! export {
             }
         }
         $crate::backend::export_response_headers!(Guest with_types_in ::sluice_plugin::backend::with_response_headers);
+    };
+    (@response_body $guest:ident, $plugin:ty) => {
+        impl $crate::backend::response_body::Guest for $guest {
+            fn on_response_body(
+                request: &$crate::backend::Request,
+                response: &$crate::backend::Response,
+                body: &$crate::backend::Body,
+            ) -> Option<$crate::backend::Decision> {
+                let plugin = $crate::export::configured(&PLUGIN);
+                let request = $crate::Request::new(request);
+                let (mut response, mut body) = ($crate::Response::new(response), $crate::Body::new(body));
+                let decision =
+                    <$plugin as $crate::OnResponseBody>::on_response_body(plugin, &request, &mut response, &mut body);
+                $crate::backend::lower(decision)
+            }
+        }
+        $crate::backend::export_response_body!(Guest with_types_in ::sluice_plugin::backend::with_response_body);
     };
     (@log $guest:ident, $plugin:ty) => {
         impl $crate::backend::log::Guest for $guest {

@@ -118,6 +118,43 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     fn configure(config: Self::Config) -> Result<Self, String>;
 }
 
+/// A check of the plugin by itself, before this version and configuration serve anybody. Export as `self_test`.
+///
+/// It runs once a configuration, after [`Plugin::configure`], on an instance that no request sees. An error, or a panic,
+/// leaves the version in service that served before. Of the gateway there is [`log`] alone, as in `configure`.
+///
+/// ```
+/// use sluice_plugin::{Plugin, SelfTest};
+///
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Config {}
+/// struct Signer { key: [u8; 4] }
+///
+/// impl Plugin for Signer {
+///     type Config = Config;
+///     fn configure(_: Config) -> Result<Self, String> {
+///         Ok(Signer { key: *b"\x01\x02\x03\x04" })
+///     }
+/// }
+///
+/// impl SelfTest for Signer {
+///     /// What is signed must be what is verified.
+///     fn self_test(&self) -> Result<(), String> {
+///         let signed: Vec<u8> = b"text".iter().zip(self.key).map(|(byte, key)| byte ^ key).collect();
+///         let read: Vec<u8> = signed.iter().zip(self.key).map(|(byte, key)| byte ^ key).collect();
+///         if read == b"text" { Ok(()) } else { Err("a signature of mine is none".into()) }
+///     }
+/// }
+///
+/// // In the plugin's own lib.rs: sluice_plugin::export!(Signer: self_test, request);
+///
+/// assert_eq!(Signer::configure(Config {}).unwrap().self_test(), Ok(()));
+/// ```
+pub trait SelfTest: Plugin {
+    /// The error is a sentence for the operator.
+    fn self_test(&self) -> Result<(), String>;
+}
+
 /// The request's head, before a backend is chosen. Export as `request`.
 pub trait OnRequest: Plugin {
     fn on_request(&self, request: &mut Request<'_>) -> Decision;
@@ -131,8 +168,57 @@ pub trait OnRequestBody: Plugin {
 
 /// The response's head: a backend's, the gateway's own, or another plugin's. Export as `response`.
 pub trait OnResponse: Plugin {
-    /// The request can only be read here. `Decision::ReadBody` is an error here.
+    /// The request can only be read here. [`ReadBody`] needs an [`OnResponseBody`].
     fn on_response(&self, request: &Request<'_>, response: &mut Response<'_>) -> Decision;
+}
+
+/// The response's body, after [`OnResponse`] decided [`ReadBody`]. Export as `response_body`.
+///
+/// The head has not been sent: it can still change, and another answer can be given. The gateway sets `content-length`;
+/// `content-encoding` is the plugin's own affair, as what it reads and writes is what the wire has.
+///
+/// ```
+/// use sluice_plugin::{Body, Decision, OnResponse, OnResponseBody, Plugin, ReadBody, Request, Response};
+/// use sluice_plugin::testing::Exchange;
+///
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Config {}
+/// struct Shout;
+///
+/// # impl Plugin for Shout {
+/// #     type Config = Config;
+/// #     fn configure(_: Config) -> Result<Self, String> { Ok(Shout) }
+/// # }
+/// impl OnResponse for Shout {
+///     fn on_response(&self, _: &Request<'_>, response: &mut Response<'_>) -> Decision {
+///         match response.header_str("content-type") {
+///             Some(text) if text.starts_with("text/plain") => ReadBody::at_most(64 << 10).or_pass().into(),
+///             _ => Decision::Continue,
+///         }
+///     }
+/// }
+///
+/// impl OnResponseBody for Shout {
+///     fn on_response_body(&self, _: &Request<'_>, response: &mut Response<'_>, body: &mut Body<'_>) -> Decision {
+///         let text = String::from_utf8_lossy(&body.to_vec()).to_uppercase();
+///         if body.replace(text.as_bytes()).is_ok() {
+///             drop(response.set_header("x-volume", "11"));
+///         }
+///         Decision::Continue
+///     }
+/// }
+///
+/// // In the plugin's own lib.rs: sluice_plugin::export!(Shout: response, response_body);
+///
+/// let mut exchange = Exchange::get("/").response_header("content-type", "text/plain").response_body("hello");
+/// assert_eq!(exchange.on_response(&Shout), ReadBody::at_most(64 << 10).or_pass().into());
+/// assert!(exchange.on_response_body(&Shout).is_continue());
+/// assert_eq!(exchange.response_body_now(), b"HELLO");
+/// assert_eq!(exchange.response().header_str("x-volume").as_deref(), Some("11"));
+/// ```
+pub trait OnResponseBody: Plugin {
+    /// The request can only be read here. `Decision::ReadBody` is an error here.
+    fn on_response_body(&self, request: &Request<'_>, response: &mut Response<'_>, body: &mut Body<'_>) -> Decision;
 }
 
 /// The end of an exchange, whatever it was. Export as `log`.

@@ -4,7 +4,8 @@
 //! gateway itself is stricter.
 
 use crate::{
-    Body, Decision, OnLog, OnRequest, OnRequestBody, OnResponse, Request, Response, Summary, attributes, backend,
+    Body, Decision, OnLog, OnRequest, OnRequestBody, OnResponse, OnResponseBody, Request, Response, Summary,
+    attributes, backend,
 };
 use backend::services::Metric;
 use std::marker::PhantomData;
@@ -175,6 +176,7 @@ pub struct Exchange {
     request: backend::Request,
     response: backend::Response,
     body: backend::Body,
+    response_body: backend::Body,
 }
 
 impl Exchange {
@@ -195,7 +197,7 @@ impl Exchange {
             ..backend::Request::default()
         };
         let response = backend::Response { status: 200.into(), ..backend::Response::default() };
-        Exchange { request, response, body: backend::Body::default() }
+        Exchange { request, response, body: backend::Body::default(), response_body: backend::Body::default() }
     }
 
     pub fn get(path: &str) -> Exchange {
@@ -252,6 +254,13 @@ impl Exchange {
         self
     }
 
+    /// The response's body, for [`Exchange::on_response_body`].
+    #[must_use]
+    pub fn response_body(self, content: impl Into<Vec<u8>>) -> Exchange {
+        *self.response_body.content.borrow_mut() = content.into();
+        self
+    }
+
     pub fn on_request(&mut self, plugin: &impl OnRequest) -> Decision {
         self.request.open.set(true);
         plugin.on_request(&mut Request::new(&self.request))
@@ -266,6 +275,13 @@ impl Exchange {
         self.request.open.set(false);
         self.response.open.set(true);
         plugin.on_response(&Request::new(&self.request), &mut Response::new(&self.response))
+    }
+
+    pub fn on_response_body(&mut self, plugin: &impl OnResponseBody) -> Decision {
+        self.request.open.set(false);
+        self.response.open.set(true);
+        let (mut response, mut body) = (Response::new(&self.response), Body::new(&self.response_body));
+        plugin.on_response_body(&Request::new(&self.request), &mut response, &mut body)
     }
 
     pub fn on_log(&mut self, plugin: &impl OnLog, duration: Duration) {
@@ -283,6 +299,11 @@ impl Exchange {
     /// The response's head as it is now.
     pub fn response(&self) -> Response<'_> {
         Response::new(&self.response)
+    }
+
+    /// The response's body as it is now.
+    pub fn response_body_now(&self) -> Vec<u8> {
+        self.response_body.content.borrow().clone()
     }
 
     /// The request's body as it is now.

@@ -31,7 +31,7 @@ pub(crate) struct Case {
     pub(crate) config: Option<Value>,
     #[serde(default)]
     pub(crate) request: Request,
-    /// What the backend answers: 200 without headers where nothing is said.
+    /// What the backend answers: 200 without headers and body where nothing is said.
     #[serde(default)]
     pub(crate) response: Response,
     pub(crate) expect: Expect,
@@ -73,11 +73,12 @@ impl Default for Request {
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: IndexMap<String, Values>,
+    pub(crate) body: String,
 }
 
 impl Default for Response {
     fn default() -> Response {
-        Response { status: 200, headers: IndexMap::new() }
+        Response { status: 200, headers: IndexMap::new(), body: String::new() }
     }
 }
 

@@ -84,7 +84,9 @@ async fn exchange(configured: &Arc<Configured>, request: &PlainRequest) -> Resul
     if let Decision::ReadBody(_) = invocation.on_request(&mut exchange).await? {
         invocation.on_request_body(&mut exchange, Bytes::new()).await?;
     }
-    invocation.on_response(&mut exchange).await?;
+    if let Decision::ReadBody(_) = invocation.on_response(&mut exchange).await? {
+        invocation.on_response_body(&mut exchange, Bytes::new()).await?;
+    }
     invocation.on_log(&mut exchange, Summary::default()).await
 }
 

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use sluice_model::Problem;
 use sluice_model::plugin::InstanceMode;
 use sluice_wasm::{
-    AttributeValue, Attributes, Configured, Decision, Exchange, LocalReply, OverLimit, PlainRequest, PlainResponse,
-    PluginError, Summary,
+    AttributeValue, Attributes, Configured, Decision, Exchange, Invocation, LocalReply, OverLimit, PlainRequest,
+    PlainResponse, PluginError, Summary,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -117,8 +117,7 @@ struct End {
     request: Option<PlainRequest>,
     request_body: Bytes,
     response: PlainResponse,
-    /// None: the backend's, which no phase sees.
-    response_body: Option<Bytes>,
+    response_body: Bytes,
     attributes: Attributes,
 }
 
@@ -171,25 +170,56 @@ async fn exchange(configured: &Arc<Configured>, case: &Case) -> Result<End, Stop
     let decision = if answer.is_some() { Wish::Respond } else { Wish::Continue };
     let request = seen(&exchange).filter(|_| decision == Wish::Continue);
     let (head, mut response_body) = match answer {
-        Some(LocalReply { status, headers, body }) => (PlainResponse { status, headers }, Some(body)),
-        None => (response(case)?, None),
+        Some(LocalReply { status, headers, body }) => (PlainResponse { status, headers }, body),
+        None => (response(case)?, Bytes::from(case.response.body.clone())),
     };
     exchange.put_response(Box::new(head));
-    if let Decision::Respond(reply) = invocation.on_response(&mut exchange).await? {
-        let LocalReply { status, headers, body } = *reply;
-        response_body = Some(body);
+    if let Some(reply) = answered(&mut invocation, &mut exchange, &case.request.method, &mut response_body).await? {
+        let LocalReply { status, headers, body } = reply;
+        response_body = body;
         exchange.put_response(Box::new(PlainResponse { status, headers }));
     }
     let summary = Summary {
         duration: Duration::from_millis(1),
         bytes_received: body.len() as u64,
-        bytes_sent: response_body.as_ref().map_or(0, |body| body.len() as u64),
+        bytes_sent: response_body.len() as u64,
         reason: None,
     };
     invocation.on_log(&mut exchange, summary).await?;
     let attributes = std::mem::take(&mut exchange.attributes);
     let response = exchange.take_response::<PlainResponse>().context("the engine lost the response")?;
     Ok(End { decision, request, request_body: body, response: *response, response_body, attributes })
+}
+
+/// The phases of a response that is there with its body. `Some`: what is answered instead.
+async fn answered(
+    invocation: &mut Invocation,
+    exchange: &mut Exchange,
+    method: &str,
+    body: &mut Bytes,
+) -> Result<Option<LocalReply>, PluginError> {
+    let wish = match invocation.on_response(exchange).await? {
+        Decision::Continue => return Ok(None),
+        Decision::Respond(reply) => return Ok(Some(*reply)),
+        Decision::ReadBody(wish) => wish,
+    };
+    let status = exchange.response().map(|response| response.status());
+    let has_none = matches!(status, Some(StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)) || method == "HEAD";
+    if has_none {
+        return Ok(None);
+    }
+    if body.len() as u64 > wish.limit {
+        let refused = LocalReply { status: StatusCode::BAD_GATEWAY, ..LocalReply::default() };
+        return Ok((wish.over_limit == OverLimit::Refuse).then_some(refused));
+    }
+    let outcome = invocation.on_response_body(exchange, body.clone()).await?;
+    if let Some(replacement) = outcome.replacement {
+        *body = replacement;
+    }
+    Ok(match outcome.decision {
+        Decision::Respond(reply) => Some(*reply),
+        Decision::Continue | Decision::ReadBody(_) => None,
+    })
 }
 
 /// The request as it is now.
@@ -274,10 +304,7 @@ impl Differences {
         }
         self.headers("headers", &expect.headers, &end.response.headers);
         if let Some(wanted) = &expect.body {
-            match &end.response_body {
-                Some(body) => self.text("body", wanted, &String::from_utf8_lossy(body)),
-                None => self.0.push("body: the answer is the backend's, and no phase sees its body".to_owned()),
-            }
+            self.text("body", wanted, &String::from_utf8_lossy(&end.response_body));
         }
         if let Some(wanted) = &expect.request {
             match &end.request {

@@ -284,7 +284,7 @@ impl Vm {
                 })
             }
             // Of components.
-            Call::RequestBody(_) => Ok(CONTINUE),
+            Call::RequestBody(_) | Call::ResponseBody(_) => Ok(CONTINUE),
             Call::Log(_) => {
                 self.end(context, true)?;
                 Ok(CONTINUE)

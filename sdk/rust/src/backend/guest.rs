@@ -41,16 +41,20 @@ macro_rules! world {
 }
 
 world!(with_configuration, "with-configuration", "export_configuration", configuration);
+world!(with_self_test, "with-self-test", "export_self_test", self_test);
 world!(with_request_headers, "with-request-headers", "export_request_headers", request_headers);
 world!(with_request_body, "with-request-body", "export_request_body", request_body);
 world!(with_response_headers, "with-response-headers", "export_response_headers", response_headers);
+world!(with_response_body, "with-response-body", "export_response_body", response_body);
 world!(with_log, "with-log", "export_log", log);
 
 pub use with_configuration::export_configuration;
 pub use with_log::export_log;
 pub use with_request_body::export_request_body;
 pub use with_request_headers::export_request_headers;
+pub use with_response_body::export_response_body;
 pub use with_response_headers::export_response_headers;
+pub use with_self_test::export_self_test;
 
 /// Turns a decision into the host's. To go on is to say nothing.
 pub fn lower(decision: decision::Decision) -> Option<Decision> {
