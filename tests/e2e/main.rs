@@ -23,6 +23,7 @@ mod plugin_fetch;
 mod plugin_phases;
 mod plugin_responses;
 mod plugin_state;
+mod plugin_streams;
 mod plugins;
 mod policies;
 mod quickstart;

@@ -77,6 +77,7 @@ reasons! {
     // Plugins
     PluginReplied = "plugin_replied", 0, "a plugin answered";
     PluginDenied = "plugin_denied", 0, "a plugin refused the request with a 4xx";
+    PluginAborted = "plugin_aborted", 502, "a plugin that sees a body piece by piece cut the exchange short";
     PluginFailed = "plugin_failed", 503, "a plugin that fails closed trapped, or ran over a limit";
     PluginNotReady = "plugin_not_ready", 503, "a plugin that fails closed has no version that is compiled and configured";
     PluginOverloaded = "plugin_overloaded", 503, "a plugin that fails closed has all its instances in use";

@@ -15,6 +15,8 @@ pub enum Decision {
     /// After `on_request`: read the request's body, then call [`on_request_body`](crate::Invocation::on_request_body). After
     /// `on_response`: the response's, then [`on_response_body`](crate::Invocation::on_response_body).
     ReadBody(BodyRequest),
+    /// After a piece of a body: the exchange is cut short.
+    Abort,
 }
 
 impl Decision {

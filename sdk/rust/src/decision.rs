@@ -11,6 +11,8 @@ pub enum Decision {
     /// Read the message's body whole. Of `on_request`, which [`OnRequestBody`](crate::OnRequestBody) follows, and of
     /// `on_response`, which [`OnResponseBody`](crate::OnResponseBody) does.
     ReadBody(ReadBody),
+    /// Cut the exchange short: what has begun is left without its end. Of `on_request_piece` and `on_response_piece` only.
+    Abort,
 }
 
 impl Decision {

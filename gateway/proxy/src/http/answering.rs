@@ -104,16 +104,36 @@ pub(super) fn hold(
     metrics: &Arc<RequestMetrics>,
 ) {
     let Some(mut run) = ctx.plugins.take() else { return };
-    run.run().hold();
+    run.run().holds();
+    let holding = Holding { wish, head: None, bytes: BytesMut::new(), counted: HeldBytes::none(metrics) };
+    stand_in(session, ctx, run, Stage::Holding(Box::new(holding)), before, Unsent::default());
+}
+
+/// Lets the response pass plugins that wait, or see its trailers.
+pub(super) fn open(session: &mut Session, ctx: &mut RequestContext, before: Before, unsent: Unsent) {
+    let Some(run) = ctx.plugins.take() else { return };
+    stand_in(session, ctx, run, Stage::Open { bodiless: false }, before, unsent);
+}
+
+fn stand_in(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    mut run: Box<PluginRun>,
+    stage: Stage,
+    before: Before,
+    unsent: Unsent,
+) {
+    if matches!(stage, Stage::Open { .. }) {
+        run.run().shown_to_all();
+    }
     let plugins = Place::default();
     plugins.put(run);
-    let holding = Holding { wish, head: None, bytes: BytesMut::new(), counted: HeldBytes::none(metrics) };
     let answering = Answering {
         plugins: plugins.clone(),
         kept: Kept::of(session, ctx),
-        stage: Stage::Holding(Box::new(holding)),
+        stage,
         before,
-        unsent: Unsent::default(),
+        unsent,
         ends_apart: ctx.ends_apart,
         wait: ctx.upstream.wait.as_ref().map(Deadline::share),
         until: [ctx.deadline, ctx.upstream.deadline].into_iter().flatten().min(),
@@ -196,6 +216,7 @@ impl Answering {
         out: &mut Vec<HttpTask>,
     ) -> Result<(), Stop> {
         let Stage::Holding(holding) = &mut self.stage else {
+            run.goes_out(&head);
             out.push(HttpTask::Header(head, end));
             return Ok(());
         };
@@ -215,7 +236,7 @@ impl Answering {
         if matches!(self.stage, Stage::Open { bodiless: true }) {
             bytes = Bytes::new();
         } else if (end || !bytes.is_empty()) && plugins::any_sees(run) {
-            self.show(session, run, &mut bytes, end)?;
+            self.show(session, run, &mut bytes, end).await?;
         }
         let holding = match &mut self.stage {
             Stage::Holding(holding) => holding,
@@ -243,17 +264,23 @@ impl Answering {
     }
 
     /// Shows a piece to the plugins that have seen the head.
-    fn show(&mut self, session: &mut ServerSession, run: &mut Run, bytes: &mut Bytes, end: bool) -> Result<(), Stop> {
-        let to = run.seen_by();
+    async fn show(
+        &mut self,
+        session: &mut ServerSession,
+        run: &mut Run,
+        bytes: &mut Bytes,
+        end: bool,
+    ) -> Result<(), Stop> {
+        let (to, apart) = (run.seen_by(), self.ends_apart);
         let mut place = Apart { session, kept: &mut self.kept };
         let shown = match &mut self.stage {
             Stage::Holding(holding) => {
                 let head = run.lend_head(holding.head.as_deref_mut());
-                let shown = plugins::pieces_apart(&mut place, run, to, bytes, end, self.ends_apart);
+                let shown = plugins::pieces_apart(&mut place, run, to, bytes, end, apart, false).await;
                 run.take_head(head);
                 shown
             }
-            Stage::Open { .. } => plugins::pieces_apart(&mut place, run, to, bytes, end, self.ends_apart),
+            Stage::Open { .. } => plugins::pieces_apart(&mut place, run, to, bytes, end, apart, false).await,
         };
         Ok(shown?)
     }
@@ -281,7 +308,7 @@ impl Answering {
                 run.take_head(head);
                 outcome?;
                 holding.bytes.extend_from_slice(&before);
-                self.advance(session, run, true, Some(&mut trailers), out).await?;
+                self.advance(session, run, true, Some(&mut *trailers), out).await?;
             }
             Stage::Open { bodiless } => {
                 plugins::trailers_to(&mut place, run, to, &mut trailers, &mut before).await?;
@@ -332,6 +359,7 @@ impl Answering {
             }
             bodiless
         } else {
+            plugins::unframe_response(run, &mut head);
             let framed = respond::frame(session.req_header(), &mut head, &self.before)?;
             if framed.close {
                 session.set_keepalive(None);
@@ -344,6 +372,7 @@ impl Answering {
         if let Some(wait) = &mut self.wait {
             wait.set(self.until);
         }
+        run.goes_out(&head);
         self.head_at = Some(Instant::now());
         self.stage = Stage::Open { bodiless };
         let is_last = whole && trailers.is_none();

@@ -178,6 +178,9 @@ pub(super) fn request(
         request.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
     }
     if plugins::may_have_unframed(ctx) && !session.is_body_empty() {
+        if plugins::unframes_request(ctx) {
+            request.remove_header(&header::CONTENT_LENGTH);
+        }
         let framed = |name| request.headers.contains_key(name);
         let unframed = !framed(header::CONTENT_LENGTH) && !framed(header::TRANSFER_ENCODING);
         if unframed && session.req_header().version == Version::HTTP_11 {

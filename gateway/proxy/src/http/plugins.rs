@@ -9,8 +9,8 @@ mod views;
 
 pub(super) use place::{Apart, Kept};
 pub(super) use response::{
-    Here, any_sees, go_on, on_reply, on_reply_body, on_response, on_response_piece, on_response_trailers, pieces_apart,
-    see_response_body, show_all, tell_length, trailers_to,
+    Here, answer_in_passing, any_sees, go_on, may_have_body, on_reply, on_reply_body, on_response, on_response_piece,
+    on_response_trailers, pieces_apart, see_response_body, show_all, tell_length, trailers_to, unframe_response,
 };
 pub(super) use views::protocol;
 use views::{GatewayRequest, GatewayResponse, RequestConditions, RequestFacts};
@@ -127,8 +127,18 @@ impl Run {
     }
 
     /// A plugin waits for the body: those behind it have seen all of it that there is, which is nothing.
-    pub(super) fn hold(&mut self) {
+    pub(super) fn holds(&mut self) {
         self.shown = self.unanswered + 1;
+    }
+
+    /// None waits for the body: all see it as it comes.
+    pub(super) fn shown_to_all(&mut self) {
+        self.shown = 0;
+    }
+
+    /// The head is about to be written: what plugins of its body see of it.
+    pub(super) fn goes_out(&mut self, head: &ResponseHeader) {
+        self.answered = Some(Box::new(GatewayResponse::new(head.as_owned_parts())));
     }
 
     /// Lends a head that was not sent to whoever sees the body behind it.
@@ -212,7 +222,7 @@ async fn request_phases(
             Decision::Continue
         };
         let outcome = match decision {
-            Decision::Continue => Ok(()),
+            Decision::Continue | Decision::Abort => Ok(()),
             Decision::Respond(reply) => Err(local_reply(*reply)),
             Decision::ReadBody(wish) => read_body(session, ctx, &mut step, run, metrics, wish).await,
         };
@@ -243,6 +253,7 @@ async fn read_body(
         }
     };
     let began = Instant::now();
+    step.invocation.skip_request_pieces();
     lend_request(session, ctx, &mut run.exchange);
     run.exchange.outbound = outbound(ctx, step.invocation.configured());
     let outcome = step.invocation.on_request_body(&mut run.exchange, read).await;
@@ -258,8 +269,14 @@ async fn read_body(
     }
     match outcome.decision {
         Decision::Respond(reply) => Err(local_reply(*reply)),
-        Decision::Continue | Decision::ReadBody(_) => Ok(()),
+        Decision::Continue | Decision::ReadBody(_) | Decision::Abort => Ok(()),
     }
+}
+
+/// Whether a plugin will change the request's body as it passes, so that nobody knows how long it is.
+pub(super) fn unframes_request(ctx: &mut RequestContext) -> bool {
+    let run = ctx.plugins.as_mut().map(|plugins| plugins.run());
+    run.is_some_and(|run| run.steps.iter().any(|step| step.invocation.streams_request()))
 }
 
 /// Whether a plugin may have taken the request's length away, because it will change the body.
@@ -342,9 +359,11 @@ async fn request_pieces(
         }
         run.exchange.outbound = outbound(ctx, step.invocation.configured());
         let decision = step.invocation.on_request_piece(&mut run.exchange, bytes, end).await;
-        outcome = match judged(run.exchange.deadline, decision, step.fail_mode) {
+        let fail_mode = bound(step.fail_mode, step.invocation.is_bound_to_request());
+        outcome = match judged(run.exchange.deadline, decision, fail_mode) {
             Ok(Decision::Respond(reply)) => Err(local_reply(*reply)),
-            Ok(_) => Ok(()),
+            Ok(Decision::Abort) => Err(Reason::PluginAborted.into()),
+            Ok(Decision::Continue | Decision::ReadBody(_)) => Ok(()),
             Err(reply) => Err(reply),
         };
         if outcome.is_err() {
@@ -463,6 +482,11 @@ fn follow_prefix(ctx: &mut RequestContext, run: &mut Run, former: &[u8], path: &
     // Whole elements, as the match itself.
     let rest = path.strip_prefix(prefix);
     ctx.prefix = rest.filter(|rest| rest.is_empty() || rest.starts_with('/')).map(|_| prefix.len());
+}
+
+/// A plugin that has changed some of a body can't be left out of the rest of it.
+fn bound(mode: FailMode, is_bound: bool) -> FailMode {
+    if is_bound { FailMode::Closed } else { mode }
 }
 
 /// A failure by its fail mode. Where the request's own time is over nobody waits for what an open one would do.

@@ -61,7 +61,7 @@ pub(super) async fn send(session: &mut Session, ctx: &mut RequestContext, mut re
     let has_body = !body.is_empty() && !ctx.grpc && !has_no_content(response.status);
     if has_body
         && session.req_header().method != Method::HEAD
-        && let Err(failed) = plugins::on_reply_body(session, ctx, &response, &mut body)
+        && let Err(failed) = plugins::on_reply_body(session, ctx, &response, &mut body).await
     {
         ctx.reason = failed.reason;
         reply = failed;

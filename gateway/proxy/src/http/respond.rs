@@ -105,14 +105,21 @@ pub(super) async fn head(
                 return Err(Error::explain(ErrorType::InternalError, "a plugin answers instead of the backend"));
             }
         }
+        let has_body = plugins::may_have_body(&session.req_header().method, response);
+        let in_passing = has_body && !ended && plugins::answer_in_passing(ctx);
+        if in_passing && let Some(plugins) = &mut ctx.plugins {
+            plugins::unframe_response(plugins.run(), response);
+        }
         let framed = frame(session.req_header(), response, &before)?;
         ctx.bodiless |= framed.bodiless;
         if framed.close {
             session.set_keepalive(None);
         }
-        let has_body = !reply::has_no_content(response.status) && session.req_header().method != Method::HEAD;
         if has_body && plugins::see_response_body(ctx) {
             ctx.response_unsent = Unsent::told_by(&response.headers);
+        }
+        if in_passing {
+            answering::open(session, ctx, before, ctx.response_unsent);
         }
     }
     let request = session.req_header();

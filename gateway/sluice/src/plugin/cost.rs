@@ -66,7 +66,7 @@ pub(crate) async fn decision(configured: &Arc<Configured>, request: &PlainReques
     }
     let decision = configured.begin().on_request(&mut lent(request)).await?;
     Ok(match decision {
-        Decision::Continue => "continue".to_owned(),
+        Decision::Continue | Decision::Abort => "continue".to_owned(),
         Decision::ReadBody(_) => "read the body".to_owned(),
         Decision::Respond(reply) => format!("respond {}", reply.status.as_u16()),
     })

@@ -153,7 +153,8 @@ pub(super) fn phases(pre: &InstancePre<State>) -> Result<Phases, Failure> {
     let phases = Phases::of(pre.component());
     if phases.names().is_empty() {
         return Err(Failure::invalid(
-            "it exports no phase of `sluice:plugin@0.1` (request-headers, request-body, response-headers, response-body, log)",
+            "it exports no phase of `sluice:plugin@0.1` (request-headers, request-body, \
+             request-body-stream, response-headers, response-body, response-body-stream, response-trailers, log)",
         ));
     }
     Ok(phases)

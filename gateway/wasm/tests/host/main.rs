@@ -18,3 +18,4 @@ mod outgoing;
 mod phases;
 mod services;
 mod setup;
+mod streams;

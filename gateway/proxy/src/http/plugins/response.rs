@@ -14,13 +14,14 @@ use super::super::replay::Replay;
 use super::super::{parts, reply};
 use super::place::{AtHand, Place};
 use super::views::GatewayResponse;
-use super::{PluginRun, Run, Step, failed_length, joined, judged, local_reply, refuse, takes_part};
+use super::{PluginRun, Run, Step, bound, failed_length, joined, judged, local_reply, refuse, takes_part};
 use ::http::{HeaderMap, HeaderValue, Method, header};
 use bytes::Bytes;
+use futures::FutureExt;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use sluice_model::Reason;
-use sluice_wasm::{BodyRequest, Decision, OverLimit};
+use sluice_wasm::{BodyRequest, Decision, OverLimit, PluginError};
 use std::time::Instant;
 
 /// A response's body as far as it is here.
@@ -35,6 +36,19 @@ pub(in super::super) struct Here<'b> {
 /// Whether plugins see the response's body on its way.
 pub(in super::super) fn see_response_body(ctx: &mut RequestContext) -> bool {
     ctx.plugins.as_mut().is_some_and(|plugins| any_sees(plugins.run()))
+}
+
+/// Whether what plugins do with a response has to be waited for as it is written.
+pub(in super::super) fn answer_in_passing(ctx: &mut RequestContext) -> bool {
+    let answers = |step: &Step| step.invocation.configured().phases().answers_in_passing();
+    ctx.plugins.as_mut().is_some_and(|plugins| plugins.run().steps.iter().any(answers))
+}
+
+/// Takes the length out of a head whose body plugins will change as it passes.
+pub(in super::super) fn unframe_response(run: &Run, response: &mut ResponseHeader) {
+    if run.steps.iter().any(|step| step.invocation.streams_response()) {
+        response.remove_header(&header::CONTENT_LENGTH);
+    }
 }
 
 pub(in super::super) fn any_sees(run: &Run) -> bool {
@@ -157,7 +171,7 @@ async fn heads<P: Place>(
         match judged(run.exchange.deadline, decision, fail_mode)? {
             Decision::Respond(reply) => return Err(local_reply(*reply)),
             Decision::ReadBody(wish) if may_have_body(place.method(), response) => return Ok(Some(wish)),
-            Decision::Continue | Decision::ReadBody(_) => {}
+            Decision::Continue | Decision::ReadBody(_) | Decision::Abort => {}
         }
     }
     Ok(None)
@@ -227,6 +241,7 @@ async fn read<P: Place>(
 ) -> Result<(), Reply> {
     let Some(step) = run.steps.get_mut(run.unanswered) else { return Ok(()) };
     let (fail_mode, began) = (step.fail_mode, Instant::now());
+    step.invocation.skip_response_pieces();
     tell_length(response, here.bytes.len())?;
     place.lend(&mut run.exchange);
     run.exchange.put_response(Box::new(GatewayResponse::new(parts::take_response(response))));
@@ -241,7 +256,7 @@ async fn read<P: Place>(
     }
     match outcome.decision {
         Decision::Respond(reply) => Err(local_reply(*reply)),
-        Decision::Continue | Decision::ReadBody(_) => Ok(()),
+        Decision::Continue | Decision::ReadBody(_) | Decision::Abort => Ok(()),
     }
 }
 
@@ -269,7 +284,7 @@ async fn show<P: Place>(
     run.answered = Some(Box::new(GatewayResponse::new(parts::take_response(response))));
     let outcome = match here.trailers.as_deref_mut().filter(|_| here.whole) {
         Some(trailers) => trailers_to(place, run, to, trailers, here.bytes).await,
-        None => pieces_to(place, run, to, here.bytes, here.whole),
+        None => pieces_to(place, run, to, here.bytes, here.whole, false).await,
     };
     if let Some(head) = run.answered.take() {
         *response = ResponseHeader::from(head.into_parts());
@@ -295,7 +310,9 @@ pub(in super::super) fn on_response_piece(
     let mut bytes = piece.take().unwrap_or_default();
     let (run, apart) = (plugins.run(), ctx.ends_apart);
     let to = (0, run.steps.len());
-    let outcome = pieces_apart(&mut AtHand { session, ctx }, run, to, &mut bytes, end, apart);
+    // The engine waits for nothing here, and none of them does.
+    let shown = pieces_apart(&mut AtHand { session, ctx }, run, to, &mut bytes, end, apart, true).now_or_never();
+    let outcome = shown.unwrap_or_else(|| Err(Reason::PluginFailed.into()));
     ctx.plugins = Some(plugins);
     if outcome.is_ok() && !ctx.response_unsent.takes(bytes.len(), end) {
         return Err(failed_length(ctx));
@@ -305,7 +322,7 @@ pub(in super::super) fn on_response_piece(
 }
 
 /// Shows the body of an answer of the gateway's own, or of a plugin's, to the plugins that see bodies and have seen none.
-pub(in super::super) fn on_reply_body(
+pub(in super::super) async fn on_reply_body(
     session: &mut Session,
     ctx: &mut RequestContext,
     response: &ResponseHeader,
@@ -318,7 +335,7 @@ pub(in super::super) fn on_reply_body(
     let run = plugins.run();
     run.answered = Some(Box::new(GatewayResponse::new(response.as_owned_parts())));
     let to = (0, std::mem::take(&mut run.shown));
-    let outcome = pieces_to(&mut AtHand { session, ctx }, run, to, body, true);
+    let outcome = Box::pin(pieces_to(&mut AtHand { session, ctx }, run, to, body, true, false)).await;
     ctx.plugins = Some(plugins);
     outcome
 }
@@ -375,9 +392,11 @@ pub(in super::super) async fn trailers_to<P: Place>(
     let mut outcome = Ok(());
     for step in run.steps.get_mut(to.0..to.1).unwrap_or_default().iter_mut().rev() {
         run.exchange.outbound = place.outbound(step.invocation.configured());
-        if !bytes.is_empty() && step.invocation.configured().phases().response_pieces() {
-            let decision = step.invocation.on_response_piece(&mut run.exchange, bytes, false);
-            outcome = judged(run.exchange.deadline, decision, step.fail_mode).map(|_| ());
+        // A filter sees no end before trailers, as under Envoy.
+        let ends = step.invocation.streams_response();
+        if (ends || !bytes.is_empty()) && step.invocation.configured().phases().response_pieces() {
+            let decision = step.invocation.on_response_piece(&mut run.exchange, bytes, ends).await;
+            outcome = piece_judged(run.exchange.deadline, decision, step);
             if outcome.is_err() {
                 break;
             }
@@ -401,31 +420,33 @@ pub(in super::super) async fn trailers_to<P: Place>(
 }
 
 /// Shows a piece of the body to the plugins of these places. It becomes what goes on. `apart`: an end is told apart from the
-/// piece before it.
-pub(in super::super) fn pieces_apart<P: Place>(
+/// piece before it. `at_once`: nothing may be waited for, which is for filters alone.
+pub(in super::super) async fn pieces_apart<P: Place>(
     place: &mut P,
     run: &mut Run,
     to: (usize, usize),
     bytes: &mut Bytes,
     end: bool,
     apart: bool,
+    at_once: bool,
 ) -> Result<(), Reply> {
     if !(apart && end && !bytes.is_empty()) {
-        return pieces_to(place, run, to, bytes, end);
+        return pieces_to(place, run, to, bytes, end, at_once).await;
     }
-    pieces_to(place, run, to, bytes, false)?;
+    pieces_to(place, run, to, bytes, false, at_once).await?;
     let mut rest = Bytes::new();
-    let outcome = pieces_to(place, run, to, &mut rest, true);
+    let outcome = pieces_to(place, run, to, &mut rest, true, at_once).await;
     *bytes = joined(std::mem::take(bytes), rest);
     outcome
 }
 
-fn pieces_to<P: Place>(
+async fn pieces_to<P: Place>(
     place: &mut P,
     run: &mut Run,
     to: (usize, usize),
     bytes: &mut Bytes,
     end: bool,
+    at_once: bool,
 ) -> Result<(), Reply> {
     let began = Instant::now();
     lend_both(place, run);
@@ -435,8 +456,11 @@ fn pieces_to<P: Place>(
             continue;
         }
         run.exchange.outbound = place.outbound(step.invocation.configured());
-        let decision = step.invocation.on_response_piece(&mut run.exchange, bytes, end);
-        outcome = judged(run.exchange.deadline, decision, step.fail_mode).map(|_| ());
+        let decision = match at_once {
+            true => step.invocation.on_response_piece_at_once(&mut run.exchange, bytes, end),
+            false => step.invocation.on_response_piece(&mut run.exchange, bytes, end).await,
+        };
+        outcome = piece_judged(run.exchange.deadline, decision, step);
         if outcome.is_err() {
             break;
         }
@@ -444,6 +468,14 @@ fn pieces_to<P: Place>(
     let back = take_both(place, run);
     run.spent += began.elapsed();
     if back { outcome } else { Err(Reason::PluginFailed.into()) }
+}
+
+fn piece_judged(deadline: Option<Instant>, decision: Result<Decision, PluginError>, step: &Step) -> Result<(), Reply> {
+    match judged(deadline, decision, bound(step.fail_mode, step.invocation.is_bound_to_response()))? {
+        Decision::Abort => Err(Reason::PluginAborted.into()),
+        // A filter's answer comes too late here.
+        Decision::Continue | Decision::ReadBody(_) | Decision::Respond(_) => Ok(()),
+    }
 }
 
 /// Lends the request, and the response as it is, or was sent.
@@ -467,6 +499,6 @@ fn has_no_body(method: &Method, response: &ResponseHeader) -> bool {
 }
 
 /// Whether a response may have a body at all (RFC 9110, section 6.4.1).
-fn may_have_body(method: &Method, response: &ResponseHeader) -> bool {
+pub(in super::super) fn may_have_body(method: &Method, response: &ResponseHeader) -> bool {
     *method != Method::HEAD && !response.status.is_informational() && !reply::has_no_content(response.status)
 }
