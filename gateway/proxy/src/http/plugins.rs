@@ -53,7 +53,7 @@ pub(super) struct Run {
     prefix: Option<Box<str>>,
 }
 
-struct Step {
+pub(super) struct Step {
     invocation: Invocation,
     fail_mode: FailMode,
 }

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub(super) trait Place: Send {
+pub(in super::super) trait Place: Send {
     /// Puts the request into the exchange.
     fn lend(&mut self, exchange: &mut Exchange);
     /// Takes it back. `false`: the host lost it.

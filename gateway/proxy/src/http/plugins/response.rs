@@ -8,7 +8,6 @@
 //! A plugin that reads the body stands between those that have seen the head and those that have yet to: bodies pass the
 //! former first, and reach the latter once it has let them go.
 
-use super::super::body::Unsent;
 use super::super::context::{Reply, RequestContext};
 use super::super::replay::Replay;
 use super::super::{parts, reply};
