@@ -388,8 +388,8 @@ async fn filters_on_both_sides_see_the_body_in_the_order_of_the_chain() {
         );
         let answer = raw::exchange(shop.http, request).await.unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (200, expected), "{order}: {answer:?}");
-        let read = if order == "reader first" { "SMALL LETTERS" } else { "small letters" };
-        assert_eq!(fields(&answer, "x-read-response"), [seen("reader", read)], "{order}");
+        // The filter has had the request's body too.
+        assert_eq!(fields(&answer, "x-read-response"), [seen("reader", "SMALL LETTERS")], "{order}");
         let connection = http2::Connection::clear(shop.http).await.unwrap();
         let request = connection.request("POST", HOST, "/in").header("x-body", "upper").body(()).unwrap();
         let answer = connection.exchange(request, Bytes::from_static(b"small letters")).await.unwrap();

@@ -101,12 +101,15 @@ async fn a_version_that_fails_its_self_test_does_not_take_over() {
     shop.until("version 1", "/", |a| a.header("x-stamp").as_deref() == Some("version-0001")).await;
     for version in ["unfit---0002", "panics--0003"] {
         shop.folder.write("plugin.wasm", stamped.named(version));
-        let status = wait::until(version, || async {
-            let (_, status) = shop.gateway.admin_get("/status").await.ok()?;
-            status.contains("SLUICE-P410").then_some(status)
+        let problems = wait::until(version, || async {
+            let (_, problems) = shop.gateway.admin_get("/problems").await.ok()?;
+            problems.contains("SLUICE-P410").then_some(problems)
         })
         .await;
-        assert!(status.contains("not fit to serve") || status.contains("in the self-test"), "{version}: {status}");
+        let told = |text: &str| text.contains("not fit to serve") || text.contains("in the self-test");
+        assert!(told(&problems), "{version}: {problems}");
+        let (_, status) = shop.gateway.admin_get("/status").await.unwrap();
+        assert!(told(&status), "{version}: {status}");
         let answer = shop.get("/").await;
         assert_eq!((answer.status, answer.header("x-stamp").as_deref()), (200, Some("version-0001")), "{version}");
         shop.folder.write("plugin.wasm", stamped.named("version-0001"));
