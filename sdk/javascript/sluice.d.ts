@@ -1,7 +1,7 @@
 // The contract `sluice:plugin` as JavaScript has it. What each function does stands in sdk/wit.
 //
 // A function that may refuse throws; the reason is the `payload` of what is thrown. A phase that throws is a failure of
-// the request; `configure` refuses a configuration by throwing a text.
+// the request; `configure` and `selfTest` refuse by throwing a text.
 
 declare module "sluice:plugin/types@0.1.0" {
   export class Request {
@@ -41,6 +41,25 @@ declare module "sluice:plugin/types@0.1.0" {
     replace(content: Uint8Array): void;
   }
 
+  export class Piece {
+    private constructor();
+    size(): bigint;
+    read(): Uint8Array;
+    isFirst(): boolean;
+    isLast(): boolean;
+    replace(content: Uint8Array): void;
+  }
+
+  export class Trailers {
+    private constructor();
+    get(name: string): Uint8Array | undefined;
+    getAll(name: string): Uint8Array[];
+    entries(): [string, Uint8Array][];
+    set(name: string, value: Uint8Array): void;
+    append(name: string, value: Uint8Array): void;
+    remove(name: string): void;
+  }
+
   export class LocalReply {
     constructor(status: number);
     setHeader(name: string, value: Uint8Array): void;
@@ -53,6 +72,7 @@ declare module "sluice:plugin/types@0.1.0" {
     static respond(reply: LocalReply): Decision;
     static readBody(limit: bigint): Decision;
     passOverLimit(): void;
+    static abort(): Decision;
   }
 
   export class Summary {
@@ -162,6 +182,13 @@ declare module "sluice:plugin/configuration@0.1.0" {
   }
 }
 
+declare module "sluice:plugin/self-test@0.1.0" {
+  /** Exported as `selfTest`. */
+  export interface SelfTest {
+    run(): void;
+  }
+}
+
 declare module "sluice:plugin/request-headers@0.1.0" {
   import type { Decision, Request } from "sluice:plugin/types@0.1.0";
   /** Exported as `requestHeaders`. */
@@ -178,11 +205,43 @@ declare module "sluice:plugin/request-body@0.1.0" {
   }
 }
 
+declare module "sluice:plugin/request-body-stream@0.1.0" {
+  import type { Decision, Piece, Request } from "sluice:plugin/types@0.1.0";
+  /** Exported as `requestBodyStream`. */
+  export interface RequestBodyStream {
+    onRequestPiece(request: Request, piece: Piece): Decision | undefined | void;
+  }
+}
+
 declare module "sluice:plugin/response-headers@0.1.0" {
   import type { Decision, Request, Response } from "sluice:plugin/types@0.1.0";
   /** Exported as `responseHeaders`. */
   export interface ResponseHeaders {
     onResponse(request: Request, response: Response): Decision | undefined | void;
+  }
+}
+
+declare module "sluice:plugin/response-body@0.1.0" {
+  import type { Body, Decision, Request, Response } from "sluice:plugin/types@0.1.0";
+  /** Exported as `responseBody`. */
+  export interface ResponseBody {
+    onResponseBody(request: Request, response: Response, body: Body): Decision | undefined | void;
+  }
+}
+
+declare module "sluice:plugin/response-body-stream@0.1.0" {
+  import type { Decision, Piece, Request, Response } from "sluice:plugin/types@0.1.0";
+  /** Exported as `responseBodyStream`. */
+  export interface ResponseBodyStream {
+    onResponsePiece(request: Request, response: Response, piece: Piece): Decision | undefined | void;
+  }
+}
+
+declare module "sluice:plugin/response-trailers@0.1.0" {
+  import type { Request, Response, Trailers } from "sluice:plugin/types@0.1.0";
+  /** Exported as `responseTrailers`. */
+  export interface ResponseTrailers {
+    onResponseTrailers(request: Request, response: Response, trailers: Trailers): void;
   }
 }
 

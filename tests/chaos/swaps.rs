@@ -24,8 +24,12 @@ const BROKEN_EVERY: usize = 4;
 const GOOD: [&str; 2] = ["version-0001", "version-0002"];
 
 /// What is wrong with a version that never is to serve, and the problem that says so.
-const BROKEN: [(&str, &str); 3] =
-    [("breaks--0003", "SLUICE-P402"), ("refuses-0004", "SLUICE-P403"), ("traps---0005", "SLUICE-P404")];
+const BROKEN: [(&str, &str); 4] = [
+    ("breaks--0003", "SLUICE-P402"),
+    ("refuses-0004", "SLUICE-P403"),
+    ("traps---0005", "SLUICE-P404"),
+    ("unfit---0006", "SLUICE-P411"),
+];
 
 struct Site {
     gateway: Gateway,

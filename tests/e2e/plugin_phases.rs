@@ -7,7 +7,7 @@ use sluice_tests::raw::{self, Response};
 use sluice_tests::{Backend, guests, http2, wait};
 
 /// Uses of the guest `steps` in one policy, in this order; each is the YAML of its configuration after the name.
-fn steps(target: &str, uses: &[(&str, &str)]) -> String {
+pub(crate) fn steps(target: &str, uses: &[(&str, &str)]) -> String {
     let plugins: String = uses
         .iter()
         .map(|(name, config)| {
@@ -45,7 +45,7 @@ async fn shop_of(route: &str, spec: &str, target: &str, uses: &[(&str, &str)]) -
     shop
 }
 
-fn marks(answer: &Response) -> Option<String> {
+pub(crate) fn marks(answer: &Response) -> Option<String> {
     let marks: Vec<_> = answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-steps")).collect();
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
     (!marks.is_empty()).then(|| marks.iter().map(|(_, value)| text(value)).collect::<Vec<_>>().join(" "))

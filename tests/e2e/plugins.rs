@@ -95,6 +95,35 @@ async fn a_new_version_takes_over_and_a_broken_one_does_not() {
 }
 
 #[tokio::test]
+async fn a_version_that_fails_its_self_test_does_not_take_over() {
+    let stamped = guests::stamped();
+    let shop = plugged("stamped", stamped.named("version-0001"), "", "{}").await;
+    shop.until("version 1", "/", |a| a.header("x-stamp").as_deref() == Some("version-0001")).await;
+    for version in ["unfit---0002", "panics--0003"] {
+        shop.folder.write("plugin.wasm", stamped.named(version));
+        let problems = wait::until(version, || async {
+            let (_, problems) = shop.gateway.admin_get("/problems").await.ok()?;
+            problems.contains("SLUICE-P411").then_some(problems)
+        })
+        .await;
+        let told = |text: &str| text.contains("not fit to serve") || text.contains("in the self-test");
+        assert!(told(&problems), "{version}: {problems}");
+        let (_, status) = shop.gateway.admin_get("/status").await.unwrap();
+        assert!(told(&status), "{version}: {status}");
+        let answer = shop.get("/").await;
+        assert_eq!((answer.status, answer.header("x-stamp").as_deref()), (200, Some("version-0001")), "{version}");
+        shop.folder.write("plugin.wasm", stamped.named("version-0001"));
+        wait::until("the problem to go", || async {
+            let (_, problems) = shop.gateway.admin_get("/problems").await.ok()?;
+            (!problems.contains("SLUICE-P411")).then_some(())
+        })
+        .await;
+    }
+    shop.folder.write("plugin.wasm", stamped.named("version-0004"));
+    shop.until("version 4", "/", |a| a.header("x-stamp").as_deref() == Some("version-0004")).await;
+}
+
+#[tokio::test]
 async fn response_phases_run_on_local_replies_too() {
     let shop = plugged("versioned", guests::versioned().with_version(7), "", "{}").await;
     shop.folder.write("backend.yaml", "");

@@ -204,6 +204,13 @@ pub fn text(status: StatusCode, body: &str) -> Answer {
     response
 }
 
+/// An answer that begins so and never ends.
+pub fn endless(begin: &'static str) -> Answer {
+    let first = futures::stream::once(async move { Ok(Frame::data(Bytes::from_static(begin.as_bytes()))) });
+    let body = http_body_util::StreamBody::new(first.chain(futures::stream::pending()));
+    Response::new(BodyExt::boxed(body))
+}
+
 fn grpc_echo(name: &'static str, request: Request<Incoming>) -> Answer {
     let mut response = Response::new(BodyExt::boxed(EchoBody { inner: request.into_body(), done: false }));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

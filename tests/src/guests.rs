@@ -58,7 +58,7 @@ pub fn versioned() -> Versioned {
     Versioned::of("versioned")
 }
 
-/// It stamps its version on each phase, or refuses or traps in `configure` where its version begins so.
+/// It stamps its version on each phase, or refuses or traps in `configure`, or fails its self-test, where its version begins so.
 pub fn stamped() -> Versioned {
     Versioned::of("stamped")
 }

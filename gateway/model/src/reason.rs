@@ -69,6 +69,7 @@ reasons! {
     RequestTimeout = "request_timeout", 504, "the rule's request timeout passed";
     UpstreamOverflow = "upstream_overflow", 503, "the backend's circuit breaker is open";
     RetryBudgetExceeded = "retry_budget_exceeded", 503, "a try failed, and the backend's retryConstraint allows no other";
+    ResponseTooLarge = "response_too_large", 502, "the response body is above the limit of a plugin that reads it whole";
     ResponseTruncated = "response_truncated", 0, "the backend ended its answer early; the client's stream was reset";
     // External authorization
     ExternalAuthDenied = "external_auth_denied", 0, "the external authorization service refused the request";
@@ -76,6 +77,7 @@ reasons! {
     // Plugins
     PluginReplied = "plugin_replied", 0, "a plugin answered";
     PluginDenied = "plugin_denied", 0, "a plugin refused the request with a 4xx";
+    PluginAborted = "plugin_aborted", 502, "a plugin that sees a body piece by piece cut the exchange short";
     PluginFailed = "plugin_failed", 503, "a plugin that fails closed trapped, or ran over a limit";
     PluginNotReady = "plugin_not_ready", 503, "a plugin that fails closed has no version that is compiled and configured";
     PluginOverloaded = "plugin_overloaded", 503, "a plugin that fails closed has all its instances in use";

@@ -38,7 +38,6 @@ pub(crate) enum Phase {
     RequestHeaders,
     RequestBody,
     ResponseHeaders,
-    /// Of filters of the proxy-wasm ABI alone.
     ResponseBody,
     ResponseTrailers,
     Log,
@@ -64,16 +63,56 @@ impl Phase {
             Phase::Log => "log",
         }
     }
+}
 
-    /// The interface and function of the contract, where it has them.
-    const fn export(self) -> Option<(&'static str, &'static str)> {
-        Some(match self {
-            Phase::RequestHeaders => ("request-headers", "on-request"),
-            Phase::RequestBody => ("request-body", "on-request-body"),
-            Phase::ResponseHeaders => ("response-headers", "on-response"),
-            Phase::ResponseBody | Phase::ResponseTrailers => return None,
-            Phase::Log => ("log", "on-log"),
-        })
+/// A function of the contract that is called for exchanges. A phase has several where bodies come in several ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Export {
+    RequestHeaders,
+    RequestBody,
+    RequestPiece,
+    ResponseHeaders,
+    ResponseBody,
+    ResponsePiece,
+    ResponseTrailers,
+    Log,
+}
+
+impl Export {
+    pub(crate) const ALL: [Export; 8] = [
+        Export::RequestHeaders,
+        Export::RequestBody,
+        Export::RequestPiece,
+        Export::ResponseHeaders,
+        Export::ResponseBody,
+        Export::ResponsePiece,
+        Export::ResponseTrailers,
+        Export::Log,
+    ];
+
+    pub(crate) const fn phase(self) -> Phase {
+        match self {
+            Export::RequestHeaders => Phase::RequestHeaders,
+            Export::RequestBody | Export::RequestPiece => Phase::RequestBody,
+            Export::ResponseHeaders => Phase::ResponseHeaders,
+            Export::ResponseBody | Export::ResponsePiece => Phase::ResponseBody,
+            Export::ResponseTrailers => Phase::ResponseTrailers,
+            Export::Log => Phase::Log,
+        }
+    }
+
+    /// Its interface, and its name there.
+    const fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Export::RequestHeaders => ("request-headers", "on-request"),
+            Export::RequestBody => ("request-body", "on-request-body"),
+            Export::RequestPiece => ("request-body-stream", "on-request-piece"),
+            Export::ResponseHeaders => ("response-headers", "on-response"),
+            Export::ResponseBody => ("response-body", "on-response-body"),
+            Export::ResponsePiece => ("response-body-stream", "on-response-piece"),
+            Export::ResponseTrailers => ("response-trailers", "on-response-trailers"),
+            Export::Log => ("log", "on-log"),
+        }
     }
 }
 
@@ -81,7 +120,8 @@ impl Phase {
 #[derive(Clone, Default)]
 pub struct Phases {
     pub(crate) configuration: Option<ComponentExportIndex>,
-    exports: [Option<ComponentExportIndex>; Phase::ALL.len()],
+    pub(crate) self_test: Option<ComponentExportIndex>,
+    exports: [Option<ComponentExportIndex>; Export::ALL.len()],
     /// Those of a filter of the proxy-wasm ABI, which has no such exports.
     callbacks: [bool; Phase::ALL.len()],
 }
@@ -94,9 +134,10 @@ impl Phases {
         };
         Phases {
             configuration: export("configuration", "configure"),
-            exports: Phase::ALL.map(|phase| {
-                let (interface, function) = phase.export()?;
-                export(interface, function)
+            self_test: export("self-test", "run"),
+            exports: Export::ALL.map(|function| {
+                let (interface, name) = function.name();
+                export(interface, name)
             }),
             callbacks: Default::default(),
         }
@@ -106,35 +147,61 @@ impl Phases {
         Phases { callbacks: Phase::ALL.map(|phase| phases.contains(&phase)), ..Phases::default() }
     }
 
-    pub(crate) fn export(&self, phase: Phase) -> Option<&ComponentExportIndex> {
-        self.exports.get(phase as usize).and_then(Option::as_ref)
+    pub(crate) fn export(&self, function: Export) -> Option<&ComponentExportIndex> {
+        self.exports.get(function as usize).and_then(Option::as_ref)
+    }
+
+    /// Whether it is called so.
+    pub(crate) fn takes(&self, function: Export) -> bool {
+        self.export(function).is_some() || self.callback(function.phase())
     }
 
     pub fn request_headers(&self) -> bool {
-        self.has(Phase::RequestHeaders)
+        self.takes(Export::RequestHeaders)
     }
 
+    /// Whether it may read the request's body whole.
     pub fn request_body(&self) -> bool {
-        self.has(Phase::RequestBody)
+        self.export(Export::RequestBody).is_some()
     }
 
     pub fn response_headers(&self) -> bool {
-        self.has(Phase::ResponseHeaders)
+        self.takes(Export::ResponseHeaders)
+    }
+
+    /// Whether it may read the response's body whole.
+    pub fn response_body(&self) -> bool {
+        self.export(Export::ResponseBody).is_some()
     }
 
     /// Whether it sees the request's body piece by piece, on its way to the backend.
     pub fn request_pieces(&self) -> bool {
-        self.callback(Phase::RequestBody)
+        self.takes(Export::RequestPiece)
     }
 
     /// Whether it sees the response's body, piece by piece.
     pub fn response_pieces(&self) -> bool {
-        self.callback(Phase::ResponseBody)
+        self.takes(Export::ResponsePiece)
+    }
+
+    /// Whether it sees them by the contract, which lets it wait, and takes the length of what may change out of the head. A
+    /// filter of the proxy-wasm ABI does that itself.
+    pub fn streams_request(&self) -> bool {
+        self.export(Export::RequestPiece).is_some()
+    }
+
+    pub fn streams_response(&self) -> bool {
+        self.export(Export::ResponsePiece).is_some()
     }
 
     /// Whether it sees the trailers of responses.
     pub fn response_trailers(&self) -> bool {
-        self.callback(Phase::ResponseTrailers)
+        self.takes(Export::ResponseTrailers)
+    }
+
+    /// Whether what it does with a response has to be waited for as that is written.
+    pub fn answers_in_passing(&self) -> bool {
+        self.streams_response() || self.export(Export::ResponseTrailers).is_some()
     }
 
     fn callback(&self, phase: Phase) -> bool {
@@ -142,11 +209,12 @@ impl Phases {
     }
 
     pub fn log(&self) -> bool {
-        self.has(Phase::Log)
+        self.takes(Export::Log)
     }
 
-    pub(crate) fn has(&self, phase: Phase) -> bool {
-        self.export(phase).is_some() || self.callback(phase)
+    fn has(&self, phase: Phase) -> bool {
+        self.callback(phase)
+            || Export::ALL.into_iter().any(|function| function.phase() == phase && self.export(function).is_some())
     }
 
     /// As the label `phase` of the metrics says them.

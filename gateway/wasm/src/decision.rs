@@ -12,8 +12,11 @@ pub enum Decision {
     Continue,
     /// The plugin answers: later plugins and the backend don't see the request; response phases run.
     Respond(Box<LocalReply>),
-    /// After `on_request` only: read the body, then call [`on_request_body`](crate::Invocation::on_request_body).
+    /// After `on_request`: read the request's body, then call [`on_request_body`](crate::Invocation::on_request_body). After
+    /// `on_response`: the response's, then [`on_response_body`](crate::Invocation::on_response_body).
     ReadBody(BodyRequest),
+    /// After a piece of a body: the exchange is cut short.
+    Abort,
 }
 
 impl Decision {
@@ -31,7 +34,7 @@ pub struct LocalReply {
     pub body: Bytes,
 }
 
-/// A plugin's wish to see the request's body.
+/// A plugin's wish to see a body whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyRequest {
     /// Bytes to read at most: what the plugin asked for, bounded by the Plugin's `limits.bodyBuffer`.
@@ -42,13 +45,13 @@ pub struct BodyRequest {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverLimit {
-    /// It is answered with 413.
+    /// It is answered with 413, a response's with 502.
     Refuse,
-    /// It goes on, and this plugin's `on_request_body` is not called.
+    /// It goes on, and the plugin is not called with it.
     Pass,
 }
 
-/// What came of `on_request_body`.
+/// What came of `on_request_body` or `on_response_body`.
 #[derive(Debug)]
 pub struct BodyOutcome {
     /// `Continue` or `Respond`.

@@ -41,7 +41,7 @@ pub enum Refused {
     Status(u16),
     #[error("the request can be changed in the request phases only")]
     RequestSent,
-    #[error("the response can be changed in the response phase only")]
+    #[error("the response can be changed in the response phases only")]
     ResponseSent,
 }
 

@@ -6,7 +6,7 @@
 #![allow(unreachable_pub, reason = "the generated bindings re-export the handles' types")]
 
 use crate::attributes::AttributeValue;
-use crate::configured::{Phase, Phases};
+use crate::configured::{Export, Phases};
 use crate::decision::LocalReply;
 use crate::exchange::{RequestView, ResponseView};
 use crate::fields::{self, Refused, all, every, field, first};
@@ -20,6 +20,8 @@ use wasmtime::component::{
 };
 use wasmtime::{Result, Store};
 
+mod bodies;
+
 /// Generated from the contract.
 #[allow(clippy::all, missing_docs)]
 pub(crate) mod generated {
@@ -31,6 +33,8 @@ pub(crate) mod generated {
             "sluice:plugin/types.request": super::Request,
             "sluice:plugin/types.response": super::Response,
             "sluice:plugin/types.body": super::Body,
+            "sluice:plugin/types.piece": super::Piece,
+            "sluice:plugin/types.trailers": super::Trailers,
             "sluice:plugin/types.summary": super::End,
             "sluice:plugin/types.local-reply": super::Reply,
             "sluice:plugin/types.decision": super::Chosen,
@@ -48,6 +52,10 @@ pub struct Request;
 pub struct Response;
 /// Stands for the one body of a store.
 pub struct Body;
+/// Stands for the one piece of a body of a store.
+pub struct Piece;
+/// Stands for the trailers of a store's response.
+pub struct Trailers;
 /// Stands for the one summary of a store.
 pub struct End;
 
@@ -63,6 +71,7 @@ pub struct Reply {
 pub enum Chosen {
     Respond(Box<LocalReply>),
     ReadBody { limit: u64, pass_over_limit: bool },
+    Abort,
 }
 
 /// Bytes of the body of a local reply.
@@ -81,6 +90,10 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> Result<Linker<State>> {
 type Decided = (Option<Resource<Chosen>>,);
 type OfBody = (Resource<Request>, Resource<Body>);
 type OfResponse = (Resource<Request>, Resource<Response>);
+type OfResponseBody = (Resource<Request>, Resource<Response>, Resource<Body>);
+type OfRequestPiece = (Resource<Request>, Resource<Piece>);
+type OfResponsePiece = (Resource<Request>, Resource<Response>, Resource<Piece>);
+type OfTrailers = (Resource<Request>, Resource<Response>, Resource<Trailers>);
 type OfLog = (Resource<Request>, Option<Resource<Response>>, Resource<End>);
 
 /// The functions of an instance, looked up when first called.
@@ -88,7 +101,11 @@ type OfLog = (Resource<Request>, Option<Resource<Response>>, Resource<End>);
 pub(crate) struct Bound {
     request_headers: Option<TypedFunc<(Resource<Request>,), Decided>>,
     request_body: Option<TypedFunc<OfBody, Decided>>,
+    request_piece: Option<TypedFunc<OfRequestPiece, Decided>>,
     response_headers: Option<TypedFunc<OfResponse, Decided>>,
+    response_body: Option<TypedFunc<OfResponseBody, Decided>>,
+    response_piece: Option<TypedFunc<OfResponsePiece, Decided>>,
+    response_trailers: Option<TypedFunc<OfTrailers, ()>>,
     log: Option<TypedFunc<OfLog, ()>>,
 }
 
@@ -117,30 +134,52 @@ macro_rules! caller {
             store: &mut Store<State>,
             instance: &Instance,
             phases: &Phases,
-            phase: Phase,
+            called: Export,
             has_response: bool,
         ) -> Result<Option<Chosen>> {
             // Borrowed, never owned: an owned handle passed to a borrow stays in the store's table, a leak a call.
             let request = Resource::<Request>::new_borrow(THE_ONE);
-            let export = phases.export(phase);
-            let (decision,) = match phase {
-                Phase::RequestHeaders => {
+            let export = phases.export(called);
+            let (decision,) = match called {
+                Export::RequestHeaders => {
                     let function = function(&mut self.request_headers, export, store, instance)?;
                     function.$call(&mut *store, (request,))$(.$await)??
                 }
-                Phase::RequestBody => {
+                Export::RequestBody => {
                     let body = Resource::<Body>::new_borrow(THE_ONE);
                     let function = function(&mut self.request_body, export, store, instance)?;
                     function.$call(&mut *store, (request, body))$(.$await)??
                 }
-                Phase::ResponseHeaders => {
+                Export::ResponseHeaders => {
                     let response = Resource::<Response>::new_borrow(THE_ONE);
                     let function = function(&mut self.response_headers, export, store, instance)?;
                     function.$call(&mut *store, (request, response))$(.$await)??
                 }
-                // The contract has no such phases.
-                Phase::ResponseBody | Phase::ResponseTrailers => (None,),
-                Phase::Log => {
+                Export::ResponseBody => {
+                    let response = Resource::<Response>::new_borrow(THE_ONE);
+                    let body = Resource::<Body>::new_borrow(THE_ONE);
+                    let function = function(&mut self.response_body, export, store, instance)?;
+                    function.$call(&mut *store, (request, response, body))$(.$await)??
+                }
+                Export::RequestPiece => {
+                    let piece = Resource::<Piece>::new_borrow(THE_ONE);
+                    let function = function(&mut self.request_piece, export, store, instance)?;
+                    function.$call(&mut *store, (request, piece))$(.$await)??
+                }
+                Export::ResponsePiece => {
+                    let response = Resource::<Response>::new_borrow(THE_ONE);
+                    let piece = Resource::<Piece>::new_borrow(THE_ONE);
+                    let function = function(&mut self.response_piece, export, store, instance)?;
+                    function.$call(&mut *store, (request, response, piece))$(.$await)??
+                }
+                Export::ResponseTrailers => {
+                    let response = Resource::<Response>::new_borrow(THE_ONE);
+                    let trailers = Resource::<Trailers>::new_borrow(THE_ONE);
+                    let function = function(&mut self.response_trailers, export, store, instance)?;
+                    function.$call(&mut *store, (request, response, trailers))$(.$await)??;
+                    (None,)
+                }
+                Export::Log => {
                     let response = has_response.then(|| Resource::<Response>::new_borrow(THE_ONE));
                     let summary = Resource::<End>::new_borrow(THE_ONE);
                     let function = function(&mut self.log, export, store, instance)?;
@@ -179,7 +218,7 @@ impl State {
 
     /// The request, where it may be changed.
     fn request_mut(&mut self) -> Result<std::result::Result<&mut dyn RequestView, Refused>> {
-        let open = matches!(self.phase, Some(Phase::RequestHeaders | Phase::RequestBody));
+        let open = matches!(self.phase, Some(Export::RequestHeaders | Export::RequestBody));
         match &mut self.exchange.request {
             Some(_) if !open => Ok(Err(Refused::RequestSent)),
             Some(request) => Ok(Ok(&mut **request)),
@@ -192,7 +231,7 @@ impl State {
     }
 
     fn response_mut(&mut self) -> Result<std::result::Result<&mut dyn ResponseView, Refused>> {
-        let open = matches!(self.phase, Some(Phase::ResponseHeaders));
+        let open = matches!(self.phase, Some(Export::ResponseHeaders | Export::ResponseBody));
         match &mut self.exchange.response {
             Some(_) if !open => Ok(Err(Refused::ResponseSent)),
             Some(response) => Ok(Ok(&mut **response)),
@@ -321,31 +360,6 @@ impl types::HostResponse for State {
     }
 }
 
-impl types::HostBody for State {
-    fn size(&mut self, _: Resource<Body>) -> Result<u64> {
-        Ok(self.body.len() as u64)
-    }
-
-    fn read(&mut self, _: Resource<Body>, offset: u64, length: u64) -> Result<Vec<u8>> {
-        let size = self.body.len();
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(size);
-        let end = start.saturating_add(usize::try_from(length).unwrap_or(usize::MAX)).min(size);
-        Ok(self.body.get(start..end).map(<[u8]>::to_vec).unwrap_or_default())
-    }
-
-    fn replace(&mut self, _: Resource<Body>, content: Vec<u8>) -> Result<Answer> {
-        if content.len() as u64 > self.body_buffer {
-            return answer(Err(Refused::Body(self.body_buffer)));
-        }
-        self.replacement = Some(content.into());
-        Ok(Ok(()))
-    }
-
-    fn drop(&mut self, _: Resource<Body>) -> Result<()> {
-        Ok(())
-    }
-}
-
 impl types::HostLocalReply for State {
     fn new(&mut self, status: u16) -> Result<Resource<Reply>> {
         Ok(self.owned.push(Reply { status, ..Reply::default() })?)
@@ -391,10 +405,16 @@ impl types::HostDecision for State {
         Ok(self.owned.push(Chosen::ReadBody { limit, pass_over_limit: false })?)
     }
 
+    fn abort(&mut self) -> Result<Resource<Chosen>> {
+        Ok(self.owned.push(Chosen::Abort)?)
+    }
+
     fn pass_over_limit(&mut self, decision: Resource<Chosen>) -> Result<()> {
         match self.owned.get_mut(&decision)? {
             Chosen::ReadBody { pass_over_limit, .. } => *pass_over_limit = true,
-            Chosen::Respond(_) => return Err(broken("pass-over-limit belongs to a decision to read the body")),
+            Chosen::Respond(_) | Chosen::Abort => {
+                return Err(broken("pass-over-limit belongs to a decision to read the body"));
+            }
         }
         Ok(())
     }
@@ -506,7 +526,7 @@ mod tests {
     use sluice_model::plugin::PluginKey;
     use std::sync::Arc;
 
-    fn state(phase: Phase) -> State {
+    fn state(phase: Export) -> State {
         let key = PluginKey::new("test", "test");
         let metrics = Arc::new(Metrics::default().plugin(&key));
         let mut state = State::new(Limits::uncounted(0), 0, Arc::new(PluginLog::new(key, metrics)));
@@ -526,9 +546,9 @@ mod tests {
 
     #[test]
     fn a_request_changes_in_the_request_phases_and_a_response_in_its_own() {
-        for phase in Phase::ALL {
+        for phase in Export::ALL {
             let mut state = state(phase);
-            let is_request = matches!(phase, Phase::RequestHeaders | Phase::RequestBody);
+            let is_request = matches!(phase, Export::RequestHeaders | Export::RequestBody);
             let changes = [
                 state.set_path(request(), "/b".into()).unwrap().is_ok(),
                 state.set_query(request(), None).unwrap().is_ok(),
@@ -537,7 +557,7 @@ mod tests {
                 HostRequest::remove_header(&mut state, request(), "x-b".into()).unwrap().is_ok(),
             ];
             assert_eq!(changes, [is_request; 5], "{phase:?}");
-            let is_response = phase == Phase::ResponseHeaders;
+            let is_response = matches!(phase, Export::ResponseHeaders | Export::ResponseBody);
             let changes = [
                 state.set_status(response(), 204).unwrap().is_ok(),
                 HostResponse::set_header(&mut state, response(), "x-a".into(), b"1".to_vec()).unwrap().is_ok(),
@@ -550,14 +570,14 @@ mod tests {
 
     #[test]
     fn a_guest_can_hold_only_a_few_replies() {
-        let mut state = state(Phase::RequestHeaders);
+        let mut state = state(Export::RequestHeaders);
         let held: Vec<_> = (0..100).map_while(|_| types::HostLocalReply::new(&mut state, 403).ok()).collect();
         assert_eq!(held.len(), 16);
     }
 
     #[test]
     fn a_replys_body_is_bounded() {
-        let mut state = state(Phase::RequestHeaders);
+        let mut state = state(Export::RequestHeaders);
         let reply = types::HostLocalReply::new(&mut state, 403).unwrap();
         let borrowed = || Resource::new_borrow(reply.rep());
         let most = MAX_REPLY_BODY as usize;

@@ -3,7 +3,7 @@
 use crate::aside::Late;
 use crate::attributes::Attributes;
 use crate::build::Image;
-use crate::configured::{Phase, Phases};
+use crate::configured::{Export, Phase, Phases};
 use crate::decision::{BodyOutcome, BodyRequest, Decision, OverLimit};
 use crate::error::TrapKind;
 use crate::exchange::{Exchange, Summary};
@@ -34,7 +34,10 @@ const MAX_LOG_RATE: u64 = 100;
 pub(crate) enum Call {
     RequestHeaders,
     RequestBody(Bytes),
+    RequestStream(Piece),
     ResponseHeaders,
+    ResponseBody(Bytes),
+    ResponseStream(Piece),
     /// Of filters of the proxy-wasm ABI: bytes of a message's body, and whether it ends with them.
     RequestPiece(Bytes, bool),
     ResponsePiece(Bytes, bool),
@@ -42,16 +45,30 @@ pub(crate) enum Call {
     Log(Summary),
 }
 
+/// Bytes of a message's body, and whether it begins and ends with them.
+pub(crate) struct Piece {
+    pub(crate) bytes: Bytes,
+    pub(crate) first: bool,
+    pub(crate) last: bool,
+}
+
 impl Call {
-    pub(crate) fn phase(&self) -> Phase {
+    /// The function of the contract that it calls, or that a callback of a filter is nearest to.
+    pub(crate) fn function(&self) -> Export {
         match self {
-            Call::RequestHeaders => Phase::RequestHeaders,
-            Call::RequestBody(_) | Call::RequestPiece(..) => Phase::RequestBody,
-            Call::ResponsePiece(..) => Phase::ResponseBody,
-            Call::ResponseHeaders => Phase::ResponseHeaders,
-            Call::ResponseTrailers => Phase::ResponseTrailers,
-            Call::Log(_) => Phase::Log,
+            Call::RequestHeaders => Export::RequestHeaders,
+            Call::RequestBody(_) => Export::RequestBody,
+            Call::RequestStream(_) | Call::RequestPiece(..) => Export::RequestPiece,
+            Call::ResponseHeaders => Export::ResponseHeaders,
+            Call::ResponseBody(_) => Export::ResponseBody,
+            Call::ResponseStream(_) | Call::ResponsePiece(..) => Export::ResponsePiece,
+            Call::ResponseTrailers => Export::ResponseTrailers,
+            Call::Log(_) => Export::Log,
         }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.function().phase()
     }
 }
 
@@ -59,8 +76,11 @@ impl Call {
 pub(crate) struct State {
     pub(crate) exchange: Exchange,
     /// None outside of a call: while a plugin is configured, nothing but logging is allowed.
-    pub(crate) phase: Option<Phase>,
+    pub(crate) phase: Option<Export>,
+    /// A body, or a piece of one that is the first or the last.
     pub(crate) body: Bytes,
+    pub(crate) is_first: bool,
+    pub(crate) is_last: bool,
     pub(crate) replacement: Option<Bytes>,
     /// Bytes of a body that is read for the plugin, or that it sets.
     pub(crate) body_buffer: u64,
@@ -80,6 +100,8 @@ impl State {
             exchange: Exchange::default(),
             phase: None,
             body: Bytes::new(),
+            is_first: false,
+            is_last: false,
             replacement: None,
             body_buffer,
             summary: Summary::default(),
@@ -93,7 +115,7 @@ impl State {
     pub(crate) fn attributes(&mut self) -> wasmtime::Result<&mut Attributes> {
         match self.phase {
             Some(_) => Ok(&mut self.exchange.attributes),
-            None => Err(broken("attributes belong to an exchange: configure can't use them")),
+            None => Err(broken("attributes belong to an exchange: there is none in configure or a self-test")),
         }
     }
 }
@@ -271,6 +293,16 @@ impl Live {
         }
     }
 
+    /// Runs the plugin's check of itself, where it has one; the inner error is what that found.
+    pub(crate) fn self_test(&mut self, phases: &Phases) -> wasmtime::Result<Result<(), String>> {
+        let Some(export) = &phases.self_test else { return Ok(Ok(())) };
+        type Run = TypedFunc<(), (Result<(), String>,)>;
+        let run: Run = self.instance.get_typed_func(&mut self.store, export)?;
+        let (result,) =
+            if self.waits { at_once(run.call_async(&mut self.store, ()))? } else { run.call(&mut self.store, ())? };
+        Ok(result)
+    }
+
     pub(crate) fn instance(&self) -> Instance {
         self.instance
     }
@@ -282,10 +314,10 @@ impl Live {
 
     /// Runs one phase. The exchange goes in and comes back, also from a call that traps.
     pub(crate) fn call(&mut self, phases: &Phases, exchange: &mut Exchange, call: Call) -> Result<Finished, Failed> {
-        let phase = call.phase();
+        let function = call.function();
         let has_response = self.lend(exchange, call, None);
-        let called = self.bound.call(&mut self.store, &self.instance, phases, phase, has_response);
-        self.take(phase, exchange, called)
+        let called = self.bound.call(&mut self.store, &self.instance, phases, function, has_response);
+        self.take(phases, function, exchange, called)
     }
 
     /// The same for an instance whose calls may wait, at most until `until`. What it has used of its time by then is what
@@ -297,28 +329,31 @@ impl Live {
         call: Call,
         until: Instant,
     ) -> Result<Finished, Failed> {
-        let phase = call.phase();
+        let function = call.function();
         let has_response = self.lend(exchange, call, Some(until));
-        let called = self.bound.call_waiting(&mut self.store, &self.instance, phases, phase, has_response);
+        let called = self.bound.call_waiting(&mut self.store, &self.instance, phases, function, has_response);
         // Where nobody waits any longer the fiber is unwound, and what it was lent is still in the store.
         let called = match tokio::time::timeout_at(until.into(), called).await {
             Ok(called) => called,
             Err(_) => Err(Late.into()),
         };
-        self.take(phase, exchange, called)
+        self.take(phases, function, exchange, called)
     }
 
     /// Puts what a call is about into the store.
     fn lend(&mut self, exchange: &mut Exchange, call: Call, until: Option<Instant>) -> bool {
         self.calls += 1;
-        let phase = call.phase();
+        let function = call.function();
         let state = self.store.data_mut();
         state.until = until;
         state.limits.refused = false;
         state.exchange = std::mem::take(exchange);
-        state.phase = Some(phase);
+        state.phase = Some(function);
         match call {
-            Call::RequestBody(body) => state.body = body,
+            Call::RequestBody(body) | Call::ResponseBody(body) => state.body = body,
+            Call::RequestStream(piece) | Call::ResponseStream(piece) => {
+                (state.body, state.is_first, state.is_last) = (piece.bytes, piece.first, piece.last);
+            }
             Call::Log(summary) => state.summary = summary,
             Call::RequestHeaders
             | Call::ResponseHeaders
@@ -332,11 +367,12 @@ impl Live {
     /// Takes back what was lent, and what came of it.
     fn take(
         &mut self,
-        phase: Phase,
+        phases: &Phases,
+        function: Export,
         exchange: &mut Exchange,
         called: wasmtime::Result<Option<Chosen>>,
     ) -> Result<Finished, Failed> {
-        let result = called.and_then(|chosen| self.finish(phase, chosen));
+        let result = called.and_then(|chosen| self.finish(phases, function, chosen));
         let state = self.store.data_mut();
         *exchange = std::mem::take(&mut state.exchange);
         state.phase = None;
@@ -348,16 +384,31 @@ impl Live {
         }
     }
 
-    fn finish(&mut self, phase: Phase, chosen: Option<Chosen>) -> wasmtime::Result<Decision> {
-        match chosen {
-            None => Ok(Decision::Continue),
-            Some(Chosen::Respond(reply)) => Ok(Decision::Respond(reply)),
-            Some(Chosen::ReadBody { limit, pass_over_limit }) if phase == Phase::RequestHeaders => {
-                let over_limit = if pass_over_limit { OverLimit::Pass } else { OverLimit::Refuse };
-                Ok(Decision::ReadBody(BodyRequest { limit: limit.min(self.store.data().body_buffer), over_limit }))
+    fn finish(&mut self, phases: &Phases, function: Export, chosen: Option<Chosen>) -> wasmtime::Result<Decision> {
+        let is_piece = matches!(function, Export::RequestPiece | Export::ResponsePiece);
+        let (limit, pass_over_limit) = match chosen {
+            None => return Ok(Decision::Continue),
+            Some(Chosen::Respond(_)) if function == Export::ResponsePiece => {
+                return Err(broken("the response's head has been sent: on-response-piece may abort, but not respond"));
             }
-            Some(Chosen::ReadBody { .. }) => Err(broken("read-body is a decision of on-request only")),
+            Some(Chosen::Respond(reply)) => return Ok(Decision::Respond(reply)),
+            Some(Chosen::Abort) if is_piece => return Ok(Decision::Abort),
+            Some(Chosen::Abort) => {
+                return Err(broken("abort is a decision of on-request-piece and on-response-piece only"));
+            }
+            Some(Chosen::ReadBody { limit, pass_over_limit }) => (limit, pass_over_limit),
+        };
+        match function {
+            Export::RequestHeaders => {}
+            Export::ResponseHeaders if phases.response_body() => {}
+            // Read for nobody, a body would only be late.
+            Export::ResponseHeaders => {
+                return Err(broken("on-response decided read-body without response-body exported"));
+            }
+            _ => return Err(broken("read-body is a decision of on-request and on-response only")),
         }
+        let over_limit = if pass_over_limit { OverLimit::Pass } else { OverLimit::Refuse };
+        Ok(Decision::ReadBody(BodyRequest { limit: limit.min(self.store.data().body_buffer), over_limit }))
     }
 
     pub(crate) fn failed(&self, error: &wasmtime::Error) -> Failed {

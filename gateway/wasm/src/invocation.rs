@@ -5,11 +5,11 @@ use crate::aside::{
     Bounds, Counted, limit_cpu_time, limit_from_first_tick, limit_over_polls, ran_in_place, thread_time,
 };
 use crate::build::CONFIGURE_TIME;
-use crate::configured::{Configured, LONGEST_IN_PLACE, Permit, Phase};
+use crate::configured::{Configured, Export, LONGEST_IN_PLACE, Permit, Phase};
 use crate::decision::{BodyOutcome, Decision};
 use crate::error::PluginError;
 use crate::exchange::{Exchange, Summary};
-use crate::instance::{Call, Failed, Finished, Live, State};
+use crate::instance::{Call, Failed, Finished, Live, Piece, State};
 use crate::metrics::Outcome;
 use crate::proxy_wasm::Stream;
 use bytes::Bytes;
@@ -31,12 +31,32 @@ pub struct Invocation {
     held: Option<(Live, Permit)>,
     /// The part of a filter of the proxy-wasm ABI, which has no instance for itself.
     stream: Option<Stream>,
+    /// Of a component: how the bodies stand whose pieces it sees.
+    request: Passing,
+    response: Passing,
+}
+
+/// A body that passes a plugin piece by piece.
+#[derive(Clone, Copy, Default)]
+struct Passing {
+    begun: bool,
+    /// Some of it has been replaced: without the plugin what is left of it would belong to nothing.
+    changed: bool,
+    /// Its last piece has passed, or the plugin sees no more of it.
+    over: bool,
+}
+
+impl Passing {
+    fn is_under_way(self) -> bool {
+        self.begun && !self.over
+    }
 }
 
 impl Invocation {
     pub(crate) fn new(configured: Arc<Configured>) -> Invocation {
         let stream = configured.stream();
-        Invocation { configured, held: None, stream }
+        let (request, response) = (Passing::default(), Passing::default());
+        Invocation { configured, held: None, stream, request, response }
     }
 
     pub fn configured(&self) -> &Arc<Configured> {
@@ -58,19 +78,46 @@ impl Invocation {
         Ok(self.call(exchange, Call::ResponseHeaders).await?.decision)
     }
 
-    /// A piece of the request's body on its way, of a filter of the proxy-wasm ABI. `piece` becomes what goes on.
+    /// The response's body, after `on_response` decided [`Decision::ReadBody`] and the body kept to its limit. The head can
+    /// still be changed.
+    pub async fn on_response_body(&mut self, exchange: &mut Exchange, body: Bytes) -> Result<BodyOutcome, PluginError> {
+        Ok(self.call(exchange, Call::ResponseBody(body)).await?.into())
+    }
+
+    /// A piece of the request's body on its way. `piece` becomes what goes on.
     pub async fn on_request_piece(
         &mut self,
         exchange: &mut Exchange,
         piece: &mut Bytes,
         end: bool,
     ) -> Result<Decision, PluginError> {
-        let result = self.call(exchange, Call::RequestPiece(piece.clone(), end)).await;
-        self.went_on(piece, result)
+        if self.stream.is_some() {
+            let result = self.call(exchange, Call::RequestPiece(piece.clone(), end)).await;
+            return self.went_on(piece, result);
+        }
+        let Some(next) = next_piece(&mut self.request, piece, end) else { return Ok(Decision::Continue) };
+        let result = self.call(exchange, Call::RequestStream(next)).await;
+        passed(&mut self.request, piece, result)
     }
 
-    /// A piece of the response's body, at once.
-    pub fn on_response_piece(
+    /// A piece of the response's body.
+    pub async fn on_response_piece(
+        &mut self,
+        exchange: &mut Exchange,
+        piece: &mut Bytes,
+        end: bool,
+    ) -> Result<Decision, PluginError> {
+        if self.stream.is_some() {
+            let result = self.call(exchange, Call::ResponsePiece(piece.clone(), end)).await;
+            return self.went_on(piece, result);
+        }
+        let Some(next) = next_piece(&mut self.response, piece, end) else { return Ok(Decision::Continue) };
+        let result = self.call(exchange, Call::ResponseStream(next)).await;
+        passed(&mut self.response, piece, result)
+    }
+
+    /// The same at once, of a filter of the proxy-wasm ABI.
+    pub fn on_response_piece_at_once(
         &mut self,
         exchange: &mut Exchange,
         piece: &mut Bytes,
@@ -84,6 +131,33 @@ impl Invocation {
         self.judge(&result);
         self.count(Phase::ResponseBody, &result, started);
         self.went_on(piece, result)
+    }
+
+    /// Whether it will see pieces of the request's body by the contract.
+    pub fn streams_request(&self) -> bool {
+        self.configured.phases().streams_request() && !self.request.over
+    }
+
+    pub fn streams_response(&self) -> bool {
+        self.configured.phases().streams_response() && !self.response.over
+    }
+
+    /// The body was read whole for this plugin, or there is none: it sees no pieces of it.
+    pub fn skip_request_pieces(&mut self) {
+        self.request.over = true;
+    }
+
+    pub fn skip_response_pieces(&mut self) {
+        self.response.over = true;
+    }
+
+    /// Whether it has changed some of a body that is still under way: such a body can't go on without it.
+    pub fn is_bound_to_request(&self) -> bool {
+        self.request.changed
+    }
+
+    pub fn is_bound_to_response(&self) -> bool {
+        self.response.changed
     }
 
     /// The response's trailers. `before` becomes what was held back of the body, which goes before them.
@@ -152,13 +226,21 @@ impl Invocation {
     }
 
     async fn call(&mut self, exchange: &mut Exchange, call: Call) -> Result<Finished, PluginError> {
-        let phase = call.phase();
-        if !self.configured.phases().has(phase) {
+        let function = call.function();
+        if !self.configured.phases().takes(function) {
             return Ok(Finished::nothing());
         }
         let started = Instant::now();
-        let result = self.unless_open(exchange, call, started).await;
-        self.count(phase, &result, started);
+        let has_begun = matches!(&call, Call::RequestStream(piece) | Call::ResponseStream(piece) if !piece.first);
+        let result = if has_begun {
+            // Whatever the breaker says meanwhile: it has begun with this body.
+            let result = self.admitted(exchange, call, started).await;
+            self.judge(&result);
+            result
+        } else {
+            self.unless_open(exchange, call, started).await
+        };
+        self.count(function.phase(), &result, started);
         result
     }
 
@@ -237,7 +319,7 @@ impl Invocation {
                 (configured.idle(), permit)
             }
         };
-        let phase = call.phase();
+        let (function, phase) = (call.function(), call.phase());
         let in_place = configured.limits().run_time <= LONGEST_IN_PLACE
             && configured.plugin.standing.is_good(started)
             && (live.is_some() || !configured.configures_each());
@@ -259,7 +341,7 @@ impl Invocation {
         };
         *exchange = done.exchange;
         if let Some(live) = done.live {
-            if self.is_needed_after(phase, &done.result) {
+            if self.is_needed_after(function, exchange, &done.result) {
                 self.held = Some((live, permit));
             } else {
                 self.configured.give_back(live);
@@ -269,19 +351,64 @@ impl Invocation {
     }
 
     /// Whether the instance stays with the exchange until a later phase.
-    fn is_needed_after(&self, phase: Phase, result: &Result<Finished, PluginError>) -> bool {
+    fn is_needed_after(&self, function: Export, exchange: &Exchange, result: &Result<Finished, PluginError>) -> bool {
+        let piece_follows = self.request.is_under_way() || self.response.is_under_way();
+        // A pooled instance too is one body's alone, from its first piece to its last.
+        if piece_follows || self.configured.mode() != InstanceMode::Fresh {
+            return piece_follows;
+        }
         let phases = self.configured.phases();
-        self.configured.mode() == InstanceMode::Fresh
-            && match phase {
-                Phase::RequestHeaders => {
-                    phases.response_headers()
-                        || (phases.request_body()
-                            && matches!(result, Ok(Finished { decision: Decision::ReadBody(_), .. })))
-                }
-                Phase::RequestBody => phases.response_headers(),
-                Phase::ResponseHeaders | Phase::ResponseBody | Phase::ResponseTrailers | Phase::Log => false,
+        let in_response = phases.response_headers() || phases.streams_response() || phases.response_trailers();
+        let behind_head = !exchange.response_ends && (phases.streams_response() || phases.response_trailers());
+        match function {
+            Export::RequestHeaders => {
+                in_response
+                    || (phases.request_body() && reads(result))
+                    || (phases.streams_request() && !exchange.request_ends)
             }
+            Export::RequestBody | Export::RequestPiece => in_response,
+            Export::ResponseHeaders => (phases.response_body() && reads(result)) || behind_head,
+            Export::ResponseBody | Export::ResponsePiece => phases.response_trailers(),
+            Export::ResponseTrailers | Export::Log => false,
+        }
     }
+}
+
+/// The next piece of a body for a component; none where it sees no more of it.
+fn next_piece(passing: &mut Passing, bytes: &Bytes, last: bool) -> Option<Piece> {
+    if passing.over {
+        return None;
+    }
+    passing.over = last;
+    let first = !std::mem::replace(&mut passing.begun, true);
+    Some(Piece { bytes: bytes.clone(), first, last })
+}
+
+/// What came of it. `piece` becomes what goes on.
+fn passed(
+    passing: &mut Passing,
+    piece: &mut Bytes,
+    result: Result<Finished, PluginError>,
+) -> Result<Decision, PluginError> {
+    match result {
+        Ok(finished) => {
+            if let Some(replacement) = finished.replacement {
+                passing.changed = true;
+                *piece = replacement;
+            }
+            Ok(finished.decision)
+        }
+        Err(error) => {
+            // Another instance would know nothing of what has passed.
+            passing.over = true;
+            Err(error)
+        }
+    }
+}
+
+/// Whether it asks for the body.
+fn reads(result: &Result<Finished, PluginError>) -> bool {
+    matches!(result, Ok(Finished { decision: Decision::ReadBody(_), .. }))
 }
 
 /// A call with all that it needs, so that any thread can run it.

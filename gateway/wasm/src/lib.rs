@@ -4,7 +4,7 @@
 //!   config path:   desired (Plugins, uses) ─► fetch (`sluice-fetch`) ─► builder thread ─► read ─► check ─► compile ─► configure ─► image
 //!                                                                                                         │
 //!   assemble:      current(use) ◄───────────────────── published (ArcSwap) ◄──────────────────────────────┘
-//!   request path:  Configured::begin ─► Invocation: on_request ─► on_request_body ─► on_response ; log
+//!   request path:  Configured::begin ─► Invocation: on_request ─► on_request_body | pieces ─► on_response ─► on_response_body | pieces ─► trailers ; log
 //! ```
 //!
 //! What it owns: the engine, the contract's host side (`sdk/wit`), compiled code, instances, and every limit on them.

@@ -20,6 +20,7 @@ pub(crate) enum Outcome {
     Continue,
     Respond,
     ReadBody,
+    Abort,
     /// Trapped, or lost.
     Failed,
     /// No instance was free, or no memory for one.
@@ -31,10 +32,11 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [(Outcome, &'static str); 7] = [
+    const ALL: [(Outcome, &'static str); 8] = [
         (Outcome::Continue, "continue"),
         (Outcome::Respond, "respond"),
         (Outcome::ReadBody, "read_body"),
+        (Outcome::Abort, "abort"),
         (Outcome::Failed, "failed"),
         (Outcome::Busy, "busy"),
         (Outcome::Deadline, "deadline"),
@@ -46,6 +48,7 @@ impl Outcome {
             Decision::Continue => Outcome::Continue,
             Decision::Respond(_) => Outcome::Respond,
             Decision::ReadBody(_) => Outcome::ReadBody,
+            Decision::Abort => Outcome::Abort,
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::backend;
 use crate::headers::Refused;
 
-/// The request's body, lent for the length of a call.
+/// The body of a request or a response, lent for the length of a call.
 pub struct Body<'a> {
     handle: &'a backend::Body,
 }

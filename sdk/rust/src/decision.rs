@@ -8,8 +8,11 @@ pub enum Decision {
     Continue,
     /// The plugin answers; no later plugin and no backend sees the request.
     Respond(Reply),
-    /// Read the request's body, then call [`OnRequestBody`](crate::OnRequestBody). Of `on_request` only.
+    /// Read the message's body whole. Of `on_request`, which [`OnRequestBody`](crate::OnRequestBody) follows, and of
+    /// `on_response`, which [`OnResponseBody`](crate::OnResponseBody) does.
     ReadBody(ReadBody),
+    /// Cut the exchange short: what has begun is left without its end. Of `on_request_piece` and `on_response_piece` only.
+    Abort,
 }
 
 impl Decision {
@@ -63,23 +66,23 @@ impl Reply {
     }
 }
 
-/// The wish to see the request's body.
+/// The wish to see a body whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct ReadBody {
     /// Bytes at most; the Plugin's `limits.bodyBuffer` bounds it.
     pub limit: u64,
-    /// Whether a larger body goes on unread, instead of being answered with 413.
+    /// Whether a larger body goes on unread, instead of being answered with 413, or 502 where it is a response's.
     pub pass_over_limit: bool,
 }
 
 impl ReadBody {
-    /// Reads at most `limit` bytes; a larger body is answered with 413.
+    /// Reads at most `limit` bytes; a larger body is answered with 413, or 502 where it is a response's.
     pub fn at_most(limit: u64) -> ReadBody {
         ReadBody { limit, pass_over_limit: false }
     }
 
-    /// A larger body goes on, and `on_request_body` is not called.
+    /// A larger body goes on, and the plugin is not called with it.
     pub fn or_pass(self) -> ReadBody {
         ReadBody { pass_over_limit: true, ..self }
     }

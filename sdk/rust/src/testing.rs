@@ -4,7 +4,8 @@
 //! gateway itself is stricter.
 
 use crate::{
-    Body, Decision, OnLog, OnRequest, OnRequestBody, OnResponse, Request, Response, Summary, attributes, backend,
+    Body, Decision, OnLog, OnRequest, OnRequestBody, OnRequestPiece, OnResponse, OnResponseBody, OnResponsePiece,
+    OnResponseTrailers, Piece, Request, Response, Summary, Trailers, attributes, backend,
 };
 use backend::services::Metric;
 use std::marker::PhantomData;
@@ -175,6 +176,8 @@ pub struct Exchange {
     request: backend::Request,
     response: backend::Response,
     body: backend::Body,
+    response_body: backend::Body,
+    trailers: backend::Trailers,
 }
 
 impl Exchange {
@@ -195,7 +198,8 @@ impl Exchange {
             ..backend::Request::default()
         };
         let response = backend::Response { status: 200.into(), ..backend::Response::default() };
-        Exchange { request, response, body: backend::Body::default() }
+        let (body, response_body) = (backend::Body::default(), backend::Body::default());
+        Exchange { request, response, body, response_body, trailers: backend::Trailers::default() }
     }
 
     pub fn get(path: &str) -> Exchange {
@@ -252,6 +256,20 @@ impl Exchange {
         self
     }
 
+    /// The response's body, for [`Exchange::on_response_body`].
+    #[must_use]
+    pub fn response_body(self, content: impl Into<Vec<u8>>) -> Exchange {
+        *self.response_body.content.borrow_mut() = content.into();
+        self
+    }
+
+    /// Adds a field to the response's trailers.
+    #[must_use]
+    pub fn trailer(self, name: &str, value: impl AsRef<[u8]>) -> Exchange {
+        self.trailers.fields.borrow_mut().push((name.to_ascii_lowercase(), value.as_ref().to_vec()));
+        self
+    }
+
     pub fn on_request(&mut self, plugin: &impl OnRequest) -> Decision {
         self.request.open.set(true);
         plugin.on_request(&mut Request::new(&self.request))
@@ -266,6 +284,44 @@ impl Exchange {
         self.request.open.set(false);
         self.response.open.set(true);
         plugin.on_response(&Request::new(&self.request), &mut Response::new(&self.response))
+    }
+
+    pub fn on_response_body(&mut self, plugin: &impl OnResponseBody) -> Decision {
+        self.request.open.set(false);
+        self.response.open.set(true);
+        let (mut response, mut body) = (Response::new(&self.response), Body::new(&self.response_body));
+        plugin.on_response_body(&Request::new(&self.request), &mut response, &mut body)
+    }
+
+    /// Plays a body of these pieces. Gives what goes on, or what else was decided.
+    pub fn on_request_pieces<P: OnRequestPiece>(
+        &mut self,
+        plugin: &P,
+        pieces: &[impl AsRef<[u8]>],
+    ) -> Result<Vec<u8>, Decision> {
+        self.request.open.set(false);
+        let (request, mut state) = (Request::new(&self.request), P::State::default());
+        passed(pieces, |piece| plugin.on_request_piece(&mut state, &request, piece))
+    }
+
+    /// The same of a response's body.
+    pub fn on_response_pieces<P: OnResponsePiece>(
+        &mut self,
+        plugin: &P,
+        pieces: &[impl AsRef<[u8]>],
+    ) -> Result<Vec<u8>, Decision> {
+        self.request.open.set(false);
+        self.response.open.set(false);
+        let (request, response) = (Request::new(&self.request), Response::new(&self.response));
+        let mut state = P::State::default();
+        passed(pieces, |piece| plugin.on_response_piece(&mut state, &request, &response, piece))
+    }
+
+    pub fn on_response_trailers(&mut self, plugin: &impl OnResponseTrailers) {
+        self.request.open.set(false);
+        self.response.open.set(false);
+        let (request, response) = (Request::new(&self.request), Response::new(&self.response));
+        plugin.on_response_trailers(&request, &response, &mut Trailers::new(&self.trailers));
     }
 
     pub fn on_log(&mut self, plugin: &impl OnLog, duration: Duration) {
@@ -285,10 +341,33 @@ impl Exchange {
         Response::new(&self.response)
     }
 
+    /// The response's trailers as they are now.
+    pub fn trailers(&self) -> Trailers<'_> {
+        Trailers::new(&self.trailers)
+    }
+
+    /// The response's body as it is now.
+    pub fn response_body_now(&self) -> Vec<u8> {
+        self.response_body.content.borrow().clone()
+    }
+
     /// The request's body as it is now.
     pub fn body_now(&self) -> Vec<u8> {
         self.body.content.borrow().clone()
     }
+}
+
+fn passed(pieces: &[impl AsRef<[u8]>], mut call: impl FnMut(&mut Piece<'_>) -> Decision) -> Result<Vec<u8>, Decision> {
+    let mut went_on = Vec::new();
+    for (n, content) in pieces.iter().enumerate() {
+        let content = content.as_ref().to_vec().into();
+        let piece = backend::Piece { content, first: n == 0, last: n + 1 == pieces.len() };
+        match call(&mut Piece::new(&piece)) {
+            Decision::Continue => went_on.extend(piece.content.take()),
+            other => return Err(other),
+        }
+    }
+    Ok(went_on)
 }
 
 #[cfg(test)]

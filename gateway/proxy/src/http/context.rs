@@ -50,6 +50,8 @@ pub(crate) struct RequestContext {
     pub(super) replayed: Option<super::replay::Home>,
     /// The same, where the response has something before its trailers. Taken off first.
     pub(super) completed: Option<super::replay::Home>,
+    /// While plugins decide on the response as it is written: they are there, and not in `plugins`.
+    pub(super) answering: Option<super::answering::Answered>,
     /// The answer came over HTTP/1, which tells a body's end apart from its last piece.
     pub(super) ends_apart: bool,
     pub(super) upstream: Upstream,
@@ -172,6 +174,7 @@ impl RequestContext {
             deadline: None,
             replayed: None,
             completed: None,
+            answering: None,
             ends_apart: false,
             upstream: Upstream::default(),
             tries: Tries::default(),
@@ -199,6 +202,19 @@ impl RequestContext {
     pub(super) fn backend_filters(&self) -> Option<&sluice_model::config::Filters> {
         let sluice_model::config::Action::Forward(backends) = &self.rule.as_ref()?.config.action else { return None };
         backends.get(self.backend?).map(|backend| &*backend.filters)
+    }
+
+    /// Takes the plugins from where they are.
+    pub(super) fn take_plugins(&mut self) -> Option<Box<PluginRun>> {
+        self.plugins.take().or_else(|| self.answering.as_ref()?.plugins.take())
+    }
+
+    /// Puts them back.
+    pub(super) fn give_plugins(&mut self, plugins: Box<PluginRun>) {
+        match &self.answering {
+            Some(answering) => answering.plugins.put(plugins),
+            None => self.plugins = Some(plugins),
+        }
     }
 
     /// What is left until the deadline; zero when it has passed.

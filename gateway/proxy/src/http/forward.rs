@@ -3,7 +3,7 @@
 use super::body::Unsent;
 use super::context::{RequestContext, Upstream};
 use super::retry::{Failed, Next};
-use super::{headers, names, plugins, target};
+use super::{answering, headers, names, plugins, target};
 use crate::mirror::Mirrors;
 use crate::upstream::{Deadline, Failure, Outcome, PeerSettings, PickRequest};
 use ::http::header::{self, HeaderValue};
@@ -134,6 +134,12 @@ fn wait_until(ctx: &mut RequestContext, until: Option<Instant>) {
     }
 }
 
+/// The response's head is held until its body is here: that may take as long as a head.
+pub(super) fn hold(ctx: &mut RequestContext) {
+    let patience = ctx.listener.as_ref().map(|listener| listener.edge().timeouts.response_headers).and_then(some);
+    wait_until(ctx, patience.and_then(|patience| Instant::now().checked_add(patience)));
+}
+
 /// The request was refused while its body went out: the endpoint's answer is not waited for.
 pub(super) fn abandon(ctx: &mut RequestContext) {
     if let Some(wait) = &mut ctx.upstream.wait {
@@ -172,6 +178,9 @@ pub(super) fn request(
         request.insert_header(header::CONTENT_LENGTH, HeaderValue::from(length))?;
     }
     if plugins::may_have_unframed(ctx) && !session.is_body_empty() {
+        if plugins::unframes_request(ctx) {
+            request.remove_header(&header::CONTENT_LENGTH);
+        }
         let framed = |name| request.headers.contains_key(name);
         let unframed = !framed(header::CONTENT_LENGTH) && !framed(header::TRANSFER_ENCODING);
         if unframed && session.req_header().version == Version::HTTP_11 {
@@ -250,13 +259,20 @@ pub(super) fn failed_to_connect(session: &Session, ctx: &mut RequestContext, mut
 }
 
 /// An error between the connection and the response's end.
-pub(super) fn failed(session: &Session, ctx: &mut RequestContext, mut error: Box<Error>, reused: bool) -> Box<Error> {
+pub(super) fn failed(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    mut error: Box<Error>,
+    reused: bool,
+) -> Box<Error> {
+    // Plugins have seen a head that was held: there is no second one for them.
+    let held = answering::end(session, ctx);
     if std::mem::take(&mut ctx.tries.on_status) {
         end_try(ctx, None);
         error.set_retry(true);
         return error;
     }
-    let begun = session.response_written().is_some_and(|sent| !sent.status.is_informational());
+    let begun = held || session.response_written().is_some_and(|sent| !sent.status.is_informational());
     let failure = Failure::of(&error);
     if failure.is_some() {
         end_try(ctx, failure);

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::context::RequestContext;
-use super::{names, plugins, trace};
+use super::{answering, names, plugins, trace};
 use crate::access_log::Record;
 use crate::downstream::{ConnectionInfo, DatagramPort, DownstreamMetrics, EdgeObserver, PassedConnection, Refusal};
 use crate::relay;
@@ -32,9 +32,10 @@ pub(super) fn count(counts: &DownstreamMetrics, reason: Reason) {
 }
 
 pub(super) async fn end(shared: &Shared, session: &mut Session, ctx: &mut RequestContext, error: Option<&Error>) {
-    for home in [ctx.completed.take(), ctx.replayed.take()].into_iter().flatten() {
-        home.restore(session);
-    }
+    // The last that was put there is the first to go.
+    ctx.completed.take().map(|home| home.restore(session));
+    answering::end(session, ctx);
+    ctx.replayed.take().map(|home| home.restore(session));
     let status = session.response_written().map_or(0, |sent| sent.status.as_u16());
     if error.is_some() && ctx.reason == Reason::Upstream {
         ctx.reason = if status == 0 { Reason::ClientAborted } else { Reason::ResponseTruncated };

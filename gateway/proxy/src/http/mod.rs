@@ -11,6 +11,7 @@
 //! one place where the gateway answers itself. Everything that is known of a request stands in its [`RequestContext`].
 
 mod admission;
+mod answering;
 mod authority;
 mod body;
 mod context;
@@ -209,7 +210,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        respond::head(session, ctx, response).await
+        respond::head(session, ctx, response, &self.shared.metrics).await
     }
 
     fn response_body_filter(
@@ -234,6 +235,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestContext) -> FailToProxy {
+        answering::end(session, ctx);
         if session.response_written().is_some_and(|sent| !sent.status.is_informational()) {
             ctx.reason = failure::cut_short(error, ctx);
             log::count(&self.shared.counts, ctx.reason);

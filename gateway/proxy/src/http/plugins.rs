@@ -3,19 +3,25 @@
 //!
 //! An exchange lends its head sections to the host by value and takes them back after each phase; nothing is copied.
 
+mod place;
+mod response;
 mod views;
 
+pub(super) use place::{Apart, Kept};
+pub(super) use response::{
+    Here, answer_in_passing, any_sees, go_on, may_have_body, on_reply, on_reply_body, on_response, on_response_piece,
+    on_response_trailers, pieces_apart, see_response_body, show_all, tell_length, trailers_to, unframe_response,
+};
 pub(super) use views::protocol;
 use views::{GatewayRequest, GatewayResponse, RequestConditions, RequestFacts};
 
 use super::context::{Content, Reply, RequestContext};
-use super::replay::Replay;
 use super::{body, parts};
 use crate::metrics::RequestMetrics;
 use crate::outbound::Calls;
 use crate::snapshot::{RuleRuntime, Snapshot};
 use crate::trace::Called;
-use ::http::{HeaderMap, Method, Version, header};
+use ::http::Version;
 use bytes::Bytes;
 use pingora_core::ErrorType;
 use pingora_http::ResponseHeader;
@@ -34,19 +40,20 @@ use std::time::{Duration, Instant};
 /// instance may not: hence the mutex. It is only ever reached through `&mut`, and so never locked.
 pub(super) struct PluginRun(Mutex<Run>);
 
-struct Run {
+pub(super) struct Run {
     steps: SmallVec<[Step; 4]>,
     exchange: Exchange,
     spent: Duration,
-    /// How many of `steps` have yet to see the response.
+    /// How many of `steps` have yet to see the response, and how many have yet to see its body as far as that is here.
     unanswered: usize,
+    shown: usize,
     /// The response's head as it was sent, for plugins that see its body.
     answered: Option<Box<GatewayResponse>>,
     /// What the rule's prefix matched, once a plugin changed the path.
     prefix: Option<Box<str>>,
 }
 
-struct Step {
+pub(super) struct Step {
     invocation: Invocation,
     fail_mode: FailMode,
 }
@@ -58,13 +65,14 @@ impl PluginRun {
             exchange: Exchange::default(),
             spent: Duration::ZERO,
             unanswered: 0,
+            shown: 0,
             answered: None,
             prefix: None,
         };
         PluginRun(Mutex::new(run))
     }
 
-    fn run(&mut self) -> &mut Run {
+    pub(super) fn run(&mut self) -> &mut Run {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -102,6 +110,57 @@ impl PluginRun {
     }
 }
 
+impl Run {
+    /// None has seen the response yet.
+    fn begin_response(&mut self) {
+        (self.unanswered, self.shown) = (self.steps.len(), self.steps.len());
+    }
+
+    /// Whether any takes part in responses' heads.
+    fn answers(&self) -> bool {
+        self.steps.iter().any(|step| step.invocation.configured().phases().response_headers())
+    }
+
+    /// The plugins that have seen the body as far as it is here.
+    pub(super) fn seen_by(&self) -> (usize, usize) {
+        (self.shown, self.steps.len())
+    }
+
+    /// A plugin waits for the body: those behind it have seen all of it that there is, which is nothing.
+    pub(super) fn holds(&mut self) {
+        self.shown = self.unanswered + 1;
+    }
+
+    /// None waits for the body: all see it as it comes.
+    pub(super) fn shown_to_all(&mut self) {
+        self.shown = 0;
+    }
+
+    /// The head is about to be written: what plugins of its body see of it.
+    pub(super) fn goes_out(&mut self, head: &ResponseHeader) {
+        self.answered = Some(Box::new(GatewayResponse::new(head.as_owned_parts())));
+    }
+
+    /// Lends a head that was not sent to whoever sees the body behind it.
+    pub(super) fn lend_head<'h>(&mut self, head: Option<&'h mut ResponseHeader>) -> Option<&'h mut ResponseHeader> {
+        let head = head?;
+        self.answered = Some(Box::new(GatewayResponse::new(parts::take_response(head))));
+        Some(head)
+    }
+
+    /// Gives it back.
+    pub(super) fn take_head(&mut self, head: Option<&mut ResponseHeader>) {
+        if let (Some(head), Some(lent)) = (head, self.answered.take()) {
+            *head = ResponseHeader::from(lent.into_parts());
+        }
+    }
+
+    /// Whether the plugin that waits for the body may be left out where it can't have it.
+    pub(super) fn reader_fails_open(&self) -> bool {
+        self.steps.get(self.unanswered).is_some_and(|step| step.fail_mode == FailMode::Open)
+    }
+}
+
 /// Runs the request phases. `Err`: the request is answered here.
 pub(super) async fn on_request(
     session: &mut Session,
@@ -113,38 +172,11 @@ pub(super) async fn on_request(
     let mut run = Box::new(PluginRun::new());
     run.run().exchange.deadline = ctx.deadline;
     let outcome = request_phases(session, ctx, snapshot, rule, run.run(), metrics).await;
-    let steps = run.run().steps.len();
-    run.run().unanswered = steps;
+    run.run().begin_response();
     ctx.plugins = Some(run);
     outcome?;
     body::settle(session, ctx);
     Ok(())
-}
-
-/// The gateway answers a request before its plugins have seen it (a preflight, an address that is not allowed, a body that
-/// is too large), or no rule takes it and there are plugins for all of the listener: their response phases run all the same.
-/// One that has no version yet is passed over, as there is nothing left for it to guard.
-fn of_unseen(session: &Session, ctx: &RequestContext) -> Option<Box<PluginRun>> {
-    let snapshot = ctx.snapshot.as_ref()?;
-    let (uses, slots) = match (&ctx.rule, ctx.listener.as_ref().and_then(|listener| listener.plugins.as_ref())) {
-        (Some(rule), _) => (&rule.config.plugins, &rule.plugins),
-        (None, Some(plugins)) if ctx.reason == Reason::RouteNotFound => (&*plugins.uses, &plugins.slots),
-        _ => return None,
-    };
-    if slots.is_empty() {
-        return None;
-    }
-    let mut plugins = Box::new(PluginRun::new());
-    let run = plugins.run();
-    for (use_, slot) in uses.iter().zip(slots) {
-        if takes_part(use_, session, ctx)
-            && let Some(configured) = snapshot.plugin(slot)
-        {
-            run.steps.push(Step { invocation: configured.begin(), fail_mode: use_.fail_mode });
-        }
-    }
-    run.unanswered = run.steps.len();
-    Some(plugins)
 }
 
 async fn request_phases(
@@ -190,7 +222,7 @@ async fn request_phases(
             Decision::Continue
         };
         let outcome = match decision {
-            Decision::Continue => Ok(()),
+            Decision::Continue | Decision::Abort => Ok(()),
             Decision::Respond(reply) => Err(local_reply(*reply)),
             Decision::ReadBody(wish) => read_body(session, ctx, &mut step, run, metrics, wish).await,
         };
@@ -221,6 +253,7 @@ async fn read_body(
         }
     };
     let began = Instant::now();
+    step.invocation.skip_request_pieces();
     lend_request(session, ctx, &mut run.exchange);
     run.exchange.outbound = outbound(ctx, step.invocation.configured());
     let outcome = step.invocation.on_request_body(&mut run.exchange, read).await;
@@ -236,19 +269,24 @@ async fn read_body(
     }
     match outcome.decision {
         Decision::Respond(reply) => Err(local_reply(*reply)),
-        Decision::Continue | Decision::ReadBody(_) => Ok(()),
+        Decision::Continue | Decision::ReadBody(_) | Decision::Abort => Ok(()),
     }
+}
+
+/// Whether a plugin will change the request's body as it passes, so that nobody knows how long it is.
+pub(super) fn unframes_request(ctx: &mut RequestContext) -> bool {
+    let run = ctx.plugins.as_mut().map(|plugins| plugins.run());
+    run.is_some_and(|run| run.steps.iter().any(|step| step.invocation.streams_request()))
 }
 
 /// Whether a plugin may have taken the request's length away, because it will change the body.
 pub(super) fn may_have_unframed(ctx: &mut RequestContext) -> bool {
     let run = ctx.plugins.as_mut().map(|plugins| plugins.run());
-    run.is_some_and(|run| run.steps.iter().any(|step| step.invocation.configured().phases().request_pieces()))
+    run.is_some_and(|run| run.steps.iter().any(sees_request_body))
 }
 
-pub(super) fn see_response_body(ctx: &mut RequestContext) -> bool {
-    let run = ctx.plugins.as_mut().map(|plugins| plugins.run());
-    run.is_some_and(|run| run.steps.iter().any(|step| step.invocation.configured().phases().response_pieces()))
+fn sees_request_body(step: &Step) -> bool {
+    step.invocation.configured().phases().request_pieces()
 }
 
 /// Shows a piece of the request's body to the plugins that see it on its way, in order. It becomes what goes on.
@@ -258,10 +296,14 @@ pub(super) async fn on_request_piece(
     piece: &mut Option<Bytes>,
     end: bool,
 ) -> pingora_core::Result<()> {
-    if ctx.tunnel || !may_have_unframed(ctx) || (piece.is_none() && (!end || session.is_body_empty())) {
+    if ctx.tunnel || (piece.is_none() && (!end || session.is_body_empty())) {
         return Ok(());
     }
-    let Some(mut plugins) = ctx.plugins.take() else { return Ok(()) };
+    let Some(mut plugins) = ctx.take_plugins() else { return Ok(()) };
+    if !plugins.run().steps.iter().any(sees_request_body) {
+        ctx.give_plugins(plugins);
+        return Ok(());
+    }
     ctx.body_passed = true;
     let mut bytes = piece.take().unwrap_or_default();
     let outcome = Box::pin(async {
@@ -276,9 +318,9 @@ pub(super) async fn on_request_piece(
         outcome
     })
     .await;
-    ctx.plugins = Some(plugins);
+    ctx.give_plugins(plugins);
     if outcome.is_ok() && !ctx.request_unsent.takes(bytes.len(), end) {
-        return Err(refuse_length(ctx));
+        return Err(failed_length(ctx));
     }
     // None is the body's end to the engine; nothing of it is what is held back.
     *piece = (!end || !bytes.is_empty()).then_some(bytes);
@@ -317,9 +359,11 @@ async fn request_pieces(
         }
         run.exchange.outbound = outbound(ctx, step.invocation.configured());
         let decision = step.invocation.on_request_piece(&mut run.exchange, bytes, end).await;
-        outcome = match judged(run.exchange.deadline, decision, step.fail_mode) {
+        let fail_mode = bound(step.fail_mode, step.invocation.is_bound_to_request());
+        outcome = match judged(run.exchange.deadline, decision, fail_mode) {
             Ok(Decision::Respond(reply)) => Err(local_reply(*reply)),
-            Ok(_) => Ok(()),
+            Ok(Decision::Abort) => Err(Reason::PluginAborted.into()),
+            Ok(Decision::Continue | Decision::ReadBody(_)) => Ok(()),
             Err(reply) => Err(reply),
         };
         if outcome.is_err() {
@@ -329,241 +373,6 @@ async fn request_pieces(
     let back = take_request(session, ctx, run);
     run.spent += began.elapsed();
     if back { outcome } else { Err(Reason::PluginFailed.into()) }
-}
-
-/// Shows a piece of the response's body to the plugins that see it on its way, in reverse order.
-pub(super) fn on_response_piece(
-    session: &mut Session,
-    ctx: &mut RequestContext,
-    piece: &mut Option<Bytes>,
-    end: bool,
-) -> pingora_core::Result<()> {
-    if ctx.tunnel || ctx.bodiless || (piece.is_none() && !end) || !see_response_body(ctx) {
-        return Ok(());
-    }
-    let Some(mut plugins) = ctx.plugins.take() else { return Ok(()) };
-    if piece.is_none() && plugins.run().exchange.response_ends {
-        ctx.plugins = Some(plugins);
-        return Ok(());
-    }
-    let mut bytes = piece.take().unwrap_or_default();
-    let run = plugins.run();
-    let outcome = if end && !bytes.is_empty() && ctx.ends_apart {
-        response_pieces(session, ctx, run, &mut bytes, false).and_then(|()| {
-            let mut rest = Bytes::new();
-            let outcome = response_pieces(session, ctx, run, &mut rest, true);
-            bytes = joined(std::mem::take(&mut bytes), rest);
-            outcome
-        })
-    } else {
-        response_pieces(session, ctx, run, &mut bytes, end)
-    };
-    ctx.plugins = Some(plugins);
-    if outcome.is_ok() && !ctx.response_unsent.takes(bytes.len(), end) {
-        return Err(refuse_length(ctx));
-    }
-    *piece = (!bytes.is_empty()).then_some(bytes);
-    outcome.map_err(|reply| refuse(ctx, reply))
-}
-
-/// Shows the body of an answer of the gateway's own, or of a plugin's, to the plugins that see bodies.
-pub(super) fn on_reply_body(
-    session: &mut Session,
-    ctx: &mut RequestContext,
-    response: &ResponseHeader,
-    body: &mut Bytes,
-) -> Result<(), Reply> {
-    if !see_response_body(ctx) {
-        return Ok(());
-    }
-    let Some(mut plugins) = ctx.plugins.take() else { return Ok(()) };
-    plugins.run().answered = Some(Box::new(GatewayResponse::new(response.as_owned_parts())));
-    let outcome = response_pieces(session, ctx, plugins.run(), body, true);
-    ctx.plugins = Some(plugins);
-    outcome
-}
-
-/// Shows the response's trailers to the plugins that see them, in reverse order. They end a body without a last piece: what
-/// was held back of it goes before them. Where a plugin fails the response is cut short.
-pub(super) async fn on_response_trailers(session: &mut Session, ctx: &mut RequestContext, trailers: &mut HeaderMap) {
-    let Some(mut plugins) = ctx.plugins.take() else { return };
-    let run = plugins.run();
-    let sees = |step: &Step| {
-        let phases = step.invocation.configured().phases();
-        phases.response_trailers() || phases.response_pieces()
-    };
-    let mut outcome = Ok(());
-    let mut bytes = Bytes::new();
-    if !ctx.tunnel && run.steps.iter().any(sees) {
-        outcome = response_trailers(session, ctx, run, trailers, &mut bytes).await;
-    }
-    ctx.plugins = Some(plugins);
-    let outcome = outcome.map_err(|reply| refuse(ctx, reply));
-    let outcome = match outcome {
-        Ok(()) if !ctx.response_unsent.takes(bytes.len(), true) => Err(refuse_length(ctx)),
-        outcome => outcome,
-    };
-    match outcome {
-        Ok(()) if bytes.is_empty() || ctx.bodiless => {}
-        Ok(()) => ctx.completed = Some(Replay::put_before_trailers(session, bytes)),
-        Err(error) => {
-            // The engine goes on, whatever this filter says: the client's stream is ended here.
-            tracing::debug!(%error, "a response is cut short before its trailers");
-            trailers.clear();
-            session.as_downstream_mut().shutdown().await;
-        }
-    }
-}
-
-async fn response_trailers(
-    session: &mut Session,
-    ctx: &mut RequestContext,
-    run: &mut Run,
-    trailers: &mut HeaderMap,
-    bytes: &mut Bytes,
-) -> Result<(), Reply> {
-    let began = Instant::now();
-    lend_both(session, ctx, run);
-    let mut outcome = Ok(());
-    for step in run.steps.iter_mut().rev() {
-        run.exchange.outbound = outbound(ctx, step.invocation.configured());
-        if !bytes.is_empty() && step.invocation.configured().phases().response_pieces() {
-            let decision = step.invocation.on_response_piece(&mut run.exchange, bytes, false);
-            outcome = judged(run.exchange.deadline, decision, step.fail_mode).map(|_| ());
-            if outcome.is_err() {
-                break;
-            }
-        }
-        let mut before = Bytes::new();
-        let began = Instant::now();
-        let seen = step.invocation.on_response_trailers(&mut run.exchange, trailers, &mut before).await;
-        if step.invocation.configured().phases().response_trailers() {
-            let outcome = seen.as_ref().map(|()| Decision::Continue.outcome());
-            note(ctx, step, "response_trailers", began, outcome);
-        }
-        *bytes = joined(std::mem::take(bytes), before);
-        outcome = judged(run.exchange.deadline, seen, step.fail_mode);
-        if outcome.is_err() {
-            break;
-        }
-    }
-    let back = take_both(session, ctx, run);
-    run.spent += began.elapsed();
-    if back { outcome } else { Err(Reason::PluginFailed.into()) }
-}
-
-/// Lends the request, and the response as it was sent.
-fn lend_both(session: &mut Session, ctx: &RequestContext, run: &mut Run) {
-    lend_request(session, ctx, &mut run.exchange);
-    if let Some(head) = run.answered.take().or_else(|| {
-        let sent = session.response_written()?;
-        Some(Box::new(GatewayResponse::new(sent.as_owned_parts())))
-    }) {
-        run.exchange.put_response(head);
-    }
-}
-
-/// Takes both back. `false`: the host lost the request.
-fn take_both(session: &mut Session, ctx: &mut RequestContext, run: &mut Run) -> bool {
-    run.answered = run.exchange.take_response::<GatewayResponse>();
-    take_request(session, ctx, run)
-}
-
-fn response_pieces(
-    session: &mut Session,
-    ctx: &mut RequestContext,
-    run: &mut Run,
-    bytes: &mut Bytes,
-    end: bool,
-) -> Result<(), Reply> {
-    let began = Instant::now();
-    lend_both(session, ctx, run);
-    let mut outcome = Ok(());
-    for step in run.steps.iter_mut().rev() {
-        if !step.invocation.configured().phases().response_pieces() || (bytes.is_empty() && !end) {
-            continue;
-        }
-        run.exchange.outbound = outbound(ctx, step.invocation.configured());
-        let decision = step.invocation.on_response_piece(&mut run.exchange, bytes, end);
-        outcome = judged(run.exchange.deadline, decision, step.fail_mode).map(|_| ());
-        if outcome.is_err() {
-            break;
-        }
-    }
-    let back = take_both(session, ctx, run);
-    run.spent += began.elapsed();
-    if back { outcome } else { Err(Reason::PluginFailed.into()) }
-}
-
-fn refuse_length(ctx: &mut RequestContext) -> Box<pingora_core::Error> {
-    tracing::debug!("a plugin changed the length of a body whose length was told");
-    refuse(ctx, Reason::PluginFailed.into())
-}
-
-fn refuse(ctx: &mut RequestContext, reply: Reply) -> Box<pingora_core::Error> {
-    let reason = reply.reason;
-    ctx.refused = Some(reply);
-    pingora_core::Error::explain(ErrorType::InternalError, reason.as_str())
-}
-
-/// Runs the response phases that have not run yet, in reverse order. `Err`: a plugin answers instead; those before it in
-/// the policy's order have yet to see that answer.
-pub(super) async fn on_response(
-    session: &mut Session,
-    ctx: &mut RequestContext,
-    response: &mut ResponseHeader,
-    ended: bool,
-) -> Result<(), Reply> {
-    let Some(mut plugins) = ctx.plugins.take().or_else(|| of_unseen(session, ctx)) else { return Ok(()) };
-    let run = plugins.run();
-    if ctx.expired() {
-        // It is being answered for that: the plugins see this answer as any other.
-        run.exchange.deadline = None;
-    }
-    let outcome = if run.steps.iter().any(|step| step.invocation.configured().phases().response_headers()) {
-        Box::pin(response_phases(session, ctx, run, response, ended)).await
-    } else {
-        Ok(())
-    };
-    ctx.plugins = Some(plugins);
-    outcome
-}
-
-async fn response_phases(
-    session: &mut Session,
-    ctx: &mut RequestContext,
-    run: &mut Run,
-    response: &mut ResponseHeader,
-    ended: bool,
-) -> Result<(), Reply> {
-    while run.unanswered > 0 {
-        run.unanswered -= 1;
-        let Some(step) = run.steps.get_mut(run.unanswered) else { continue };
-        let fail_mode = step.fail_mode;
-        if !step.invocation.configured().phases().response_headers() {
-            continue;
-        }
-        let began = Instant::now();
-        // Before the request is lent: its method is asked for.
-        run.exchange.response_ends = ended || has_no_body(session, response);
-        lend_request(session, ctx, &mut run.exchange);
-        run.exchange.put_response(Box::new(GatewayResponse::new(parts::take_response(response))));
-        run.exchange.outbound = outbound(ctx, step.invocation.configured());
-        let decision = step.invocation.on_response(&mut run.exchange).await;
-        note(ctx, step, "response_headers", began, decision.as_ref().map(Decision::outcome));
-        let request_back = take_request(session, ctx, run);
-        let response_back = run.exchange.take_response::<GatewayResponse>();
-        run.spent += began.elapsed();
-        let Some(back) = response_back.filter(|_| request_back) else {
-            return Err(Reason::PluginFailed.into());
-        };
-        *response = ResponseHeader::from(back.into_parts());
-        match judged(run.exchange.deadline, decision, fail_mode)? {
-            Decision::Respond(reply) => return Err(local_reply(*reply)),
-            Decision::Continue | Decision::ReadBody(_) => {}
-        }
-    }
-    Ok(())
 }
 
 /// Runs the log phases, each with what was sent. What fails there is the plugin's own affair.
@@ -599,10 +408,16 @@ async fn log_phases(session: &mut Session, ctx: &mut RequestContext, run: &mut R
     run.spent += began.elapsed();
 }
 
-/// Whether a response is one by its head alone (RFC 9112, section 6.3).
-fn has_no_body(session: &Session, response: &ResponseHeader) -> bool {
-    let empty = response.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
-    empty || session.req_header().method == Method::HEAD || super::reply::has_no_content(response.status)
+/// A plugin made a body longer or shorter than its head says.
+fn failed_length(ctx: &mut RequestContext) -> Box<pingora_core::Error> {
+    tracing::debug!("a plugin changed the length of a body whose length was told");
+    refuse(ctx, Reason::PluginFailed.into())
+}
+
+fn refuse(ctx: &mut RequestContext, reply: Reply) -> Box<pingora_core::Error> {
+    let reason = reply.reason;
+    ctx.refused = Some(reply);
+    pingora_core::Error::explain(ErrorType::InternalError, reason.as_str())
 }
 
 /// Whether the use's condition holds for this request, as it is before this plugin.
@@ -634,7 +449,8 @@ fn note(
     let Some(trace) = &mut ctx.trace else { return };
     let failed = outcome.is_err();
     let outcome = outcome.unwrap_or_else(|error| error.outcome());
-    trace.called(&step.invocation.configured().key().plugin, Called { phase, outcome, failed, began });
+    let called = Called { phase, outcome, failed, began, ended: Instant::now() };
+    trace.called(&step.invocation.configured().key().plugin, called);
 }
 
 fn lend_request(session: &mut Session, ctx: &RequestContext, exchange: &mut Exchange) {
@@ -647,7 +463,7 @@ fn lend_request(session: &mut Session, ctx: &RequestContext, exchange: &mut Exch
 /// Gives the session its request back. `false`: the host lost it.
 fn take_request(session: &mut Session, ctx: &mut RequestContext, run: &mut Run) -> bool {
     let Some(request) = run.exchange.take_request::<GatewayRequest>() else { return false };
-    let (head, former_target) = request.into_parts();
+    let (head, former_target, _) = request.into_parts();
     if let Some(former) = former_target {
         follow_prefix(ctx, run, &former, head.uri.path());
         ctx.raw_target.get_or_insert(former);
@@ -666,6 +482,11 @@ fn follow_prefix(ctx: &mut RequestContext, run: &mut Run, former: &[u8], path: &
     // Whole elements, as the match itself.
     let rest = path.strip_prefix(prefix);
     ctx.prefix = rest.filter(|rest| rest.is_empty() || rest.starts_with('/')).map(|_| prefix.len());
+}
+
+/// A plugin that has changed some of a body can't be left out of the rest of it.
+fn bound(mode: FailMode, is_bound: bool) -> FailMode {
+    if is_bound { FailMode::Closed } else { mode }
 }
 
 /// A failure by its fail mode. Where the request's own time is over nobody waits for what an open one would do.

@@ -1,10 +1,11 @@
 //! A client's session whose body begins with bytes that were read before, or is another body altogether; or whose response
-//! has bytes before its trailers that come only with them.
+//! has bytes before its trailers that come only with them, or is decided on as it is written ([`super::answering`]).
 //!
 //! The engine keeps 64 KiB of a body for sending it again. Where a plugin read more, or gave another body to a request
 //! without one, the session is put behind the engine's interface for foreign protocols; everything but the body passes
 //! through. When the exchange is over the session goes back to its place, so that its connection can be used again.
 
+use super::answering::Answering;
 use ::http::HeaderMap;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,16 +25,22 @@ type Messages = Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'st
 
 /// Where a session is put when what stands in for it is dropped: a foreign session can't be taken apart from outside.
 #[derive(Default)]
-pub(super) struct Home(Arc<Mutex<Option<Box<ServerSession>>>>);
+pub(super) struct Home(Arc<Mutex<Option<Left>>>);
+
+/// What is left of a stand-in.
+struct Left {
+    session: Box<ServerSession>,
+    answering: Option<Box<Answering>>,
+}
 
 impl Home {
-    /// Puts the client's session back into its place.
-    pub(super) fn restore(self, session: &mut Session) {
+    /// Puts the client's session back into its place. Gives what decided on the response, where something did.
+    pub(super) fn restore(self, session: &mut Session) -> Option<Box<Answering>> {
         let replay = std::mem::replace(&mut session.downstream_session, placeholder());
         drop(replay);
-        if let Some(inner) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            session.downstream_session = inner;
-        }
+        let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        session.downstream_session = left.session;
+        left.answering
     }
 }
 
@@ -45,7 +52,7 @@ fn placeholder() -> Box<ServerSession> {
 pub(super) struct Replay {
     /// `None` only while it is dropped.
     inner: Option<Box<ServerSession>>,
-    home: Arc<Mutex<Option<Box<ServerSession>>>>,
+    home: Arc<Mutex<Option<Left>>>,
     /// What the body begins with. Sent again with each try.
     front: Bytes,
     /// The rest of the client's body follows.
@@ -54,30 +61,43 @@ pub(super) struct Replay {
     passed_on: bool,
     /// Of the response: what goes before its trailers.
     before_trailers: Option<Bytes>,
+    /// Decides on the response.
+    answering: Option<Box<Answering>>,
 }
 
 impl Replay {
     /// `front`, and then what the client sends.
     pub(super) fn put_before(session: &mut Session, front: Bytes) -> Home {
-        Replay::wrap(session, front, true, None)
+        Replay::wrap(session, front, true, None, None)
     }
 
     /// Writes `bytes` between the body that has been sent so far and the trailers. What stood in for the client's session
     /// before goes on to.
     pub(super) fn put_before_trailers(session: &mut Session, bytes: Bytes) -> Home {
-        Replay::wrap(session, Bytes::new(), true, Some(bytes))
+        Replay::wrap(session, Bytes::new(), true, Some(bytes), None)
+    }
+
+    /// Hands the response to who decides on it.
+    pub(super) fn put_answering(session: &mut Session, answering: Box<Answering>) -> Home {
+        Replay::wrap(session, Bytes::new(), true, None, Some(answering))
     }
 
     /// `body` instead of the client's, which has been read.
     pub(super) fn put_instead(session: &mut Session, body: Bytes) -> Home {
-        Replay::wrap(session, body, false, None)
+        Replay::wrap(session, body, false, None, None)
     }
 
-    fn wrap(session: &mut Session, front: Bytes, follows: bool, before_trailers: Option<Bytes>) -> Home {
+    fn wrap(
+        session: &mut Session,
+        front: Bytes,
+        follows: bool,
+        before_trailers: Option<Bytes>,
+        answering: Option<Box<Answering>>,
+    ) -> Home {
         let home = Home::default();
-        let inner = std::mem::replace(&mut session.downstream_session, placeholder());
+        let inner = Some(std::mem::replace(&mut session.downstream_session, placeholder()));
         let replay =
-            Replay { inner: Some(inner), home: home.0.clone(), front, follows, passed_on: false, before_trailers };
+            Replay { inner, home: home.0.clone(), front, follows, passed_on: false, before_trailers, answering };
         *session.downstream_session = ServerSession::new_custom(Box::new(replay));
         home
     }
@@ -99,7 +119,8 @@ impl Replay {
 
 impl Drop for Replay {
     fn drop(&mut self) {
-        *self.home.lock().unwrap_or_else(PoisonError::into_inner) = self.inner.take();
+        let left = self.inner.take().map(|session| Left { session, answering: self.answering.take() });
+        *self.home.lock().unwrap_or_else(PoisonError::into_inner) = left;
     }
 }
 
@@ -143,6 +164,9 @@ impl ForeignSession for Replay {
     }
 
     async fn response_duplex_vec(&mut self, mut tasks: Vec<HttpTask>) -> Result<bool> {
+        if let (Some(answering), Some(inner)) = (&mut self.answering, &mut self.inner) {
+            return answering.write(inner, tasks).await;
+        }
         if let Some(trailers) = tasks.iter().position(|task| matches!(task, HttpTask::Trailer(_)))
             && let Some(bytes) = self.before_trailers.take()
         {

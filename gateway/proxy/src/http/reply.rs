@@ -44,13 +44,14 @@ pub(super) async fn send(session: &mut Session, ctx: &mut RequestContext, mut re
     let mut replacements = 0;
     let (mut response, mut body) = loop {
         ctx.reason = reply.reason;
-        let (mut response, body) = compose(session, ctx, &mut reply)?;
+        let (mut response, mut body) = compose(session, ctx, &mut reply)?;
         decorate(session, ctx, &mut response);
         if !body.is_empty() {
             // What plugins see; the one that is sent is counted at the end.
             response.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
         }
-        match plugins::on_response(session, ctx, &mut response, false).await {
+        let has_body = !ctx.grpc && !has_no_content(response.status);
+        match plugins::on_reply(session, ctx, &mut response, &mut body, has_body).await {
             Ok(()) => break (response, body),
             Err(other) if replacements < MAX_REPLACEMENTS => reply = other,
             Err(_) => break (response, body),
@@ -60,7 +61,7 @@ pub(super) async fn send(session: &mut Session, ctx: &mut RequestContext, mut re
     let has_body = !body.is_empty() && !ctx.grpc && !has_no_content(response.status);
     if has_body
         && session.req_header().method != Method::HEAD
-        && let Err(failed) = plugins::on_reply_body(session, ctx, &response, &mut body)
+        && let Err(failed) = plugins::on_reply_body(session, ctx, &response, &mut body).await
     {
         ctx.reason = failed.reason;
         reply = failed;

@@ -2,18 +2,82 @@
 
 use super::body::Unsent;
 use super::context::RequestContext;
-use super::{headers, plugins, reply};
+use super::{answering, forward, headers, plugins, reply};
+use crate::metrics::RequestMetrics;
 use crate::upstream::Deadline;
 use ::http::{HeaderValue, Method, StatusCode, Version, header};
 use bytes::Bytes;
 use pingora_core::{Error, ErrorType, Result};
-use pingora_http::ResponseHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use sluice_model::Reason;
+use std::sync::Arc;
 use std::time::Instant;
 
+/// A head as it came to the plugins.
+pub(super) struct Before {
+    status: StatusCode,
+    length: Option<HeaderValue>,
+}
+
+impl Before {
+    fn of(response: &ResponseHeader) -> Before {
+        Before { status: response.status, length: response.headers.get(header::CONTENT_LENGTH).cloned() }
+    }
+}
+
+/// What a head that plugins have changed means for what follows.
+#[derive(Debug, Default)]
+pub(super) struct Framed {
+    /// The backend's body is not for this status.
+    pub(super) bodiless: bool,
+    /// The body ends with the connection.
+    pub(super) close: bool,
+}
+
+/// The framing of a head that plugins have seen.
+pub(super) fn frame(request: &RequestHeader, response: &mut ResponseHeader, before: &Before) -> Result<Framed> {
+    let mut framed = Framed::default();
+    let has_content = !reply::has_no_content(response.status);
+    if response.status != before.status && !has_content {
+        // The backend's body belongs to a status that is not sent (RFC 9110, section 6.4.1).
+        unframe(response);
+        framed.bodiless = true;
+    }
+    let told = |name| response.headers.contains_key(name);
+    if let Some(length) = &before.length
+        && has_content
+        && !told(header::CONTENT_LENGTH)
+        && !told(header::TRANSFER_ENCODING)
+    {
+        // A plugin will change the body, so that its length is not known. HTTP/1.0 ends it with the connection. Of an
+        // empty one there is nothing to change, and of one that is not sent (HEAD) the framing is told all the same.
+        match request.version {
+            Version::HTTP_2 => {}
+            _ if length == "0" => response.insert_header(header::CONTENT_LENGTH, length.clone())?,
+            Version::HTTP_11 => {
+                response.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+            }
+            _ if request.method != Method::HEAD => framed.close = true,
+            _ => {}
+        }
+    }
+    Ok(framed)
+}
+
+/// The head of a message that has no body.
+pub(super) fn unframe(response: &mut ResponseHeader) {
+    response.remove_header(&header::CONTENT_LENGTH);
+    response.remove_header(&header::TRANSFER_ENCODING);
+}
+
 /// The head: hop-by-hop fields, the rule's filters, then plugins.
-pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, response: &mut ResponseHeader) -> Result<()> {
+pub(super) async fn head(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    response: &mut ResponseHeader,
+    metrics: &Arc<RequestMetrics>,
+) -> Result<()> {
     let upgraded = response.status == StatusCode::SWITCHING_PROTOCOLS;
     if response.status.is_informational() && !upgraded {
         return Ok(());
@@ -27,42 +91,35 @@ pub(super) async fn head(session: &mut Session, ctx: &mut RequestContext, respon
     super::external_auth::decorate(ctx, response);
     let ended = ctx.upstream.wait.as_ref().is_some_and(Deadline::response_ended_with_head);
     if ctx.plugins.is_some() {
-        let status = response.status;
-        let length = response.headers.get(header::CONTENT_LENGTH).cloned();
-        if let Err(other) = plugins::on_response(session, ctx, response, ended).await {
-            // The engine knows no other way to send something else: the try ends, and the answer is the plugin's.
-            ctx.refused = Some(other);
-            return Err(Error::explain(ErrorType::InternalError, "a plugin answers instead of the backend"));
-        }
-        if response.status != status && reply::has_no_content(response.status) {
-            // The backend's body belongs to a status that is not sent (RFC 9110, section 6.4.1).
-            response.remove_header(&header::CONTENT_LENGTH);
-            response.remove_header(&header::TRANSFER_ENCODING);
-            ctx.bodiless = true;
-        }
-        let framed = |name| response.headers.contains_key(name);
-        let request = session.req_header();
-        let has_body = !reply::has_no_content(response.status) && request.method != Method::HEAD;
-        let has_content = !reply::has_no_content(response.status);
-        if let Some(length) = length
-            && has_content
-            && !framed(header::CONTENT_LENGTH)
-            && !framed(header::TRANSFER_ENCODING)
-        {
-            // A plugin will change the body, so that its length is not known. HTTP/1.0 ends it with the connection. Of an
-            // empty one there is nothing to change, and of one that is not sent (HEAD) the framing is told all the same.
-            match request.version {
-                Version::HTTP_2 => {}
-                _ if length == "0" => response.insert_header(header::CONTENT_LENGTH, length)?,
-                Version::HTTP_11 => {
-                    response.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
-                }
-                _ if has_body => session.set_keepalive(None),
-                _ => {}
+        let before = Before::of(response);
+        match plugins::on_response(session, ctx, response, ended).await {
+            Ok(None) => {}
+            Ok(Some(wish)) => {
+                forward::hold(ctx);
+                answering::hold(session, ctx, before, wish, metrics);
+                return Ok(());
             }
+            Err(other) => {
+                // The engine knows no other way to send something else: the try ends, and the answer is the plugin's.
+                ctx.refused = Some(other);
+                return Err(Error::explain(ErrorType::InternalError, "a plugin answers instead of the backend"));
+            }
+        }
+        let has_body = plugins::may_have_body(&session.req_header().method, response);
+        let in_passing = has_body && !ended && plugins::answer_in_passing(ctx);
+        if in_passing && let Some(plugins) = &mut ctx.plugins {
+            plugins::unframe_response(plugins.run(), response);
+        }
+        let framed = frame(session.req_header(), response, &before)?;
+        ctx.bodiless |= framed.bodiless;
+        if framed.close {
+            session.set_keepalive(None);
         }
         if has_body && plugins::see_response_body(ctx) {
             ctx.response_unsent = Unsent::told_by(&response.headers);
+        }
+        if in_passing {
+            answering::open(session, ctx, before, ctx.response_unsent);
         }
     }
     let request = session.req_header();

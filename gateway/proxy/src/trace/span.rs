@@ -60,6 +60,7 @@ pub(crate) struct Called {
     pub(crate) outcome: &'static str,
     pub(crate) failed: bool,
     pub(crate) began: Instant,
+    pub(crate) ended: Instant,
 }
 
 impl Trace {
@@ -108,9 +109,9 @@ impl Trace {
     }
 
     pub(crate) fn called(&mut self, plugin: &PluginKey, called: Called) {
-        let Called { phase, outcome, failed, began } = called;
+        let Called { phase, outcome, failed, began, ended } = called;
         let span = self.span.child().span;
-        let (plugin, ended) = (plugin.clone(), Instant::now());
+        let plugin = plugin.clone();
         self.phases.push(Phase { span, plugin, phase, outcome, failed, began, ended });
     }
 

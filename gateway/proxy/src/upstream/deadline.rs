@@ -134,6 +134,11 @@ impl Deadline {
         Some(Deadline { deadline: deadline.clone(), set: NONE })
     }
 
+    /// Another hold on the same: what was set last is what counts.
+    pub fn share(&self) -> Self {
+        Deadline { deadline: self.deadline.clone(), set: self.set }
+    }
+
     /// `None`: nothing is waited for in vain any more but by the engine's own timeouts.
     pub fn set(&mut self, at: Option<Instant>) {
         let since = at.map(|at| at.saturating_duration_since(*ORIGIN).as_micros());

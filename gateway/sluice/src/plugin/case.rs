@@ -31,7 +31,7 @@ pub(crate) struct Case {
     pub(crate) config: Option<Value>,
     #[serde(default)]
     pub(crate) request: Request,
-    /// What the backend answers: 200 without headers where nothing is said.
+    /// What the backend answers: 200 without headers and body where nothing is said.
     #[serde(default)]
     pub(crate) response: Response,
     pub(crate) expect: Expect,
@@ -46,7 +46,8 @@ pub(crate) struct Request {
     /// With its query.
     pub(crate) path: String,
     pub(crate) headers: IndexMap<String, Values>,
-    pub(crate) body: String,
+    /// A list: the pieces in which it comes.
+    pub(crate) body: Values,
     /// What the gateway knows besides: `client.address`, `route.name`, ...
     pub(crate) properties: BTreeMap<String, String>,
     /// Set by plugins that ran before.
@@ -61,7 +62,7 @@ impl Default for Request {
             authority: "example.com".to_owned(),
             path: "/".to_owned(),
             headers: IndexMap::new(),
-            body: String::new(),
+            body: Values::default(),
             properties: BTreeMap::new(),
             attributes: BTreeMap::new(),
         }
@@ -73,20 +74,28 @@ impl Default for Request {
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: IndexMap<String, Values>,
+    pub(crate) body: Values,
+    pub(crate) trailers: IndexMap<String, Values>,
 }
 
 impl Default for Response {
     fn default() -> Response {
-        Response { status: 200, headers: IndexMap::new() }
+        Response { status: 200, headers: IndexMap::new(), body: Values::default(), trailers: IndexMap::new() }
     }
 }
 
-/// One value of a header, or several.
+/// One value of a header or piece of a body, or several.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Values {
     One(String),
     Several(Vec<String>),
+}
+
+impl Default for Values {
+    fn default() -> Values {
+        Values::One(String::new())
+    }
 }
 
 impl Values {
@@ -115,6 +124,7 @@ pub(crate) struct Expect {
     pub(crate) status: Option<u16>,
     pub(crate) headers: IndexMap<String, Option<Wanted>>,
     pub(crate) body: Option<Wanted>,
+    pub(crate) trailers: IndexMap<String, Option<Wanted>>,
     /// The request as the backend gets it.
     pub(crate) request: Option<Forwarded>,
     /// Attributes at the end.
@@ -134,6 +144,8 @@ pub(crate) enum Decision {
     Continue,
     /// The plugin answers.
     Respond,
+    /// It cuts the exchange short.
+    Abort,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -206,10 +218,11 @@ fn read(file: &Path, cases: &mut Vec<Placed>) -> Result<()> {
 impl Expect {
     /// A case that can't fail says nothing.
     fn check(&self) -> Result<()> {
-        let Expect { decision, status, headers, body, request, attributes, log, refused, failure } = self;
+        let Expect { decision, status, headers, body, trailers, request, attributes, log, refused, failure } = self;
         let exchange = decision.is_some()
             || status.is_some()
             || !headers.is_empty()
+            || !trailers.is_empty()
             || body.is_some()
             || request.is_some()
             || !attributes.is_empty();
@@ -256,7 +269,7 @@ mod tests {
         assert_eq!(
             error("name: a\nexpect:\n  stats: 200\n"),
             "a.yaml:3: expect.stats: unknown field `stats`, expected one of `decision`, `status`, `headers`, `body`, \
-             `request`, `attributes`, `log`, `refused`, `failure`"
+             `trailers`, `request`, `attributes`, `log`, `refused`, `failure`"
         );
         assert!(error("name: a\nexpect:\n  body: {matches: '('}\n").starts_with("a.yaml:3: expect.body"));
         assert!(error("name: a\nrequest: {}\n").contains("missing field `expect`"));

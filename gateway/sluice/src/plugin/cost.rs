@@ -66,7 +66,7 @@ pub(crate) async fn decision(configured: &Arc<Configured>, request: &PlainReques
     }
     let decision = configured.begin().on_request(&mut lent(request)).await?;
     Ok(match decision {
-        Decision::Continue => "continue".to_owned(),
+        Decision::Continue | Decision::Abort => "continue".to_owned(),
         Decision::ReadBody(_) => "read the body".to_owned(),
         Decision::Respond(reply) => format!("respond {}", reply.status.as_u16()),
     })
@@ -84,7 +84,9 @@ async fn exchange(configured: &Arc<Configured>, request: &PlainRequest) -> Resul
     if let Decision::ReadBody(_) = invocation.on_request(&mut exchange).await? {
         invocation.on_request_body(&mut exchange, Bytes::new()).await?;
     }
-    invocation.on_response(&mut exchange).await?;
+    if let Decision::ReadBody(_) = invocation.on_response(&mut exchange).await? {
+        invocation.on_response_body(&mut exchange, Bytes::new()).await?;
+    }
     invocation.on_log(&mut exchange, Summary::default()).await
 }
 

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use sluice_model::Problem;
 use sluice_model::plugin::InstanceMode;
 use sluice_wasm::{
-    AttributeValue, Attributes, Configured, Decision, Exchange, LocalReply, OverLimit, PlainRequest, PlainResponse,
-    PluginError, Summary,
+    AttributeValue, Attributes, Configured, Decision, Exchange, Invocation, LocalReply, OverLimit, PlainRequest,
+    PlainResponse, PluginError, Summary,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -117,8 +117,8 @@ struct End {
     request: Option<PlainRequest>,
     request_body: Bytes,
     response: PlainResponse,
-    /// None: the backend's, which no phase sees.
-    response_body: Option<Bytes>,
+    response_body: Bytes,
+    trailers: HeaderMap,
     attributes: Attributes,
 }
 
@@ -148,48 +148,156 @@ async fn exchange(configured: &Arc<Configured>, case: &Case) -> Result<End, Stop
         set.map_err(|reason| anyhow::anyhow!("request.attributes.{name}: {reason}"))?;
     }
     let mut invocation = configured.begin();
-    let mut body = Bytes::from(case.request.body.clone());
-    let mut answer = None;
-    match invocation.on_request(&mut exchange).await? {
-        Decision::Continue => {}
-        Decision::Respond(reply) => answer = Some(*reply),
-        Decision::ReadBody(wish) if body.len() as u64 > wish.limit => {
-            if wish.over_limit == OverLimit::Refuse {
-                answer = Some(LocalReply { status: StatusCode::PAYLOAD_TOO_LARGE, ..LocalReply::default() });
-            }
-        }
-        Decision::ReadBody(_) => {
-            let outcome = invocation.on_request_body(&mut exchange, body.clone()).await?;
-            if let Some(replacement) = outcome.replacement {
-                body = replacement;
-            }
-            if let Decision::Respond(reply) = outcome.decision {
-                answer = Some(*reply);
-            }
+    let mut body = Pieces::of(&case.request.body);
+    exchange.request_ends = body.is_empty();
+    let mut decision = Wish::Continue;
+    let mut answer = asked(&mut invocation, &mut exchange, &mut body).await?;
+    let request = seen(&exchange);
+    if answer.is_none() && invocation.streams_request() && !body.is_empty() {
+        match passed(&mut invocation, &mut exchange, &mut body, true).await? {
+            Decision::Respond(reply) => answer = Some(*reply),
+            Decision::Abort => decision = Wish::Abort,
+            Decision::Continue | Decision::ReadBody(_) => {}
         }
     }
-    let decision = if answer.is_some() { Wish::Respond } else { Wish::Continue };
-    let request = seen(&exchange).filter(|_| decision == Wish::Continue);
-    let (head, mut response_body) = match answer {
-        Some(LocalReply { status, headers, body }) => (PlainResponse { status, headers }, Some(body)),
-        None => (response(case)?, None),
+    if answer.is_some() {
+        decision = Wish::Respond;
+    }
+    let bytes_received = body.whole().len() as u64;
+    let own = match decision {
+        Wish::Abort => Some(LocalReply { status: StatusCode::BAD_GATEWAY, ..LocalReply::default() }),
+        _ => answer,
+    };
+    let is_own = own.is_some();
+    let (head, mut response_body) = match own {
+        Some(LocalReply { status, headers, body }) => (PlainResponse { status, headers }, Pieces(vec![body])),
+        None => (response(case)?, Pieces::of(&case.response.body)),
     };
     exchange.put_response(Box::new(head));
-    if let Decision::Respond(reply) = invocation.on_response(&mut exchange).await? {
-        let LocalReply { status, headers, body } = *reply;
-        response_body = Some(body);
+    if let Some(reply) = answered(&mut invocation, &mut exchange, &case.request.method, &mut response_body).await? {
+        let LocalReply { status, headers, body } = reply;
+        response_body = Pieces(vec![body]);
         exchange.put_response(Box::new(PlainResponse { status, headers }));
     }
-    let summary = Summary {
-        duration: Duration::from_millis(1),
-        bytes_received: body.len() as u64,
-        bytes_sent: response_body.as_ref().map_or(0, |body| body.len() as u64),
-        reason: None,
-    };
+    if invocation.streams_response() && !response_body.is_empty() {
+        let passed = passed(&mut invocation, &mut exchange, &mut response_body, false).await?;
+        if let Decision::Abort = passed {
+            decision = Wish::Abort;
+        }
+    }
+    let mut trailers = fields(&case.response.trailers).context("response.trailers")?;
+    if is_own {
+        trailers.clear();
+    } else if !trailers.is_empty() && decision != Wish::Abort {
+        invocation.on_response_trailers(&mut exchange, &mut trailers, &mut Bytes::new()).await?;
+    }
+    let response_body = response_body.whole();
+    let duration = Duration::from_millis(1);
+    let summary = Summary { duration, bytes_received, bytes_sent: response_body.len() as u64, reason: None };
     invocation.on_log(&mut exchange, summary).await?;
     let attributes = std::mem::take(&mut exchange.attributes);
     let response = exchange.take_response::<PlainResponse>().context("the engine lost the response")?;
-    Ok(End { decision, request, request_body: body, response: *response, response_body, attributes })
+    let request = request.filter(|_| decision == Wish::Continue);
+    let request_body = body.whole();
+    Ok(End { decision, request, request_body, response: *response, response_body, trailers, attributes })
+}
+
+/// A body in the pieces in which it comes.
+struct Pieces(Vec<Bytes>);
+
+impl Pieces {
+    fn of(body: &Values) -> Pieces {
+        Pieces(body.all().iter().map(|piece| Bytes::from(piece.clone())).collect())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(Bytes::is_empty)
+    }
+
+    fn whole(&self) -> Bytes {
+        self.0.concat().into()
+    }
+}
+
+/// The request's phases before the request goes on. `Some`: what is answered.
+async fn asked(
+    invocation: &mut Invocation,
+    exchange: &mut Exchange,
+    body: &mut Pieces,
+) -> Result<Option<LocalReply>, PluginError> {
+    let wish = match invocation.on_request(exchange).await? {
+        Decision::Continue | Decision::Abort => return Ok(None),
+        Decision::Respond(reply) => return Ok(Some(*reply)),
+        Decision::ReadBody(wish) => wish,
+    };
+    let whole = body.whole();
+    if whole.len() as u64 > wish.limit {
+        let refused = LocalReply { status: StatusCode::PAYLOAD_TOO_LARGE, ..LocalReply::default() };
+        return Ok((wish.over_limit == OverLimit::Refuse).then_some(refused));
+    }
+    invocation.skip_request_pieces();
+    let outcome = invocation.on_request_body(exchange, whole).await?;
+    if let Some(replacement) = outcome.replacement {
+        *body = Pieces(vec![replacement]);
+    }
+    Ok(match outcome.decision {
+        Decision::Respond(reply) => Some(*reply),
+        Decision::Continue | Decision::ReadBody(_) | Decision::Abort => None,
+    })
+}
+
+/// Lets a body pass piece by piece; until the plugin decides something else.
+async fn passed(
+    invocation: &mut Invocation,
+    exchange: &mut Exchange,
+    body: &mut Pieces,
+    of_request: bool,
+) -> Result<Decision, PluginError> {
+    let count = body.0.len();
+    for (n, piece) in body.0.iter_mut().enumerate() {
+        let last = n + 1 == count;
+        let decision = match of_request {
+            true => invocation.on_request_piece(exchange, piece, last).await?,
+            false => invocation.on_response_piece(exchange, piece, last).await?,
+        };
+        if !matches!(decision, Decision::Continue) {
+            return Ok(decision);
+        }
+    }
+    Ok(Decision::Continue)
+}
+
+/// The phases of a response that is there with its body. `Some`: what is answered instead.
+async fn answered(
+    invocation: &mut Invocation,
+    exchange: &mut Exchange,
+    method: &str,
+    body: &mut Pieces,
+) -> Result<Option<LocalReply>, PluginError> {
+    let wish = match invocation.on_response(exchange).await? {
+        Decision::Continue | Decision::Abort => return Ok(None),
+        Decision::Respond(reply) => return Ok(Some(*reply)),
+        Decision::ReadBody(wish) => wish,
+    };
+    let status = exchange.response().map(|response| response.status());
+    let has_none = matches!(status, Some(StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)) || method == "HEAD";
+    if has_none {
+        return Ok(None);
+    }
+    let whole = body.whole();
+    if whole.len() as u64 > wish.limit {
+        let refused = LocalReply { status: StatusCode::BAD_GATEWAY, ..LocalReply::default() };
+        return Ok((wish.over_limit == OverLimit::Refuse).then_some(refused));
+    }
+    invocation.skip_response_pieces();
+    let outcome = invocation.on_response_body(exchange, whole).await?;
+    if let Some(replacement) = outcome.replacement {
+        *body = Pieces(vec![replacement]);
+    }
+    Ok(match outcome.decision {
+        Decision::Respond(reply) => Some(*reply),
+        Decision::Continue | Decision::ReadBody(_) | Decision::Abort => None,
+    })
 }
 
 /// The request as it is now.
@@ -274,11 +382,9 @@ impl Differences {
         }
         self.headers("headers", &expect.headers, &end.response.headers);
         if let Some(wanted) = &expect.body {
-            match &end.response_body {
-                Some(body) => self.text("body", wanted, &String::from_utf8_lossy(body)),
-                None => self.0.push("body: the answer is the backend's, and no phase sees its body".to_owned()),
-            }
+            self.text("body", wanted, &String::from_utf8_lossy(&end.response_body));
         }
+        self.headers("trailers", &expect.trailers, &end.trailers);
         if let Some(wanted) = &expect.request {
             match &end.request {
                 Some(request) => {
@@ -291,7 +397,7 @@ impl Differences {
                         self.text("request.body", wanted, &String::from_utf8_lossy(&end.request_body));
                     }
                 }
-                None => self.0.push("request: the plugin answered, no request reached the backend".to_owned()),
+                None => self.0.push("request: the plugin ended it, no whole request reached the backend".to_owned()),
             }
         }
         for (name, wanted) in &expect.attributes {
@@ -354,6 +460,7 @@ fn word(decision: Wish) -> &'static str {
     match decision {
         Wish::Continue => "continue",
         Wish::Respond => "respond",
+        Wish::Abort => "abort",
     }
 }
 

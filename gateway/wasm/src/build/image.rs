@@ -22,6 +22,9 @@ use wasmtime_wizer::{ComponentInstanceState, Wizer};
 /// instance, aside.
 pub(crate) const CONFIGURE_TIME: Duration = Duration::from_secs(1);
 
+/// CPU time of a self-test. It runs once a configuration, on the thread that compiles.
+const SELF_TEST_TIME: Duration = Duration::from_secs(1);
+
 /// Pages that reading a memory out may add to it: its accessor takes one each time it is called.
 const ROOM_FOR_ACCESSORS: usize = 16 * (64 << 10);
 
@@ -77,7 +80,8 @@ impl Image {
                     return of(pre, phases, None).tried(engine, spec, log);
                 }
                 tracing::info!(plugin = %spec.key, %reason, "no image can be made of this plugin: its instances are pooled");
-                configure(&pre, &phases, waits, spec, config, log, engine)?;
+                let configured = configure(&pre, &phases, waits, spec, config, log, engine)?;
+                self_test(configured, &phases)?;
                 return Ok(of(pre, phases, Some(config.into())));
             }
         };
@@ -86,11 +90,30 @@ impl Image {
     }
 
     /// Makes one instance as a request would. A component may run code of its own for that (a start section): what that
-    /// can't do within a call's time it never will.
+    /// can't do within a call's time it never will. The plugin's own check is made on that instance, which serves nobody.
     fn tried(self, engine: &Engine, spec: &PluginSpec, log: &Arc<PluginLog>) -> Result<Image, Failure> {
-        Live::new(&self, store(engine, spec, log, spec.limits.run_time)).map_err(|error| not_made(&error))?;
+        let live =
+            Live::new(&self, store(engine, spec, log, spec.limits.run_time)).map_err(|error| not_made(&error))?;
+        self_test(live, &self.phases)?;
         Ok(self)
     }
+}
+
+/// Runs the plugin's check of itself on an instance that is configured.
+fn self_test(mut live: Live, phases: &Phases) -> Result<(), Failure> {
+    if phases.self_test.is_none() {
+        return Ok(());
+    }
+    limit_cpu_time(&mut live.store, Bounds { run_time: SELF_TEST_TIME, until: None });
+    let message = match live.self_test(phases) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(found)) => found,
+        Err(error) => match live.failed(&error) {
+            Failed::Trapped { kind, message } => format!("{kind} in the self-test: {message}"),
+            Failed::Late | Failed::UsedUp => format!("the self-test failed: {error:#}"),
+        },
+    };
+    Err(Failure::new(Code::PluginSelfTest, "config", message))
 }
 
 fn not_made(error: &wasmtime::Error) -> Failure {
@@ -132,7 +155,8 @@ pub(super) fn phases(pre: &InstancePre<State>) -> Result<Phases, Failure> {
     let phases = Phases::of(pre.component());
     if phases.names().is_empty() {
         return Err(Failure::invalid(
-            "it exports no phase of `sluice:plugin@0.1` (request-headers, request-body, response-headers, log)",
+            "it exports no phase of `sluice:plugin@0.1` (request-headers, request-body, \
+             request-body-stream, response-headers, response-body, response-body-stream, response-trailers, log)",
         ));
     }
     Ok(phases)

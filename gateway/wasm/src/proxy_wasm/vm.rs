@@ -284,7 +284,9 @@ impl Vm {
                 })
             }
             // Of components.
-            Call::RequestBody(_) => Ok(CONTINUE),
+            Call::RequestBody(_) | Call::RequestStream(_) | Call::ResponseBody(_) | Call::ResponseStream(_) => {
+                Ok(CONTINUE)
+            }
             Call::Log(_) => {
                 self.end(context, true)?;
                 Ok(CONTINUE)

@@ -107,6 +107,56 @@ async fn a_compiled_plugin_goes_on_to_answer_and_to_read_bodies() {
 }
 
 #[tokio::test]
+async fn a_compiled_plugin_goes_on_to_read_responses_and_to_be_tested_by_itself() {
+    for version in versions() {
+        let host = Host::new();
+        let config = r#"{"name":"a","readResponse":{"limit":10,"replace":"other"}}"#;
+        let steps = host.ready(&compiled(&version, "steps"), config).await;
+        let (mut exchange, mut invocation) = (told(""), steps.begin());
+        exchange.put_response(Box::new(PlainResponse::default()));
+        let Decision::ReadBody(body) = invocation.on_response(&mut exchange).await.unwrap() else {
+            panic!("{version}: it reads no body");
+        };
+        assert_eq!(body.limit, 10);
+        let outcome = invocation.on_response_body(&mut exchange, Bytes::from_static(b"hello")).await.unwrap();
+        assert_eq!(outcome.replacement.as_deref(), Some(&b"other"[..]), "{version}");
+
+        let mut unfit = std::fs::read(folder().join(&version).join("stamped.wasm")).unwrap();
+        let at = unfit.windows(12).position(|bytes| bytes == b"version-0000").expect("the version's place");
+        unfit[at..at + 12].copy_from_slice(b"unfit---0001");
+        host.ensure(&[&plugin("stamped", unfit.into())], &[&use_of("stamped", "{}")]).await;
+        assert_eq!(host.problem().code, sluice_model::problem::Code::PluginSelfTest, "{version}");
+    }
+}
+
+#[tokio::test]
+async fn a_compiled_plugin_goes_on_to_see_pieces_and_trailers() {
+    for version in versions() {
+        let host = Host::new();
+        let config = r#"{"name":"a","request":{"make":"keep"},"response":{"make":"upper","end":"abort","after":5}}"#;
+        let streams = host.ready(&compiled(&version, "streams"), config).await;
+        let (mut exchange, mut invocation) = (told(""), streams.begin());
+        let mut passed = Vec::new();
+        for (piece, end) in [("one", false), ("two", true)] {
+            let mut bytes = Bytes::from(piece);
+            invocation.on_request_piece(&mut exchange, &mut bytes, end).await.unwrap();
+            passed.push(bytes);
+        }
+        assert_eq!(passed, ["", "onetwo"], "{version}");
+        exchange.put_response(Box::new(PlainResponse::default()));
+        let mut bytes = Bytes::from_static(b"down");
+        invocation.on_response_piece(&mut exchange, &mut bytes, false).await.unwrap();
+        assert_eq!(bytes, "DOWN", "{version}");
+        let decision = invocation.on_response_piece(&mut exchange, &mut bytes, false).await.unwrap();
+        assert!(matches!(decision, Decision::Abort), "{version}");
+        let mut trailers: HeaderMap =
+            [(http::HeaderName::from_static("x-trailer"), HeaderValue::from_static("kept"))].into_iter().collect();
+        invocation.on_response_trailers(&mut exchange, &mut trailers, &mut Bytes::new()).await.unwrap();
+        assert_eq!(trailers["x-trailer"], "kept+a", "{version}");
+    }
+}
+
+#[tokio::test]
 async fn a_compiled_plugin_is_held_to_the_schema_that_it_carries() {
     for version in versions() {
         let host = Host::new();

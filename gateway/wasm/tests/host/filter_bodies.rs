@@ -22,7 +22,7 @@ async fn trailers_are_seen_and_changed_and_what_was_held_back_goes_before_them()
         exchange.put_response(response("x-a", "1"));
         invocation.on_response(&mut exchange).await.unwrap();
         let (mut piece, mut before) = (Bytes::from_static(b"a piece"), Bytes::new());
-        invocation.on_response_piece(&mut exchange, &mut piece, false).unwrap();
+        invocation.on_response_piece_at_once(&mut exchange, &mut piece, false).unwrap();
         let mut trailers = HeaderMap::new();
         trailers.insert("x-trailer", HeaderValue::from_static("kept"));
         trailers.insert("x-other", HeaderValue::from_static("1"));
@@ -129,7 +129,7 @@ async fn a_responses_body_is_changed_at_once() {
         for (index, piece) in pieces.iter().enumerate() {
             let mut bytes = Bytes::from_static(piece.as_bytes());
             let end = index + 1 == pieces.len();
-            invocation.on_response_piece(&mut exchange, &mut bytes, end).unwrap();
+            invocation.on_response_piece_at_once(&mut exchange, &mut bytes, end).unwrap();
             out.push(String::from_utf8(bytes.to_vec()).unwrap());
         }
         (out, response_header(&exchange, "content-length"))
@@ -155,7 +155,7 @@ fn pieces_of_many_exchanges_on_threads_that_share_a_vm_pass() {
         invocation.on_response(&mut exchange).await.unwrap();
         for end in [false, false, false, true] {
             let mut piece = Bytes::from_static(b"ab");
-            invocation.on_response_piece(&mut exchange, &mut piece, end).unwrap();
+            invocation.on_response_piece_at_once(&mut exchange, &mut piece, end).unwrap();
             assert_eq!(&*piece, b"AB");
             tokio::task::yield_now().await;
         }
@@ -191,7 +191,7 @@ async fn a_piece_gets_the_vm_after_another_exchange_of_its_thread_that_went_asid
         let mut aside = Box::pin(of_other.on_request(&mut other));
         assert!(aside.as_mut().now_or_never().is_none(), "it went aside");
         let mut piece = Bytes::from_static(b"ab");
-        let passed = invocation.on_response_piece(&mut exchange, &mut piece, false);
+        let passed = invocation.on_response_piece_at_once(&mut exchange, &mut piece, false);
         aside.await.unwrap();
         if passed.is_ok() {
             assert_eq!(&*piece, b"AB");

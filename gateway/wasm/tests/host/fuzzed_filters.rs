@@ -364,7 +364,7 @@ async fn phases(invocation: &mut sluice_wasm::Invocation, exchange: &mut Exchang
         return Ok(());
     }
     let mut piece = Bytes::from_static(b"a piece");
-    invocation.on_response_piece(exchange, &mut piece, false)?;
+    invocation.on_response_piece_at_once(exchange, &mut piece, false)?;
     let mut trailers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("t"))]);
     invocation.on_response_trailers(exchange, &mut trailers, &mut Bytes::new()).await
 }

@@ -138,6 +138,56 @@ async fn a_new_version_takes_over_when_it_is_ready_and_a_bad_one_never_does() {
     good.begin().on_request(&mut told("")).await.unwrap();
 }
 
+/// The guest `stamped` with another version written over its own, which decides what its self-test does.
+fn stamped(version: &str) -> PluginSpec {
+    let mut module = guest("stamped").to_vec();
+    let place = b"version-0000";
+    let at = module.windows(place.len()).position(|bytes| bytes == place).expect("the version's place");
+    module[at..at + place.len()].copy_from_slice(version.as_bytes());
+    plugin("stamped", module.into())
+}
+
+#[tokio::test]
+async fn a_version_that_fails_its_self_test_never_serves() {
+    let host = Host::new();
+    let plugin_use = use_of("stamped", "{}");
+    let good = host.ready(&stamped("version-0001"), "{}").await;
+    for (version, told) in [
+        ("unfit---0002", "this version knows that it is not fit to serve"),
+        ("panics--0003", "panic in the self-test"),
+        ("endless-0004", "run time exceeded in the self-test"),
+        ("attribute-05", "contract broken in the self-test: attributes belong to an exchange"),
+    ] {
+        host.ensure(&[&stamped(version)], &[&plugin_use]).await;
+        let problem = host.problem();
+        assert_eq!(
+            (problem.code, problem.field.as_str()),
+            (Code::PluginSelfTest, "spec.plugins[0].config"),
+            "{version}"
+        );
+        assert!(problem.message.contains(told), "{version}: {problem}");
+        assert!(Arc::ptr_eq(&host.current(&plugin_use.key()).unwrap(), &good), "{version}");
+        let status = &host.host.statuses()[0];
+        assert!(status.error.as_ref().is_some_and(|error| error.contains(told)) && status.ready == 0, "{status:?}");
+    }
+    let next = host.ready(&stamped("version-0006"), "{}").await;
+    assert_eq!(host.host.problems(), []);
+    let mut exchange = told("");
+    next.begin().on_request(&mut exchange).await.unwrap();
+    assert_eq!(header(&exchange, "x-stamp").as_deref(), Some("version-0006"));
+    assert_eq!(next.phases().names(), ["request_headers", "response_headers", "log"]);
+}
+
+#[tokio::test]
+async fn a_pooled_plugin_is_tested_once_and_not_in_each_instance() {
+    let host = Host::new();
+    let next = host.ready(&pooled(stamped("version-0001")), "{}").await;
+    next.begin().on_request(&mut told("")).await.unwrap();
+    let bad = pooled(stamped("unfit---0002"));
+    host.ensure(&[&bad], &[&use_of("stamped", "{}")]).await;
+    assert_eq!(host.problem().code, Code::PluginSelfTest);
+}
+
 #[tokio::test]
 async fn while_a_new_version_is_built_the_old_one_is_current() {
     let host = Host::new();

@@ -22,3 +22,4 @@ mod redis;
 mod redis_stores;
 mod services;
 mod setup;
+mod streams;

@@ -190,3 +190,54 @@ async fn key_auth_guards_and_transform_rewrites() {
     invocation.on_response(&mut exchange).await.unwrap();
     assert_eq!(response_header(&exchange, "x-by").as_deref(), Some("nobody"));
 }
+
+/// The guest `steps` with a configuration.
+async fn steps(host: &Host, config: &str) -> std::sync::Arc<sluice_wasm::Configured> {
+    host.ready(&plugin("steps", guest("steps")), config).await
+}
+
+#[tokio::test]
+async fn a_responses_body_is_read_on_demand_and_may_be_replaced_with_its_head() {
+    let host = Host::new();
+    let version = steps(&host, r#"{"name":"a","readResponse":{"limit":10,"replace":"other"}}"#).await;
+    assert!(version.phases().response_body());
+    let (mut exchange, mut invocation) = (with_response(told(""), 200), version.begin());
+    invocation.on_request(&mut exchange).await.unwrap();
+    match invocation.on_response(&mut exchange).await.unwrap() {
+        Decision::ReadBody(body) => assert_eq!(body, BodyRequest { limit: 10, over_limit: OverLimit::Refuse }),
+        other => panic!("{other:?}"),
+    }
+    let outcome = invocation.on_response_body(&mut exchange, Bytes::from_static(b"hello")).await.unwrap();
+    assert!(matches!(outcome.decision, Decision::Continue));
+    assert_eq!(outcome.replacement.as_deref(), Some(&b"other"[..]));
+    assert!(response_header(&exchange, "x-read-response").is_some_and(|read| read.starts_with("a:5:")));
+}
+
+#[tokio::test]
+async fn the_body_of_a_response_is_one_phase_of_the_metrics_and_holds_an_instance_no_longer() {
+    let host = Host::new();
+    let version =
+        steps(&host, r#"{"name":"a","readResponse":{"limit":10,"orPass":true},"onResponseBody":"answer"}"#).await;
+    let (mut exchange, mut invocation) = (with_response(told(""), 200), version.begin());
+    match invocation.on_response(&mut exchange).await.unwrap() {
+        Decision::ReadBody(body) => assert_eq!(body.over_limit, OverLimit::Pass),
+        other => panic!("{other:?}"),
+    }
+    let instances = "sluice_plugin_instances{plugin=\"shop/steps\"}";
+    assert_eq!(host.metric(instances), 1.0, "it is kept for the body");
+    let outcome = invocation.on_response_body(&mut exchange, Bytes::new()).await.unwrap();
+    assert_eq!(reply(outcome.decision).status, StatusCode::IM_A_TEAPOT);
+    assert_eq!(host.metric(instances), 0.0);
+    let calls = "sluice_plugin_calls_total{plugin=\"shop/steps\",phase=\"response_body\",outcome=\"respond\"}";
+    assert_eq!(host.metric(calls), 1.0);
+}
+
+/// A plugin that reads no responses is not paid for: its instance goes with the head.
+#[tokio::test]
+async fn an_instance_that_does_not_read_the_response_is_freed_with_its_head() {
+    let host = Host::new();
+    let version = steps(&host, r#"{"name":"a"}"#).await;
+    let (mut exchange, mut invocation) = (with_response(told(""), 200), version.begin());
+    assert!(matches!(invocation.on_response(&mut exchange).await.unwrap(), Decision::Continue));
+    assert_eq!(host.metric("sluice_plugin_instances{plugin=\"shop/steps\"}"), 0.0);
+}

@@ -10,7 +10,7 @@ wit_bindgen::generate!({
     generate_all,
 });
 
-pub use sluice::plugin::types::{Body, Decision, Request, Response, Summary};
+pub use sluice::plugin::types::{Body, Decision, Piece, Request, Response, Summary, Trailers};
 pub use sluice::plugin::{attributes, clock, logging, metrics, outgoing, random, secrets, store};
 pub use wit_bindgen;
 
@@ -41,22 +41,33 @@ macro_rules! world {
 }
 
 world!(with_configuration, "with-configuration", "export_configuration", configuration);
+world!(with_self_test, "with-self-test", "export_self_test", self_test);
 world!(with_request_headers, "with-request-headers", "export_request_headers", request_headers);
 world!(with_request_body, "with-request-body", "export_request_body", request_body);
+world!(with_request_body_stream, "with-request-body-stream", "export_request_body_stream", request_body_stream);
 world!(with_response_headers, "with-response-headers", "export_response_headers", response_headers);
+world!(with_response_body, "with-response-body", "export_response_body", response_body);
+world!(with_response_body_stream, "with-response-body-stream", "export_response_body_stream", response_body_stream);
+world!(with_response_trailers, "with-response-trailers", "export_response_trailers", response_trailers);
 world!(with_log, "with-log", "export_log", log);
 
 pub use with_configuration::export_configuration;
 pub use with_log::export_log;
 pub use with_request_body::export_request_body;
+pub use with_request_body_stream::export_request_body_stream;
 pub use with_request_headers::export_request_headers;
+pub use with_response_body::export_response_body;
+pub use with_response_body_stream::export_response_body_stream;
 pub use with_response_headers::export_response_headers;
+pub use with_response_trailers::export_response_trailers;
+pub use with_self_test::export_self_test;
 
 /// Turns a decision into the host's. To go on is to say nothing.
 pub fn lower(decision: decision::Decision) -> Option<Decision> {
     match decision {
         decision::Decision::Continue => None,
         decision::Decision::Respond(reply) => Some(respond(&reply)),
+        decision::Decision::Abort => Some(Decision::abort()),
         decision::Decision::ReadBody(read) => {
             let decision = Decision::read_body(read.limit);
             if read.pass_over_limit {

@@ -181,6 +181,74 @@ impl Body {
 }
 
 #[derive(Debug, Default)]
+pub struct Piece {
+    pub(crate) content: RefCell<Vec<u8>>,
+    pub(crate) first: bool,
+    pub(crate) last: bool,
+}
+
+impl Piece {
+    pub fn size(&self) -> u64 {
+        self.content.borrow().len() as u64
+    }
+
+    pub fn read(&self) -> Vec<u8> {
+        self.content.borrow().clone()
+    }
+
+    pub fn is_first(&self) -> bool {
+        self.first
+    }
+
+    pub fn is_last(&self) -> bool {
+        self.last
+    }
+
+    pub fn replace(&self, content: &[u8]) -> Result<(), String> {
+        content.clone_into(&mut self.content.borrow_mut());
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Trailers {
+    pub(crate) fields: Fields,
+}
+
+impl Trailers {
+    pub fn get(&self, name: &str) -> Option<Vec<u8>> {
+        self.get_all(name).into_iter().next()
+    }
+
+    pub fn get_all(&self, name: &str) -> Vec<Vec<u8>> {
+        let name = name.to_ascii_lowercase();
+        self.fields.borrow().iter().filter(|(n, _)| *n == name).map(|(_, value)| value.clone()).collect()
+    }
+
+    pub fn entries(&self) -> Vec<(String, Vec<u8>)> {
+        self.fields.borrow().clone()
+    }
+
+    pub fn set(&self, name: &str, value: &[u8]) -> Result<(), String> {
+        self.remove(name)?;
+        self.append(name, value)
+    }
+
+    pub fn append(&self, name: &str, value: &[u8]) -> Result<(), String> {
+        check_field(name, value)?;
+        self.fields.borrow_mut().push((name.to_ascii_lowercase(), value.to_vec()));
+        Ok(())
+    }
+
+    pub fn remove(&self, name: &str) -> Result<(), String> {
+        check_field(name, b"")?;
+        let name = name.to_ascii_lowercase();
+        self.fields.borrow_mut().retain(|(n, _)| *n != name);
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
 pub struct Summary {
     pub(crate) duration: u64,
     pub(crate) bytes_received: u64,

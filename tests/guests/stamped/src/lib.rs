@@ -1,10 +1,10 @@
 //! Stamps its version on the request, on the response and on the access log's line, each in its own phase. As with
 //! `versioned`, tests make other versions by writing another text over the one in the code; one that begins with
-//! `refuses` or `traps` does so in `configure`.
+//! `refuses` or `traps` does so in `configure`, with `unfit`, `panics` or `endless` in its self-test.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sluice_plugin::{Decision, OnLog, OnRequest, OnResponse, Plugin, Request, Response, Summary, attributes};
+use sluice_plugin::{Decision, OnLog, OnRequest, OnResponse, Plugin, Request, Response, SelfTest, Summary, attributes};
 use std::hint::black_box;
 
 #[derive(Deserialize, JsonSchema)]
@@ -31,6 +31,22 @@ impl Plugin for Stamped {
     }
 }
 
+impl SelfTest for Stamped {
+    #[allow(clippy::empty_loop)]
+    fn self_test(&self) -> Result<(), String> {
+        let version = black_box(VERSION);
+        match version.split('-').next() {
+            Some("unfit") => Err("this version knows that it is not fit to serve".to_owned()),
+            Some("panics") => panic!("this version panics in its self-test"),
+            Some("endless") => loop {
+                black_box(version);
+            },
+            Some("attribute") => attributes::set_str("x", "y").map_err(|error| error.to_string()),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl OnRequest for Stamped {
     fn on_request(&self, request: &mut Request<'_>) -> Decision {
         request.set_header(HEADER, black_box(VERSION)).unwrap();
@@ -53,4 +69,4 @@ impl OnLog for Stamped {
     }
 }
 
-sluice_plugin::export!(Stamped: request, response, log);
+sluice_plugin::export!(Stamped: self_test, request, response, log);

@@ -4,8 +4,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_plugin::{
-    Body, Decision, OnLog, OnRequest, OnRequestBody, OnResponse, Plugin, ReadBody, Reply, Request, Response, Summary,
-    attributes,
+    Body, Decision, OnLog, OnRequest, OnRequestBody, OnResponse, OnResponseBody, Plugin, ReadBody, Reply, Request,
+    Response, Summary, attributes,
 };
 use std::collections::BTreeMap;
 
@@ -17,6 +17,12 @@ pub struct Config {
     /// Asks for the body.
     #[serde(default)]
     read: Option<Read>,
+    /// Asks for the response's.
+    #[serde(default)]
+    read_response: Option<Read>,
+    /// What it does with the response's body: `trap`, `loop`, `answer`, `empty` (a status without a body).
+    #[serde(default)]
+    on_response_body: Option<String>,
     /// The path that goes on.
     #[serde(default)]
     path: Option<String>,
@@ -81,8 +87,7 @@ impl OnRequest for Steps {
 impl OnRequestBody for Steps {
     fn on_request_body(&self, request: &mut Request<'_>, body: &mut Body<'_>) -> Decision {
         let bytes = body.to_vec();
-        let sum = bytes.iter().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)));
-        request.append_header("x-read", format!("{}:{}:{sum}", self.0.name, bytes.len())).unwrap();
+        request.append_header("x-read", format!("{}:{}:{}", self.0.name, bytes.len(), sum(&bytes))).unwrap();
         if let Some(replacement) = self.0.read.as_ref().and_then(|read| read.replace.as_ref()) {
             body.replace(replacement.as_bytes()).unwrap();
         }
@@ -96,8 +101,40 @@ impl OnResponse for Steps {
         if let Some(status) = self.0.status {
             response.set_status(status).unwrap();
         }
+        match &self.0.read_response {
+            Some(read) if read.or_pass => ReadBody::at_most(read.limit).or_pass().into(),
+            Some(read) => ReadBody::at_most(read.limit).into(),
+            None => Decision::Continue,
+        }
+    }
+}
+
+impl OnResponseBody for Steps {
+    fn on_response_body(&self, _: &Request<'_>, response: &mut Response<'_>, body: &mut Body<'_>) -> Decision {
+        let config = &self.0;
+        let bytes = body.to_vec();
+        response.append_header("x-read-response", format!("{}:{}:{}", config.name, bytes.len(), sum(&bytes))).unwrap();
+        if let Some(length) = response.header_str("content-length") {
+            response.append_header("x-told-length", format!("{}:{length}", config.name)).unwrap();
+        }
+        match config.on_response_body.as_deref() {
+            Some("trap") => panic!("told to trap"),
+            Some("loop") => loop {
+                std::hint::black_box(0);
+            },
+            Some("answer") => return Reply::new(418).header("x-answered", &config.name).text("no tea\n").into(),
+            Some("empty") => response.set_status(204).unwrap(),
+            _ => {}
+        }
+        if let Some(replacement) = config.read_response.as_ref().and_then(|read| read.replace.as_ref()) {
+            body.replace(replacement.as_bytes()).unwrap();
+        }
         Decision::Continue
     }
+}
+
+fn sum(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)))
 }
 
 impl OnLog for Steps {
@@ -108,4 +145,4 @@ impl OnLog for Steps {
     }
 }
 
-sluice_plugin::export!(Steps: request, request_body, response, log);
+sluice_plugin::export!(Steps: request, request_body, response, response_body, log);

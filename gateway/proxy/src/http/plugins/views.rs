@@ -88,8 +88,9 @@ impl GatewayRequest {
         GatewayRequest { head, facts, former: None }
     }
 
-    pub(super) fn into_parts(self) -> (request::Parts, Option<Box<[u8]>>) {
-        (self.head, self.former)
+    /// The head, the target before the first change, and what was known besides.
+    pub(super) fn into_parts(self) -> (request::Parts, Option<Box<[u8]>>, RequestFacts) {
+        (self.head, self.former, self.facts)
     }
 
     fn set_target(&mut self, path: &str, query: Option<&str>) -> Result<(), Refused> {
