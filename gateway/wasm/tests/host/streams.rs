@@ -79,7 +79,7 @@ async fn a_body_has_an_instance_for_itself_from_its_first_piece_to_its_last() {
         let host = Host::new();
         let version = host.ready(&spec, r#"{"name":"a","request":{"make":"keep"}}"#).await;
         let (mut one, mut other) = ((told(""), version.begin()), (told(""), version.begin()));
-        let mut next = async |of: &mut (Exchange, Invocation), piece: &'static str, end| {
+        let next = async |of: &mut (Exchange, Invocation), piece: &'static str, end| {
             let mut bytes = Bytes::from_static(piece.as_bytes());
             of.1.on_request_piece(&mut of.0, &mut bytes, end).await.unwrap();
             bytes
