@@ -79,8 +79,13 @@ mod tests {
                 "rules": [{"host": "a.example", "http": {"paths": [{"path": "/", "pathType": "Exact",
                     "backend": {"service": {"name": "web", "port": {"number": 80}}}}]}}]}});
         let mut documents = vec![route("HTTPRoute", http), route("GRPCRoute", grpc), ingress];
-        documents
-            .extend(["TLSRoute", "TCPRoute", "UDPRoute"].map(|kind| route(kind, json!({"backendRefs": backends}))));
+        for kind in ["TLSRoute", "TCPRoute", "UDPRoute"] {
+            let mut document = route(kind, json!({"backendRefs": backends}));
+            if kind == "TLSRoute" {
+                document["spec"]["hostnames"] = json!(["a.example"]);
+            }
+            documents.push(document);
+        }
         for document in documents {
             let parsed = parse(document);
             assert_eq!(parsed.problems, []);

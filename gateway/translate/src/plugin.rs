@@ -59,6 +59,11 @@ impl Plugins {
         result
     }
 
+    /// What a Plugin may reach.
+    pub(crate) fn granted(&self, plugin: &PluginKey) -> Option<&Grants> {
+        self.plugins.get(plugin).map(|entry| &*entry.grants)
+    }
+
     fn entry(
         &mut self,
         reference: &ObjectRef,

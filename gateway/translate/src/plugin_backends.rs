@@ -13,8 +13,9 @@ use crate::service::{PortRef, Spoken, resolve};
 use crate::world::{Compiled, World};
 use sluice_model::config::BackendKey;
 use sluice_model::object::NamespacedName;
+use sluice_model::plugin::Grants;
 use sluice_model::{Code, Hostname, Kind, ObjectRef};
-use sluice_resources::{Capabilities, Plugin, RedisConfig, ServiceRef, StoreScope};
+use sluice_resources::{Capabilities, Plugin, RedisConfig, ServiceRef};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -22,7 +23,8 @@ use std::sync::Arc;
 pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, plugin: &Plugin) -> Option<Compiled> {
     let may = plugin.spec.capabilities.as_ref()?;
     let wanted = may.backends.as_deref().unwrap_or_default();
-    let stores: Vec<_> = redis_stores(may).collect();
+    let grants = world.plugins.granted(name)?;
+    let stores: Vec<_> = redis_stores(may, grants).collect();
     if wanted.is_empty() && stores.is_empty() {
         return None;
     }
@@ -51,15 +53,16 @@ pub(crate) fn compile(world: &World<'_>, name: &NamespacedName, plugin: &Plugin)
     Some(compiled)
 }
 
-/// Those that the Plugin is given, by what [`crate::plugin_stores`] says of them.
-fn redis_stores(may: &Capabilities) -> impl Iterator<Item = (usize, &str, &RedisConfig)> {
+/// Those that the Plugin is given ([`crate::plugin_stores`]).
+fn redis_stores<'p>(
+    may: &'p Capabilities,
+    grants: &'p Grants,
+) -> impl Iterator<Item = (usize, &'p str, &'p RedisConfig)> {
     let mut names = BTreeSet::new();
     let stores = may.stores.iter().flatten().enumerate();
     let stores = stores.filter(move |(_, store)| names.insert(store.name.as_str()));
-    stores.filter_map(|(i, store)| {
-        let redis = store.redis.as_ref().filter(|_| store.scope == Some(StoreScope::Redis))?;
-        Some((i, store.name.as_str(), redis))
-    })
+    let given = stores.filter(|(_, store)| grants.redis_stores.contains_key(store.name.as_str()));
+    given.filter_map(|(i, store)| Some((i, store.name.as_str(), store.redis.as_ref()?)))
 }
 
 /// The backend that a reference of the Plugin means; a problem tells where there is none.
