@@ -14,13 +14,15 @@ async fn shop() -> Shop {
 }
 
 /// What has no series without a cluster or a plugin, or before it happens.
-const SELDOM: [&str; 10] = [
+const SELDOM: [&str; 12] = [
     "sluice_config_problems",
     "sluice_watch_stale_seconds",
     "sluice_status_writes",
     "sluice_controller_leader",
     "sluice_plugin_traps",
     "sluice_plugin_fetches",
+    "sluice_plugin_store_calls",
+    "sluice_plugin_store_call_duration_seconds",
     "sluice_limit_hits",
     "sluice_timeouts",
     "sluice_task_restarts",

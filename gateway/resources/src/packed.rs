@@ -92,7 +92,7 @@ mod tests {
             let object = parsed.object.unwrap();
             let mut store = Store::default();
             assert!(store.upsert(object.clone()) && !store.upsert(object.clone()), "{object:?}");
-            assert_eq!(store.iter().collect::<Vec<Object>>(), [object.clone()]);
+            assert_eq!(store.iter().collect::<Vec<Object>>(), std::slice::from_ref(&object));
             assert_eq!(store.get(&object.reference()), Some(object.clone()));
             let texts: Vec<_> = store.documents().collect();
             let [crate::Document::Text(text)] = &texts[..] else { panic!("{texts:?}") };
