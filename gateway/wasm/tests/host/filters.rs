@@ -84,7 +84,7 @@ async fn a_filter_is_one_vm_for_many_exchanges_and_keeps_each_ones_state() {
         invocation.on_log(exchange, Summary::default()).await.unwrap();
         assert_eq!(exchange.attributes.get("logged"), Some(&AttributeValue::String("yes".into())));
     }
-    assert_eq!(found(&version, told_with("shared", "logged")).await, "/a?b=c c800000000000000 true");
+    assert_eq!(found(&version, told_with("shared", "logged /a?b=c")).await, "c800000000000000 true");
     assert_eq!(host.metric(r#"sluice_plugin_instances{plugin="shop/filter-probe"}"#), 1.0);
 }
 
