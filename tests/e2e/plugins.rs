@@ -2,7 +2,7 @@
 
 use crate::shop::{HOST, Shop, backend_of, seen_field};
 use sluice_tests::objects::{http_route, join, plugin, plugin_on_route, route_to};
-use sluice_tests::{guests, wait};
+use sluice_tests::{guests, raw, wait};
 
 /// A route with one plugin before it; `name` is a guest of tests/guests or a plugin that ships.
 async fn plugged(name: &str, module: Vec<u8>, spec: &str, config: &str) -> Shop {
@@ -18,7 +18,7 @@ async fn plugged(name: &str, module: Vec<u8>, spec: &str, config: &str) -> Shop 
     );
     // A plugin that is not ready yet answers by its fail mode; 404 means that not even the route is there.
     wait::until("the plugin to be ready", || async {
-        let answer = sluice_tests::raw::get(shop.http, HOST, "/").await.ok()?;
+        let answer = raw::get(shop.http, HOST, "/").await.ok()?;
         (!matches!(answer.status, 404 | 503)).then_some(())
     })
     .await;
@@ -121,6 +121,33 @@ async fn a_version_that_fails_its_self_test_does_not_take_over() {
     }
     shop.folder.write("plugin.wasm", stamped.named("version-0004"));
     shop.until("version 4", "/", |a| a.header("x-stamp").as_deref() == Some("version-0004")).await;
+}
+
+/// The engine's pool is much address space, and is reserved for the first plugin.
+#[tokio::test]
+async fn where_the_engine_has_no_room_everything_but_plugins_is_served() {
+    let shop = Shop::start(&["one"], "").await;
+    shop.gateway.limit_address_space(Some(16 << 30));
+    shop.folder.write("plugin.wasm", guests::versioned().with_version(7));
+    shop.folder.write(
+        "more.yaml",
+        join([
+            route_to("shop", &[HOST], "one"),
+            route_to("open", &["open.example"], "one"),
+            plugin("versioned", "plugin.wasm", ""),
+            plugin_on_route("versioned", "shop", "versioned", "{}"),
+        ]),
+    );
+    wait::until("the problem", || async {
+        let (_, problems) = shop.gateway.admin_get("/problems").await.ok()?;
+        (problems.contains("SLUICE-P412") && problems.contains("can't reserve its instance pool")).then_some(())
+    })
+    .await;
+    assert_eq!(shop.get("/").await.status, 503, "by its fail mode");
+    assert_eq!(raw::get(shop.http, "open.example", "/").await.unwrap().status, 200);
+    shop.gateway.limit_address_space(None);
+    let answer = shop.until("another try", "/", |answer| answer.status == 200).await;
+    assert_eq!(answer.header("x-plugin-version").as_deref(), Some("version-0007"));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use crate::api_server::ApiServer;
 use crate::binary;
 use crate::folder::Folder;
 use crate::{ports, wait};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -177,6 +177,13 @@ impl Gateway {
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.pid() as i32).expect("a process id");
         kill_process(pid, signal).expect("the process is ours");
+    }
+
+    /// Limits its address space to so many bytes from now on; `None` lifts the limit.
+    pub fn limit_address_space(&self, bytes: Option<u64>) {
+        let pid = Pid::from_raw(self.pid() as i32).expect("a process id");
+        let limit = Rlimit { current: bytes, maximum: None };
+        prlimit(Some(pid), Resource::As, limit).expect("a limit of our own process");
     }
 
     /// SIGTERM, and the exit.

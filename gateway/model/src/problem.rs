@@ -182,6 +182,7 @@ codes! {
     ConfigUnused = "SLUICE-P409", "a GatewayConfig that nothing refers to", "name it in a GatewayClass's or IngressClass's parameters, or in a Gateway's infrastructure.parametersRef; until then it has no effect";
     StoreUnreachable = "SLUICE-P410", "a plugin's store whose Redis cannot be used", "see the message; it is tried again, and until then the plugin does what it does without its store";
     PluginSelfTest = "SLUICE-P411", "a plugin that fails its self-test", "see the message and the plugin's log; until it passes the last good version goes on serving";
+    PluginEngine = "SLUICE-P412", "a plugin that the plugin engine has no room for", "raise the process's limit of address space (`ulimit -v`), of which the pool of instances takes much and uses little; it is tried again, and everything but plugins goes on";
     PluginFetch = "SLUICE-P420", "a plugin whose code cannot be fetched", "see the message; it is tried again, and the code before goes on serving";
     PluginSignature = "SLUICE-P421", "a plugin image without a signature by its key", "sign the image with the key that publicKeyRef names (`cosign sign --key`), or correct publicKeyRef";
 

@@ -16,11 +16,10 @@ use crate::snapshot::Snapshot;
 use crate::trace::Exporters;
 use crate::upstream::{
     AddressGuard, EngineError, Registry as UpstreamRegistry, RegistryOptions, UpstreamConnector, UpstreamMetrics,
-    http_proxy,
+    http_proxy, pools,
 };
 use arc_swap::ArcSwap;
 use pingora_core::apps::HttpServerOptions;
-use pingora_core::connectors::ConnectorOptions;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use prometheus_client::registry::Registry;
@@ -325,7 +324,7 @@ fn engines_of(shared: &Arc<Shared>, connectors: Vec<UpstreamConnector>) -> Resul
         let conf = Arc::new(ServerConf { threads: 1, max_retries: MAX_TRIES, ..ServerConf::default() });
         let mut engines = Vec::with_capacity(connectors.len());
         for connector in connectors {
-            let pools = ConnectorOptions::new(IDLE_UPSTREAM_CONNECTIONS);
+            let pools = pools(IDLE_UPSTREAM_CONNECTIONS);
             let app = Gateway::new(shared.clone());
             let mut engine = runtime.block_on(http_proxy(&conf, app, connector, pools))?;
             engine.server_options = Some(HttpServerOptions::default());

@@ -4,6 +4,7 @@ use crate::api::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress, IngressClass,
     ListenerSet, Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute, XBackendTrafficPolicy,
 };
+use crate::packed::Text;
 use crate::{GatewayConfig, Object, Packed, Plugin, TrafficPolicy};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -55,8 +56,7 @@ impl<T: Serialize + DeserializeOwned> Holds<T> for Packed<T> {
 #[derive(Clone, Debug)]
 pub enum Document {
     Object(Object),
-    /// JSON, of one line.
-    Text(Arc<str>),
+    Text(Text),
 }
 
 impl From<Object> for Document {
@@ -113,14 +113,20 @@ macro_rules! store {
                 }
             }
 
-            /// The reference with the names that the store has for the object, so that they are in memory once.
+            /// The reference with the names that the store has for the object, or where it is new for others of its
+            /// namespace, so that they are in memory once.
             pub fn shared(&self, reference: ObjectRef) -> ObjectRef {
                 let key = reference.key();
-                let known = match reference.kind {
-                    $(Kind::$variant => self.$field.get_key_value(&key).map(|(known, _)| known.clone()),)*
+                let near = match reference.kind {
+                    $(Kind::$variant => self.$field.range(..=&key).next_back().map(|(near, _)| near.clone()),)*
                 };
-                let NamespacedName { namespace, name } = known.unwrap_or(key);
-                ObjectRef { kind: reference.kind, namespace, name }
+                let kind = reference.kind;
+                match near {
+                    Some(NamespacedName { namespace, name }) if namespace == key.namespace => {
+                        ObjectRef { kind, namespace, name: if name == key.name { name } else { key.name } }
+                    }
+                    _ => reference,
+                }
             }
 
             /// Every object, by kind.

@@ -1,7 +1,8 @@
-//! The engine, its clock, and what guests may import.
+//! The engine, its clock, and what guests may import. It is made for the first plugin: a gateway without one has neither its
+//! pool nor its code in memory.
 
 use crate::build::FunctionCache;
-use crate::error::HostError;
+use crate::error::EngineError;
 use crate::guest;
 use crate::instance::State;
 use crate::limits::MAX_TABLE_ELEMENTS;
@@ -9,8 +10,8 @@ use crate::options::HostOptions;
 use crate::proxy_wasm::{self, VmState};
 use crate::services::waiting_linker;
 use crate::shares::Shares;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use wasmtime::component::Linker;
@@ -63,38 +64,30 @@ pub(crate) struct Engine {
     pub(crate) waiting_linker: Linker<State>,
     /// What filters of the proxy-wasm ABI may import.
     pub(crate) filters: wasmtime::Linker<VmState>,
-    /// Instances in use, and bytes of their memory: shared by all plugins.
+    pub(crate) slots: Arc<Slots>,
+    _clock: Clock,
+}
+
+/// What all plugins share of the engine's pool.
+pub(crate) struct Slots {
+    /// Instances in use, and bytes of their memory.
     pub(crate) instances: Arc<Shares>,
     pub(crate) memory: Arc<Shares>,
     /// Idle instances of pooled plugins. They hold slots of the pool, so all of them together have a quarter of it, and
     /// those in use the rest.
     idle: AtomicU32,
     max_idle: u32,
-    clock: Clock,
 }
 
-impl Engine {
-    pub(crate) fn new(options: &HostOptions, functions: Arc<FunctionCache>) -> Result<Engine, HostError> {
-        let setup = |error: wasmtime::Error| HostError::Engine(format!("{error:#}"));
-        let engine = wasmtime::Engine::new(&config(options, functions).map_err(setup)?).map_err(setup)?;
-        let linker = guest::linker(&engine).map_err(setup)?;
-        let waiting_linker = waiting_linker(&engine).map_err(setup)?;
-        let filters = proxy_wasm::linker(&engine).map_err(setup)?;
-        let clock = Clock::start(&engine)?;
+impl Slots {
+    pub(crate) fn new(options: &HostOptions) -> Slots {
         let max_idle = options.instances / 4;
-        let instances = Shares::new(u64::from(options.instances - max_idle));
-        let memory = Shares::new(options.memory);
-        Ok(Engine {
-            engine,
-            linker,
-            waiting_linker,
-            filters,
-            instances,
-            memory,
+        Slots {
+            instances: Shares::new(u64::from(options.instances - max_idle)),
+            memory: Shares::new(options.memory),
             idle: AtomicU32::new(0),
             max_idle,
-            clock,
-        })
+        }
     }
 
     /// Whether one more instance may wait idle; if so it is counted.
@@ -110,10 +103,41 @@ impl Engine {
     pub(crate) fn not_idle(&self, instances: u32) {
         self.idle.fetch_sub(instances, Ordering::AcqRel);
     }
+}
 
-    /// Lets the clock tick. Until the first plugin is loaded nothing wakes up for it.
-    pub(crate) fn wind(&self) {
-        self.clock.wind();
+/// The engine, once somebody has asked for it.
+pub(crate) struct LazyEngine {
+    made: Mutex<Option<Arc<Engine>>>,
+    functions: Arc<FunctionCache>,
+    pub(crate) slots: Arc<Slots>,
+}
+
+impl LazyEngine {
+    pub(crate) fn new(options: &HostOptions, functions: Arc<FunctionCache>) -> LazyEngine {
+        LazyEngine { made: Mutex::default(), functions, slots: Arc::new(Slots::new(options)) }
+    }
+
+    /// The engine, with its clock running. An error says that it has no room on this machine; the next to ask tries again.
+    pub(crate) fn get(&self, options: &HostOptions) -> Result<Arc<Engine>, EngineError> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = &*made {
+            return Ok(engine.clone());
+        }
+        let engine = Arc::new(Engine::new(options, self.functions.clone(), self.slots.clone())?);
+        *made = Some(engine.clone());
+        Ok(engine)
+    }
+}
+
+impl Engine {
+    fn new(options: &HostOptions, functions: Arc<FunctionCache>, slots: Arc<Slots>) -> Result<Engine, EngineError> {
+        let setup = |error: wasmtime::Error| EngineError::Pool(format!("{error:#}"));
+        let engine = wasmtime::Engine::new(&config(options, functions).map_err(setup)?).map_err(setup)?;
+        let linker = guest::linker(&engine).map_err(setup)?;
+        let waiting_linker = waiting_linker(&engine).map_err(setup)?;
+        let filters = proxy_wasm::linker(&engine).map_err(setup)?;
+        let clock = Clock::start(&engine)?;
+        Ok(Engine { engine, linker, waiting_linker, filters, slots, _clock: clock })
     }
 }
 
@@ -155,33 +179,20 @@ fn config(options: &HostOptions, functions: Arc<FunctionCache>) -> wasmtime::Res
 /// The thread that advances the engine's epoch.
 struct Clock {
     stop: Arc<AtomicBool>,
-    wound: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Clock {
     fn start(engine: &wasmtime::Engine) -> std::io::Result<Clock> {
-        let (stop, wound) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (engine, stopped, running) = (engine.clone(), stop.clone(), wound.clone());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (engine, stopped) = (engine.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("plugin-clock".to_owned()).spawn(move || {
             while !stopped.load(Ordering::Acquire) {
-                if running.load(Ordering::Acquire) {
-                    std::thread::sleep(next_tick());
-                    engine.increment_epoch();
-                } else {
-                    std::thread::park();
-                }
+                std::thread::sleep(next_tick());
+                engine.increment_epoch();
             }
         })?;
-        Ok(Clock { stop, wound, thread: Some(thread) })
-    }
-
-    fn wind(&self) {
-        if !self.wound.swap(true, Ordering::AcqRel)
-            && let Some(thread) = &self.thread
-        {
-            thread.thread().unpark();
-        }
+        Ok(Clock { stop, thread: Some(thread) })
     }
 }
 
@@ -189,7 +200,6 @@ impl Drop for Clock {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
             // It ends within a tick; a panic in it was reported by the panic hook.
             drop(thread.join());
         }

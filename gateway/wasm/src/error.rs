@@ -8,15 +8,20 @@ use std::time::Duration;
 /// The host could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// The engine's settings don't fit this machine: most often an address space limit below the pool's.
-    #[error(
-        "the plugin engine can't reserve its instance pool: {0} (lower the number of instances or the memory of each)"
-    )]
-    Engine(String),
     #[error("a thread of the plugin host can't be started: {0}")]
     Thread(#[from] std::io::Error),
     #[error("the client that fetches plugins can't be made: {0}")]
     Fetch(#[from] rustls::Error),
+}
+
+/// The engine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EngineError {
+    /// Its settings don't fit this machine: most often an address space limit below the pool's.
+    #[error("the plugin engine can't reserve its instance pool: {0}")]
+    Pool(String),
+    #[error("the thread that interrupts plugins can't be started: {0}")]
+    Clock(#[from] std::io::Error),
 }
 
 /// A call that gave no decision. The use's fail mode says what that means for the request.

@@ -3,7 +3,7 @@
 use crate::aside::Aside;
 use crate::build::{BUILDERS, Builder, FunctionCache, Published};
 use crate::configured::Configured;
-use crate::engine::Engine;
+use crate::engine::LazyEngine;
 use crate::error::HostError;
 use crate::metrics::Metrics;
 use crate::options::HostOptions;
@@ -106,10 +106,10 @@ pub struct PluginHost {
 }
 
 impl PluginHost {
-    /// Reserves the instance pool and starts the host's threads. Metrics are registered under the registry's prefix.
+    /// Starts the host's threads; the engine and its pool of instances are made for the first plugin. Metrics are registered under the registry's prefix.
     pub fn new(options: HostOptions, registry: &mut Registry) -> Result<PluginHost, HostError> {
         let functions = Arc::new(FunctionCache::new(options.cache_dir.as_deref()));
-        let engine = Arc::new(Engine::new(&options, functions.clone())?);
+        let engine = LazyEngine::new(&options, functions.clone());
         let aside = Arc::new(Aside::new(options.slow_threads)?);
         let metrics = Metrics::register(registry);
         let services = Providers::register(registry);

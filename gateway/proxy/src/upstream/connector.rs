@@ -20,6 +20,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The engine's pools, of so many idle connections. Its own connectors are never used, and so trust nobody: else each of
+/// them would read and keep all certificates of the system.
+pub(crate) fn pools(idle_connections: usize) -> ConnectorOptions {
+    let mut options = ConnectorOptions::new(idle_connections);
+    options.ca_file = Some("/dev/null".to_owned());
+    options
+}
+
 /// One for each engine (and thus one for each runtime of the data plane). Made by [`super::Registry::connector`].
 pub struct UpstreamConnector {
     transports: Transports,
@@ -30,7 +38,7 @@ pub struct UpstreamConnector {
 impl UpstreamConnector {
     /// `idle_connections`: HTTP/2 connections kept without a stream, over all backends; the least recently used goes.
     pub(super) fn new(transports: Transports, idle_connections: usize) -> Self {
-        UpstreamConnector { transports, http2: v2::Connector::new(Some(ConnectorOptions::new(idle_connections))) }
+        UpstreamConnector { transports, http2: v2::Connector::new(Some(pools(idle_connections))) }
     }
 
     fn transport<P: Peer + 'static>(&self, peer: &P) -> Result<(Arc<Transport>, SocketAddr)> {

@@ -60,6 +60,7 @@ mod window;
 
 pub use balance::{PickError, PickRequest, Tried};
 pub use connector::UpstreamConnector;
+pub(crate) use connector::pools;
 pub use deadline::Deadline;
 pub use engine::{EngineError, http_proxy};
 pub use failure::{Failure, Outcome};

@@ -35,6 +35,9 @@ const ANSWER: Duration = Duration::from_secs(60);
 const MAX_PAGE: usize = 256 << 20;
 const MAX_EVENT: usize = 16 << 20;
 
+/// Bytes that a connection reads at a time: what it has once grown to stays with it for as long as it watches.
+const READ_BUFFER: usize = 64 << 10;
+
 /// Bytes of an answer that says what was wrong.
 const MAX_STATUS: usize = 64 << 10;
 
@@ -111,7 +114,7 @@ fn build(config: &Config) -> Result<Client, ClientError> {
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(tower::BoxError::from)
-        .service(HttpClient::builder(TokioExecutor::new()).build::<_, Body>(tls));
+        .service(HttpClient::builder(TokioExecutor::new()).http1_max_buf_size(READ_BUFFER).build::<_, Body>(tls));
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 

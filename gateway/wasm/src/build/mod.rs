@@ -18,6 +18,7 @@ pub(crate) use image::{CONFIGURE_TIME, Image};
 pub use module::componentize;
 pub(crate) use module::instrument;
 
+use crate::error::EngineError;
 use sluice_model::problem::Code;
 
 /// Why a version was not built.
@@ -38,6 +39,10 @@ impl Failure {
 
     fn source(message: impl Into<String>) -> Failure {
         Failure { retry: true, ..Failure::new(Code::PluginSource, "spec.source", message) }
+    }
+
+    fn engine(error: &EngineError) -> Failure {
+        Failure { retry: true, ..Failure::new(Code::PluginEngine, "spec", error.to_string()) }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Failure {

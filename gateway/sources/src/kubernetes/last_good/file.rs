@@ -129,7 +129,10 @@ impl Place {
                     serde_json::to_writer(&mut out, &json!({STAND_IN: policy}))?;
                 }
                 Document::Object(object) => serde_json::to_writer(&mut out, object)?,
-                Document::Text(text) => out.write_all(text.as_bytes())?,
+                Document::Text(text) => {
+                    let text = text.read().ok_or_else(|| io::Error::other("a route that is held cannot be read"))?;
+                    out.write_all(&text)?;
+                }
             }
             out.write_all(b"\n")?;
         }
