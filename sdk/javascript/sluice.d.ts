@@ -175,6 +175,11 @@ declare module "sluice:plugin/outgoing@0.1.0" {
   export function fetch(backend: string, request: OutgoingRequest): IncomingResponse;
 }
 
+declare module "sluice:plugin/routing@0.1.0" {
+  export function useBackend(backend: string): void;
+  export function findRoute(): void;
+}
+
 declare module "sluice:plugin/configuration@0.1.0" {
   /** Exported as `configuration`. */
   export interface Configuration {

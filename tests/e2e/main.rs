@@ -22,6 +22,7 @@ mod listener_sets;
 mod plugin_fetch;
 mod plugin_phases;
 mod plugin_responses;
+mod plugin_routing;
 mod plugin_state;
 mod plugin_streams;
 mod plugins;

@@ -133,11 +133,13 @@ pub struct Grants {
     pub redis_stores: BTreeMap<Arc<str>, RedisGrant>,
     /// None: the Secret, or its key, is not there.
     pub secrets: BTreeMap<Arc<str>, Option<SecretValue>>,
+    /// Whether it may choose the backend of a request, or ask for another rule.
+    pub routing: bool,
 }
 
 impl Grants {
     pub fn is_empty(&self) -> bool {
-        self.stores.is_empty() && self.redis_stores.is_empty() && self.secrets.is_empty()
+        *self == Grants::default()
     }
 }
 

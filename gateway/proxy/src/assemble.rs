@@ -296,17 +296,16 @@ impl Assembler {
         let backends: Vec<BackendRef> = match &rule.action {
             Action::Forward(backends) => backends
                 .iter()
-                .map(|backend| BackendRef {
-                    weight: backend.weight.into(),
-                    target: match &backend.target {
-                        BackendTarget::Backend(key) => {
-                            let label: Arc<str> = key.to_string().into();
-                            Some((self.backend_slots.slot(key), self.metrics.backend(&label)))
+                .map(|backend| {
+                    let weight = backend.weight.into();
+                    let bare = match &backend.target {
+                        BackendTarget::Backend(key) => self.backend(weight, key),
+                        BackendTarget::Invalid { .. } => {
+                            BackendRef { weight, target: None, mirrors: Vec::new(), session: None }
                         }
-                        BackendTarget::Invalid { .. } => None,
-                    },
-                    mirrors: self.mirrors(&backend.filters),
-                    session: backend.session.as_ref().map(&mut session),
+                    };
+                    let session = backend.session.as_ref().map(&mut session);
+                    BackendRef { mirrors: self.mirrors(&backend.filters), session, ..bare }
                 })
                 .collect(),
             Action::Redirect(_) | Action::Reply { .. } => Vec::new(),
@@ -350,18 +349,29 @@ impl Assembler {
     /// What plugins may call. The slots keep their backends alive.
     fn plugin_calls(&mut self, config: &Config, before: &Snapshot) -> FastMap<PluginKey, Arc<PluginCalls>> {
         let calls = config.plugin_backends.iter().map(|(plugin, of)| {
-            let same = before.config.plugin_backends.get(plugin).is_some_and(|former| Arc::ptr_eq(former, of));
+            let routes = |config: &Config| config.plugin_grants.get(plugin).is_some_and(|grants| grants.routing);
+            let same = before.config.plugin_backends.get(plugin).is_some_and(|former| Arc::ptr_eq(former, of))
+                && routes(&before.config) == routes(config);
             let former = before.plugin_calls.get(plugin).filter(|_| same).cloned();
             let slots = former.unwrap_or_else(|| {
                 let mut slot = |(name, key): (&Arc<str>, &BackendKey)| (name.clone(), self.backend_slots.slot(key));
                 let backends = of.calls.iter().map(&mut slot).collect();
                 let stores = of.stores.iter().map(&mut slot).collect();
+                let routed = of.calls.iter().filter(|_| routes(config));
+                let destinations = routed.map(|(name, key)| (name.clone(), Arc::new(self.backend(1, key)))).collect();
                 let (connections, metrics) = (self.connections.clone(), self.metrics.clone());
-                Arc::new(PluginCalls { backends, stores, connections, metrics })
+                Arc::new(PluginCalls { backends, stores, destinations, connections, metrics })
             });
             (plugin.clone(), slots)
         });
         calls.collect()
+    }
+
+    /// A backend as requests go to it, without filters and sessions.
+    fn backend(&mut self, weight: u64, key: &BackendKey) -> BackendRef {
+        let label: Arc<str> = key.to_string().into();
+        let target = Some((self.backend_slots.slot(key), self.metrics.backend(&label)));
+        BackendRef { weight, target, mirrors: Vec::new(), session: None }
     }
 
     fn is_bound(&self, slot: &Slot<UseKey>) -> bool {

@@ -50,6 +50,8 @@ pub struct PluginCalls {
     pub backends: BTreeMap<Arc<str>, Slot<BackendKey>>,
     /// Where its stores of scope Redis are, by their names.
     pub stores: BTreeMap<Arc<str>, Slot<BackendKey>>,
+    /// Of a plugin that may say where requests go: `backends` as such a request goes to them.
+    pub destinations: BTreeMap<Arc<str>, Arc<BackendRef>>,
     /// Those of all plugins.
     pub(crate) connections: Connections,
     /// Of which the bytes of answers are a part.

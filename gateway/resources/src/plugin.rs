@@ -64,6 +64,10 @@ pub struct Capabilities {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub secrets: Option<Vec<PluginSecret>>,
+    /// Whether it may say where a request goes: to one of `backends` instead of one of the rule's, or by the rule that fits
+    /// what it made of the request. Default false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routing: Option<bool>,
 }
 
 impl Capabilities {

@@ -187,7 +187,7 @@ fn secrets_of<'c>(may: &'c Capabilities, plugin: &'c ObjectRef) -> impl Iterator
 }
 
 fn grants(may: &Capabilities, plugin: &ObjectRef, store: &Store, report: &mut Report<'_>) -> Grants {
-    let mut grants = Grants::default();
+    let mut grants = Grants { routing: may.routing.unwrap_or_default(), ..Grants::default() };
     let mut names = BTreeMap::new();
     for (i, wanted) in may.stores.iter().flatten().enumerate() {
         let field = format!("spec.capabilities.stores[{i}]");

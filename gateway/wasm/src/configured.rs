@@ -3,7 +3,7 @@
 use crate::aside::{Aside, Lane};
 use crate::breaker::Breaker;
 use crate::build::Image;
-use crate::engine::Engine;
+use crate::engine::{Engine, Slots};
 use crate::error::PluginError;
 use crate::instance::{Live, PluginLog, State, broken};
 use crate::invocation::Invocation;
@@ -248,7 +248,7 @@ pub(crate) struct PluginState {
 
 impl PluginState {
     pub(crate) fn new(
-        engine: &Engine,
+        slots: &Slots,
         aside: &Aside,
         metrics: Arc<PluginMetrics>,
         log: Arc<PluginLog>,
@@ -262,8 +262,8 @@ impl PluginState {
             breaker: Breaker::new(Instant::now()),
             log,
             lane: aside.lane(),
-            instances: engine.instances.join(),
-            memory: engine.memory.join(),
+            instances: slots.instances.join(),
+            memory: slots.memory.join(),
             in_use: AtomicU32::new(0),
         }
     }
@@ -436,7 +436,7 @@ impl Configured {
     /// An instance that waits to be used again.
     pub(crate) fn idle(&self) -> Option<Live> {
         let live = self.idle.pop()?;
-        self.engine.not_idle(1);
+        self.engine.slots.not_idle(1);
         Some(live)
     }
 
@@ -450,10 +450,10 @@ impl Configured {
         self.image().is_some_and(|image| image.waits)
     }
 
-    /// Whether its code calls backends.
-    pub fn calls_backends(&self) -> bool {
+    /// Whether its code names backends: it calls them, or says where requests go.
+    pub fn names_backends(&self) -> bool {
         match &self.code {
-            Code::Component(image) => image.calls_backends,
+            Code::Component(image) => image.names_backends,
             Code::Filter { program, .. } => program.code().calls_backends(),
         }
     }
@@ -473,8 +473,8 @@ impl Configured {
     pub(crate) fn give_back(&self, live: Live) {
         let reusable =
             self.mode == InstanceMode::Pooled && live.calls < self.recycle_after && live.grown() <= MAX_GROWTH;
-        if reusable && self.engine.may_idle() && self.idle.push(live).is_err() {
-            self.engine.not_idle(1);
+        if reusable && self.engine.slots.may_idle() && self.idle.push(live).is_err() {
+            self.engine.slots.not_idle(1);
         }
         // Looked at after the push, so that `retire` and this can't both leave the instance to the other.
         if self.retired.load(Ordering::SeqCst) {
@@ -498,7 +498,7 @@ impl Configured {
 
 impl Drop for Configured {
     fn drop(&mut self) {
-        self.engine.not_idle(self.idle.len() as u32);
+        self.engine.slots.not_idle(self.idle.len() as u32);
     }
 }
 

@@ -62,6 +62,15 @@ pub(crate) struct Passing {
     pub(crate) held: BytesMut,
 }
 
+/// What plugins with the capability to route say of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Destination {
+    /// To one of the backends of the plugin that was called last, by its own name for it.
+    pub backend: Option<Box<str>>,
+    /// By the rule that fits the request as it is now.
+    pub find_route: bool,
+}
+
 /// What is lent to a call, and comes back from it.
 ///
 /// ```
@@ -83,6 +92,8 @@ pub struct Exchange {
     pub(crate) trailers: Option<HeaderMap>,
     /// What calls backends for the plugin that is called next; none where it is given no backend.
     pub outbound: Option<Arc<dyn Outbound>>,
+    /// Where the plugins that were called want the request to go.
+    pub destination: Destination,
     /// When the exchange must be over: a call that would last longer ends then, by [`Deadline`](crate::PluginError::Deadline).
     pub deadline: Option<Instant>,
     /// Shared by all phases of all plugins; the access log reads them at the end.

@@ -49,7 +49,7 @@ pub use build::componentize;
 pub use configured::{Configured, Phases};
 pub use decision::{BodyOutcome, BodyRequest, Decision, LocalReply, OverLimit};
 pub use error::{HostError, PluginError, TrapKind};
-pub use exchange::{Exchange, RequestView, ResponseView, Summary};
+pub use exchange::{Destination, Exchange, RequestView, ResponseView, Summary};
 pub use fields::{Refused, method as method_may_become};
 pub use host::{Desired, DesiredUse, FetchProgress, FetchStatus, PluginHost, PluginStatus};
 pub use interfaces::{FileKind, Interfaces, image_obstacle};

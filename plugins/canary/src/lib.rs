@@ -1,11 +1,11 @@
-//! Decides which requests belong to a canary, by header, cookie or by chance, and says so to backend, later plugins and the
-//! access log.
+//! Decides which requests belong to a canary, by header, cookie or by chance, sends them to its backend, and says so to the
+//! backend, later plugins and the access log.
 
 use kit::{Duration, HeaderName, cookie};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use sluice_plugin::{Decision, OnRequest, OnResponse, Plugin, Request, Response, attributes, log, random};
+use sluice_plugin::{Decision, OnRequest, OnResponse, Plugin, Request, Response, attributes, log, random, routing};
 
 /// The attribute that holds the track: `canary` or `stable`.
 pub const TRACK: &str = "canary.track";
@@ -35,6 +35,11 @@ pub struct Config {
     #[serde(default = "default_track_header")]
     #[schemars(extend("x-sluice-owned-header" = true))]
     pub track_header: HeaderName,
+    /// Where the canary's requests go: one of the Plugin's `capabilities.backends`, by its name there; the Plugin needs
+    /// `capabilities.routing` too. `null`: to the backend of their rule.
+    #[serde(default)]
+    #[schemars(length(min = 1, max = 63))]
+    pub backend: Option<String>,
 }
 
 /// Values of a header that decide.
@@ -102,6 +107,7 @@ pub struct Canary {
     share: u128,
     key: Option<HeaderName>,
     track_header: HeaderName,
+    backend: Option<String>,
 }
 
 impl Plugin for Canary {
@@ -137,6 +143,7 @@ impl Plugin for Canary {
             share: (config.percent / 100.0 * 2f64.powi(64)) as u128,
             key: config.key,
             track_header: config.track_header,
+            backend: config.backend,
         })
     }
 }
@@ -184,7 +191,14 @@ fn first_number(digest: &[u8]) -> u64 {
 
 impl OnRequest for Canary {
     fn on_request(&self, request: &mut Request<'_>) -> Decision {
-        let (track, by) = self.decide(request);
+        let (mut track, by) = self.decide(request);
+        if track == Track::Canary
+            && let Some(backend) = &self.backend
+            && let Err(reason) = routing::use_backend(backend)
+        {
+            log::error(&format!("the request stays with the stable backend: {reason}"));
+            track = Track::Stable;
+        }
         for told in [
             request.set_header(&self.track_header, track.as_str()),
             attributes::set_str(TRACK, track.as_str()),

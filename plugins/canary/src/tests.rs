@@ -1,6 +1,6 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::Exchange;
+use sluice_plugin::testing::{Exchange, StubAnswer};
 
 fn plugin(config: serde_json::Value) -> Result<Canary, String> {
     Canary::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
@@ -54,6 +54,20 @@ fn requests_with_the_same_key_share_their_track() {
     assert_eq!(canaries, (0..200).map(of).collect::<Vec<_>>());
     let count = canaries.iter().filter(|track| *track == "canary").count();
     assert!((60..=140).contains(&count), "{count} of 200");
+}
+
+#[test]
+fn the_canarys_requests_go_to_its_backend_and_others_where_their_rule_says() {
+    let plugin = plugin(json!({ "header": { "name": "x-canary" }, "backend": "next" })).unwrap();
+    let sent = |value: &str, may: bool| {
+        let exchange = Exchange::get("/").header("x-canary", value).backend("next", |_| StubAnswer::new(200));
+        let mut exchange = if may { exchange.routing() } else { exchange };
+        assert!(exchange.on_request(&plugin).is_continue());
+        (exchange.destination(), exchange.request().header_str("x-track").unwrap())
+    };
+    assert_eq!(sent("always", true), (Some("next".to_owned()), "canary".to_owned()));
+    assert_eq!(sent("never", true), (None, "stable".to_owned()));
+    assert_eq!(sent("always", false), (None, "stable".to_owned()), "what was not done is not told");
 }
 
 #[test]

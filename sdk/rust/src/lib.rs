@@ -83,6 +83,7 @@ mod piece;
 pub mod random;
 mod request;
 mod response;
+pub mod routing;
 pub mod schema;
 pub mod secrets;
 pub mod store;

@@ -185,6 +185,7 @@ impl Exchange {
     pub fn new(method: &str, path: &str) -> Exchange {
         backend::attributes::clear();
         backend::outgoing::clear();
+        backend::routing::clear();
         let (path, query) = match path.split_once('?') {
             Some((path, query)) => (path, Some(query.to_owned())),
             None => (path, None),
@@ -235,6 +236,23 @@ impl Exchange {
         self
     }
 
+    /// The Plugin has `capabilities.routing`, and so may say where the request goes ([`routing`](crate::routing)).
+    #[must_use]
+    pub fn routing(self) -> Exchange {
+        backend::routing::allow();
+        self
+    }
+
+    /// The backend that the plugin sends the request to; none where that is the rule's affair.
+    pub fn destination(&self) -> Option<String> {
+        backend::routing::destination()
+    }
+
+    /// Whether the plugin has asked for the rule that fits what it made of the request.
+    pub fn finds_route(&self) -> bool {
+        backend::routing::finds_route()
+    }
+
     /// The request's body, for [`Exchange::on_request_body`].
     #[must_use]
     pub fn body(self, content: impl Into<Vec<u8>>) -> Exchange {
@@ -272,12 +290,13 @@ impl Exchange {
 
     pub fn on_request(&mut self, plugin: &impl OnRequest) -> Decision {
         self.request.open.set(true);
-        plugin.on_request(&mut Request::new(&self.request))
+        backend::routing::open(|| plugin.on_request(&mut Request::new(&self.request)))
     }
 
     pub fn on_request_body(&mut self, plugin: &impl OnRequestBody) -> Decision {
         self.request.open.set(true);
-        plugin.on_request_body(&mut Request::new(&self.request), &mut Body::new(&self.body))
+        let (mut request, mut body) = (Request::new(&self.request), Body::new(&self.body));
+        backend::routing::open(|| plugin.on_request_body(&mut request, &mut body))
     }
 
     pub fn on_response(&mut self, plugin: &impl OnResponse) -> Decision {
@@ -399,6 +418,29 @@ mod tests {
         assert!(request.set_header("x-a", "a\r\nb: c").is_err());
         assert!(request.set_path("no-slash").is_err());
         assert!(request.set_query(Some("a b")).is_err());
+    }
+
+    #[test]
+    fn where_a_request_goes_is_said_where_it_is_allowed_and_before_it_has_gone() {
+        use crate::routing;
+        let without = Exchange::get("/").backend("a", |_| StubAnswer::new(200));
+        let refused = |what: &str| Err(what.to_owned());
+        let not_allowed = || refused("the Plugin's capabilities.routing does not allow it");
+        assert_eq!(backend::routing::open(|| routing::use_backend("a")), not_allowed());
+        assert_eq!(backend::routing::open(routing::find_route), not_allowed());
+        drop(without);
+        let exchange = Exchange::get("/").routing().backend("a", |_| StubAnswer::new(200));
+        assert_eq!(routing::use_backend("a"), refused("the request is on its way already"));
+        backend::routing::open(|| {
+            assert_eq!(
+                routing::use_backend("b"),
+                refused("the Plugin's capabilities.backends has no `b` that can be used")
+            );
+            assert_eq!(routing::use_backend("a"), Ok(()));
+        });
+        assert_eq!((exchange.destination().as_deref(), exchange.finds_route()), (Some("a"), false));
+        backend::routing::open(|| assert_eq!(routing::find_route(), Ok(())));
+        assert_eq!((exchange.destination(), exchange.finds_route()), (None, true), "a new rule has its own backends");
     }
 
     #[test]

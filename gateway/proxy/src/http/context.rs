@@ -36,6 +36,10 @@ pub(crate) struct RequestContext {
     pub(super) raw_target: Option<Box<[u8]>>,
     /// Place in [`RuleRuntime::backends`] of the one that was drawn.
     pub(super) backend: Option<usize>,
+    /// Instead of those, the backend that a plugin chose.
+    pub(super) chosen: Option<Arc<BackendRef>>,
+    /// A plugin asks for the rule that fits what it made of the request.
+    pub(super) finds_route: bool,
     /// The session that the request goes on with.
     pub(super) session: Option<(Arc<SessionRuntime>, Session)>,
     /// Set where the request is refused before its answer can be written.
@@ -167,6 +171,8 @@ impl RequestContext {
             prefix: Some(0),
             raw_target: None,
             backend: None,
+            chosen: None,
+            finds_route: false,
             session: None,
             refused: None,
             reason: Reason::Upstream,
@@ -193,8 +199,11 @@ impl RequestContext {
         }
     }
 
-    /// The backend that was drawn.
+    /// The backend that was drawn, or chosen.
     pub(super) fn backend_ref(&self) -> Option<&BackendRef> {
+        if let Some(chosen) = &self.chosen {
+            return Some(chosen);
+        }
         self.rule.as_ref()?.backends.get(self.backend?)
     }
 

@@ -65,6 +65,23 @@ pub(super) fn look(
     ctx.snapshot = Some(snapshot);
 }
 
+/// Looks for the rule again, by what plugins made of the request: on the same listener, which is its connection's.
+pub(super) fn find_again(session: &mut Session, ctx: &mut RequestContext) -> Result<(), Reply> {
+    let (Some(listener), Some(snapshot)) = (ctx.listener.clone(), ctx.snapshot.clone()) else {
+        return Err(Reason::RouteNotFound.into());
+    };
+    let mut head = parts::take_request(session.req_header_mut());
+    let found = match session.digest().and_then(ConnectionInfo::of) {
+        Some(connection) => {
+            let mut intake = Intake { connection, head: &mut head, ctx, snapshot: &snapshot, traced: true };
+            intake.find_again(&listener)
+        }
+        None => Err(Refusal::from(Reason::Internal)),
+    };
+    parts::give_request(session.req_header_mut(), head);
+    found.map_err(|refusal| refusal.reply)
+}
+
 struct Refusal {
     reply: Reply,
     limit: Option<&'static str>,
@@ -140,6 +157,17 @@ impl Intake<'_> {
         let (host, index) =
             listener.and_then(|listener| find(listener, &authority.host, self.head)).ok_or(Reason::RouteNotFound)?;
         self.choose(host, index, edge)
+    }
+
+    fn find_again(&mut self, listener: &ListenerRuntime) -> Result<(), Refusal> {
+        self.ctx.rule = None;
+        let host = self.host()?;
+        let host = match host.as_bytes() {
+            [] => Cow::Borrowed(""),
+            host => authority::canonical(host).ok_or(Reason::InvalidHost)?.host,
+        };
+        let (host, index) = find(listener, &host, self.head).ok_or(Reason::RouteNotFound)?;
+        self.choose(host, index, listener.edge())
     }
 
     fn trace(&mut self, trusted: bool) {

@@ -29,8 +29,8 @@ use pingora_proxy::Session;
 use sluice_model::Reason;
 use sluice_model::plugin::{FailMode, PluginUse};
 use sluice_wasm::{
-    AttributeValue, BodyRequest, Configured, Decision, Exchange, Invocation, LocalReply, Outbound, OverLimit,
-    PluginError, Summary,
+    AttributeValue, BodyRequest, Configured, Decision, Destination, Exchange, Invocation, LocalReply, Outbound,
+    OverLimit, PluginError, Summary,
 };
 use smallvec::SmallVec;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -161,7 +161,7 @@ impl Run {
     }
 }
 
-/// Runs the request phases. `Err`: the request is answered here.
+/// Runs the request phases of those plugins that have not seen the request. `Err`: the request is answered here.
 pub(super) async fn on_request(
     session: &mut Session,
     ctx: &mut RequestContext,
@@ -169,14 +169,14 @@ pub(super) async fn on_request(
     rule: &RuleRuntime,
     metrics: &Arc<RequestMetrics>,
 ) -> Result<(), Reply> {
-    let mut run = Box::new(PluginRun::new());
+    let mut run = ctx.plugins.take().unwrap_or_else(|| Box::new(PluginRun::new()));
     run.run().exchange.deadline = ctx.deadline;
+    // The prefix of another rule says nothing here.
+    run.run().prefix = None;
     let outcome = request_phases(session, ctx, snapshot, rule, run.run(), metrics).await;
     run.run().begin_response();
     ctx.plugins = Some(run);
-    outcome?;
-    body::settle(session, ctx);
-    Ok(())
+    outcome
 }
 
 async fn request_phases(
@@ -187,8 +187,17 @@ async fn request_phases(
     run: &mut Run,
     metrics: &Arc<RequestMetrics>,
 ) -> Result<(), Reply> {
+    // Those of another rule, which led here.
+    let before = run.steps.len();
+    let has_run = |run: &Run, configured: &Configured| {
+        let mut earlier = run.steps.iter().take(before);
+        earlier.any(|step| step.invocation.configured().key() == configured.key())
+    };
     // Before the first of them runs: what one plugin writes another may believe, and one that fails open writes nothing.
     for configured in rule.plugins.iter().filter_map(|slot| snapshot.plugin(slot)) {
+        if has_run(run, configured) {
+            continue;
+        }
         for name in configured.owned_headers() {
             session.req_header_mut().remove_header(name);
         }
@@ -203,6 +212,9 @@ async fn request_phases(
                 FailMode::Closed => return Err(Reason::PluginNotReady.into()),
             }
         };
+        if has_run(run, configured) {
+            continue;
+        }
         let mut step = Step { invocation: configured.begin(), fail_mode: use_.fail_mode };
         let decision = if configured.phases().request_headers() {
             let began = Instant::now();
@@ -212,6 +224,7 @@ async fn request_phases(
             let back = take_request(session, ctx, run);
             run.spent += began.elapsed();
             note(ctx, &step, "request_headers", began, decision.as_ref().map(Decision::outcome));
+            follow(ctx, snapshot, configured, &mut run.exchange, decision.is_ok())?;
             match judged(run.exchange.deadline, decision, step.fail_mode) {
                 Ok(decision) if back => decision,
                 // Without its head the request cannot go on, whatever the fail mode.
@@ -224,7 +237,7 @@ async fn request_phases(
         let outcome = match decision {
             Decision::Continue | Decision::Abort => Ok(()),
             Decision::Respond(reply) => Err(local_reply(*reply)),
-            Decision::ReadBody(wish) => read_body(session, ctx, &mut step, run, metrics, wish).await,
+            Decision::ReadBody(wish) => read_body(session, ctx, snapshot, &mut step, run, metrics, wish).await,
         };
         // It has seen the request, and so is to see the response.
         run.steps.push(step);
@@ -233,9 +246,39 @@ async fn request_phases(
     Ok(())
 }
 
+/// Takes down where the plugin wants the request to go. What a failed call asked for does not count.
+fn follow(
+    ctx: &mut RequestContext,
+    snapshot: &Snapshot,
+    configured: &Configured,
+    exchange: &mut Exchange,
+    succeeded: bool,
+) -> Result<(), Reply> {
+    if exchange.destination == Destination::default() {
+        return Ok(());
+    }
+    let wanted = std::mem::take(&mut exchange.destination);
+    if !succeeded {
+        return Ok(());
+    }
+    if wanted.find_route {
+        ctx.finds_route = true;
+        ctx.chosen = None;
+    }
+    if let Some(name) = wanted.backend {
+        let calls = snapshot.plugin_calls.get(&configured.key().plugin);
+        let chosen = calls.and_then(|calls| calls.destinations.get(&*name)).cloned();
+        // It was given the capability after the request had begun: nowhere is better than somewhere else.
+        ctx.chosen = Some(chosen.ok_or(Reason::PluginFailed)?);
+    }
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments, reason = "what a step of the request phases works on")]
 async fn read_body(
     session: &mut Session,
     ctx: &mut RequestContext,
+    snapshot: &Snapshot,
     step: &mut Step,
     run: &mut Run,
     metrics: &Arc<RequestMetrics>,
@@ -263,6 +306,7 @@ async fn read_body(
     if !back {
         return Err(Reason::PluginFailed.into());
     }
+    follow(ctx, snapshot, step.invocation.configured(), &mut run.exchange, outcome.is_ok())?;
     let Some(outcome) = judged(run.exchange.deadline, outcome.map(Some), step.fail_mode)? else { return Ok(()) };
     if let Some(replacement) = outcome.replacement {
         body::replace(ctx, replacement);
@@ -430,7 +474,7 @@ fn takes_part(use_: &PluginUse, session: &Session, ctx: &RequestContext) -> bool
 
 /// What calls backends for a plugin that does, and is given some.
 fn outbound(ctx: &RequestContext, configured: &Configured) -> Option<Arc<dyn Outbound>> {
-    if !configured.calls_backends() {
+    if !configured.names_backends() {
         return None;
     }
     let snapshot = ctx.snapshot.as_ref()?;

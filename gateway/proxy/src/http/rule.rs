@@ -32,14 +32,44 @@ pub(super) async fn apply(
     }
     if !rule.plugins.is_empty() {
         Box::pin(plugins::on_request(session, ctx, &snapshot, &rule, &shared.metrics)).await?;
-    } else if rule.auth.is_some() {
-        body::settle(session, ctx);
     }
+    let rule = match ctx.finds_route {
+        true => Box::pin(found_anew(session, ctx, &rule, &snapshot, shared)).await?,
+        false => rule,
+    };
+    body::settle(session, ctx);
     match &rule.config.action {
         Action::Forward(_) => forward(session, ctx, &rule, &snapshot, shared).await,
         Action::Redirect(redirect) => Err(redirected(session, ctx, redirect)),
         Action::Reply { status, reason } => Err(Reply::with_status(*reason, *status)),
     }
+}
+
+/// The rule that fits what plugins made of the request, after all that it asks in its turn. It may be the same.
+async fn found_anew(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    former: &RuleRuntime,
+    snapshot: &Snapshot,
+    shared: &super::Shared,
+) -> Result<Arc<RuleRuntime>, Reply> {
+    intake::find_again(session, ctx)?;
+    let Some(rule) = ctx.rule.clone() else { return Err(Reason::RouteNotFound.into()) };
+    if !std::ptr::eq(&*rule, former) {
+        admit(session, ctx, &rule, shared)?;
+        let headers = &session.req_header().headers;
+        ctx.cors = rule.config.filters.cors.as_ref().map(|cors| cors::verdict(cors, headers)).unwrap_or_default();
+        let asked = former.auth.as_ref().map(|auth| &auth.config);
+        if let Some(auth) = rule.auth.as_ref().filter(|auth| asked != Some(&auth.config)) {
+            Box::pin(external_auth::check(session, ctx, auth, snapshot, &shared.metrics, &shared.counts)).await?;
+        }
+        if !rule.plugins.is_empty() {
+            Box::pin(plugins::on_request(session, ctx, snapshot, &rule, &shared.metrics)).await?;
+        }
+    }
+    // Once a request.
+    ctx.finds_route = false;
+    Ok(rule)
 }
 
 fn admit(
@@ -105,7 +135,7 @@ fn redirected(session: &Session, ctx: &RequestContext, redirect: &Redirect) -> R
     Reply::to(Reason::Redirect, redirect.status, location)
 }
 
-/// Draws the backend and an endpoint of it. What cannot be forwarded is answered here, so that the client's connection
+/// Draws the backend, where no plugin has chosen it, and an endpoint of it. What cannot be forwarded is answered here, so that the client's connection
 /// stays usable.
 async fn forward(
     exchange: &Session,
@@ -116,19 +146,30 @@ async fn forward(
 ) -> Result<(), Reply> {
     let Action::Forward(configured) = &rule.config.action else { return Err(Reason::Internal.into()) };
     let wanted = PickRequest { headers: &exchange.req_header().headers, client: ctx.client, tried: &[] };
-    let (resumed, result) = session::resume(ctx, rule, snapshot, &wanted);
-    if let Some(result) = result {
-        shared.metrics.session(result);
-    }
-    // A session goes before weights (GEP-1619, traffic splitting).
-    let (index, picked) = match resumed {
-        Some(resumed) => (resumed.backend, Some(resumed.pick)),
-        None => (draw(rule).ok_or(Reason::NoBackends)?, None),
+    let chosen = ctx.chosen.clone();
+    let mut picked = None;
+    let backend = match &chosen {
+        Some(chosen) => &**chosen,
+        None => {
+            let (resumed, result) = session::resume(ctx, rule, snapshot, &wanted);
+            if let Some(result) = result {
+                shared.metrics.session(result);
+            }
+            // A session goes before weights (GEP-1619, traffic splitting).
+            let index = match resumed {
+                Some(resumed) => {
+                    picked = Some(resumed.pick);
+                    resumed.backend
+                }
+                None => draw(rule).ok_or(Reason::NoBackends)?,
+            };
+            ctx.backend = Some(index);
+            rule.backends.get(index).ok_or(Reason::Internal)?
+        }
     };
-    ctx.backend = Some(index);
-    let backend = rule.backends.get(index).ok_or(Reason::Internal)?;
+    let configured = ctx.backend.and_then(|index| configured.get(index));
     let Some((slot, _)) = &backend.target else {
-        return Err(match configured.get(index).map(|backend| &backend.target) {
+        return Err(match configured.map(|backend| &backend.target) {
             Some(BackendTarget::Invalid { status, reason }) => Reply::with_status(*reason, *status),
             _ => Reason::InvalidBackend.into(),
         });
@@ -146,7 +187,7 @@ async fn forward(
     ctx.upstream.pick = Some(picked.map_err(|error| error.reason())?);
     let mut copies = Copies::default();
     mirror(&rule.config.filters, &rule.mirrors, snapshot, &mut copies);
-    if let Some(backend_filters) = configured.get(index).map(|backend| &backend.filters) {
+    if let Some(backend_filters) = configured.map(|backend| &backend.filters) {
         mirror(backend_filters, &backend.mirrors, snapshot, &mut copies);
     }
     ctx.mirrors = (!copies.is_empty()).then(|| Box::new(copies));

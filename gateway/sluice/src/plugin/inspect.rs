@@ -197,7 +197,7 @@ impl Report {
             let calls = interface == "outgoing" && interfaces.imports.contains("env.proxy_http_call");
             calls || interfaces.imports.iter().any(|import| import.starts_with(&name))
         };
-        let grants = [("outgoing", "backends"), ("store", "stores"), ("secrets", "secrets")];
+        let grants = [("outgoing", "backends"), ("store", "stores"), ("secrets", "secrets"), ("routing", "routing")];
         self.capabilities = grants.into_iter().filter(|(name, _)| asks_for(name)).map(|(_, grant)| grant).collect();
         (self.kind, self.abi) = (Some(kind), abi);
         self.imports = interfaces.imports.into_iter().collect();

@@ -258,7 +258,7 @@ fn a_plugins_code_comes_from_a_fingerprinted_file_or_a_config_map() {
 
 #[test]
 fn a_plugin_is_given_the_stores_and_secrets_that_it_names() {
-    let may = ", capabilities: {
+    let may = ", capabilities: { routing: true,
       stores: [{name: s}, {name: large, scope: Process, quota: 64Mi}, {name: s, quota: 1Mi}, {name: small, quota: 1023}, {name: r, scope: Redis}],
       secrets: [{name: a, ref: {name: keys, key: k}}, {name: b, ref: {name: keys, key: none}}, {name: c, ref: {name: nobody, key: k}}]}";
     let secret = |value: &str| {
@@ -272,6 +272,7 @@ fn a_plugin_is_given_the_stores_and_secrets_that_it_names() {
     let mut h = with(&(base("") + &plugin + &secret("hunter2") + &elsewhere));
     let grants = |h: &Harness| h.config().plugin_grants.values().next().unwrap().clone();
     let given = grants(&h);
+    assert!(given.routing);
     let quotas: Vec<_> = given.stores.iter().map(|(name, store)| (&**name, store.quota)).collect();
     assert_eq!(quotas, [("large", 64 << 20), ("s", 16 << 20), ("small", 16 << 20)]);
     let secrets: Vec<_> =

@@ -8,7 +8,7 @@ use super::module::{Form, Module};
 use super::{Failure, FunctionCache, Image, image, source};
 use crate::aside::{Aside, NICE, lower_priority};
 use crate::configured::{Code as Runs, Configured, Phases, PluginState};
-use crate::engine::Engine;
+use crate::engine::{Engine, LazyEngine};
 use crate::host::{Desired, DesiredUse, FetchProgress, FetchStatus, PluginStatus};
 use crate::instance::PluginLog;
 use crate::metrics::Metrics;
@@ -99,7 +99,7 @@ fn is_unused(key: &UseKey) -> bool {
 
 pub(crate) struct Builder {
     options: HostOptions,
-    engine: Arc<Engine>,
+    engine: LazyEngine,
     functions: Arc<FunctionCache>,
     aside: Arc<Aside>,
     metrics: Metrics,
@@ -170,7 +170,7 @@ impl Builder {
     #[allow(clippy::too_many_arguments, reason = "the host makes it of its parts, once")]
     pub(crate) fn new(
         options: HostOptions,
-        engine: Arc<Engine>,
+        engine: LazyEngine,
         functions: Arc<FunctionCache>,
         aside: Arc<Aside>,
         metrics: Metrics,
@@ -388,50 +388,50 @@ impl Builder {
             let message = format!("{} bytes are more than the gateway's {max_memory} a plugin", spec.limits.memory);
             return Err(Failure::new(Code::OutOfRange, "spec.limits.memory", message));
         }
-        self.engine.wind();
-        let module = self.module(source)?;
+        let engine = self.engine.get(&self.options).map_err(|error| Failure::engine(&error))?;
+        let module = self.module(&engine, source)?;
         let Some((plugin_use, plugin)) = plugin_use else { return Ok(None) };
         let schema = module.schema.as_deref();
         let code = match &module.form {
             Form::Component(component) => {
                 self.functions.begin(&module.cache_name);
-                let image = Image::build(&self.engine, component, schema, spec, &plugin_use.config, &plugin.log)?;
+                let image = Image::build(&engine, component, schema, spec, &plugin_use.config, &plugin.log)?;
                 self.functions.finish();
                 Runs::Component(image)
             }
             Form::Filter(code) => {
                 let owned_headers = image::check(schema, image::normal(&plugin_use.config))?;
-                let (engine, aside) = (self.engine.clone(), self.aside.clone());
+                let (engine, aside) = (engine.clone(), self.aside.clone());
                 let host =
                     proxy_wasm::Host { engine, aside, backends: self.backends.clone(), vms: self.options.filter_vms };
                 let program = Program::build(host, code, spec, &plugin_use.config, plugin)?;
                 Runs::Filter { program, phases: Phases::of_filter(code.phases()), owned_headers }
             }
         };
-        let (engine, aside) = (self.engine.clone(), self.aside.clone());
+        let aside = self.aside.clone();
         let recycle_after = self.options.recycle_after;
         Ok(Some(Configured::new(key.clone(), spec.clone(), code, engine, aside, plugin.clone(), recycle_after)))
     }
 
     /// Compiled once, whatever came of it. No other thread is at the same module.
-    fn module(&self, source: &ModuleSource) -> Result<Arc<Module>, Failure> {
+    fn module(&self, engine: &Engine, source: &ModuleSource) -> Result<Arc<Module>, Failure> {
         if let Some(known) = self.work().modules.get(source.sha256()) {
             return known.clone();
         }
-        let loaded = self.load(source);
+        let loaded = self.load(engine, source);
         if !matches!(&loaded, Err(failure) if failure.retry) {
             self.work().modules.insert(source.sha256().clone(), loaded.clone());
         }
         loaded
     }
 
-    fn load(&self, source: &ModuleSource) -> Result<Arc<Module>, Failure> {
+    fn load(&self, engine: &Engine, source: &ModuleSource) -> Result<Arc<Module>, Failure> {
         let bytes = source::read(source, self.options.max_module)?;
         let mut compatibility = DefaultHasher::new();
-        self.engine.engine.precompile_compatibility_hash().hash(&mut compatibility);
+        engine.engine.precompile_compatibility_hash().hash(&mut compatibility);
         let cache_name = format!("{}-{:016x}", source.sha256(), compatibility.finish());
         self.functions.begin(&cache_name);
-        let module = Arc::new(Module::load(&self.engine, cache_name, &bytes)?);
+        let module = Arc::new(Module::load(engine, cache_name, &bytes)?);
         self.functions.finish();
         Ok(module)
     }
@@ -443,7 +443,7 @@ impl Builder {
             services.set(granted);
             let metrics = Arc::new(self.metrics.plugin(key));
             let log = Arc::new(PluginLog::new(key.clone(), metrics.clone()));
-            Arc::new(PluginState::new(&self.engine, &self.aside, metrics, log, services))
+            Arc::new(PluginState::new(&self.engine.slots, &self.aside, metrics, log, services))
         });
         plugin.clone()
     }

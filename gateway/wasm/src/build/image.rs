@@ -38,8 +38,8 @@ pub(crate) struct Image {
     pub(crate) owned_headers: Box<[HeaderName]>,
     /// It imports functions that may wait, so that all its calls run on fibers.
     pub(crate) waits: bool,
-    /// Those that call backends are among them.
-    pub(crate) calls_backends: bool,
+    /// It names backends: it calls them, or says where requests go.
+    pub(crate) names_backends: bool,
 }
 
 impl Image {
@@ -57,10 +57,10 @@ impl Image {
         // Those of scope Process never wait.
         let stores_wait = spec.redis_stores && module.stores;
         let linker = if stores_wait { &engine.waiting_linker } else { &engine.linker };
-        let calls_backends = module.waits;
-        let waits = calls_backends || stores_wait;
+        let waits = module.waits || stores_wait;
+        let names_backends = module.waits || module.routes;
         let of =
-            |pre, phases, configure_with| Image { pre, phases, configure_with, owned_headers, waits, calls_backends };
+            |pre, phases, configure_with| Image { pre, phases, configure_with, owned_headers, waits, names_backends };
         let pre = match &module.instrumented {
             Ok(instrumented) => {
                 let phases = phases(instrumented)?;
@@ -187,7 +187,7 @@ fn configure(
         configure_with: None,
         owned_headers: Box::default(),
         waits,
-        calls_backends: waits,
+        names_backends: waits,
     };
     let mut live =
         Live::new(&unconfigured, store(engine, spec, log, CONFIGURE_TIME)).map_err(|error| not_made(&error))?;

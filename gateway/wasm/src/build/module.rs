@@ -18,6 +18,7 @@ const CONTRACT: &str = "sluice:plugin/";
 /// The interface whose functions wait, and the one whose functions do where a store is in a Redis.
 const WAITING: &str = "sluice:plugin/outgoing@";
 const STORES: &str = "sluice:plugin/store@";
+const ROUTING: &str = "sluice:plugin/routing@";
 
 /// A module, checked; what all its configurations share.
 pub(super) struct Module {
@@ -43,6 +44,8 @@ pub(super) struct ComponentForm {
     pub(super) waits: bool,
     /// It uses stores.
     pub(super) stores: bool,
+    /// It says where requests go.
+    pub(super) routes: bool,
     /// The component with exports for its memories and globals, ready to be configured; the error says why no image
     /// can be made of it.
     pub(super) instrumented: Result<InstancePre<State>, String>,
@@ -71,10 +74,10 @@ impl Module {
                 (compiled, pre, Some(reason))
             }
         };
-        let [waits, stores] = [WAITING, STORES].map(|interface| imports(engine, &compiled, interface));
+        let [waits, stores, routes] = [WAITING, STORES, ROUTING].map(|interface| imports(engine, &compiled, interface));
         let phases = phases(&pre)?;
         let instrumented = reason.map_or(Ok(pre), Err);
-        let form = Form::Component(ComponentForm { component, waits, stores, instrumented });
+        let form = Form::Component(ComponentForm { component, waits, stores, routes, instrumented });
         Ok(Module { cache_name, size, schema, phases: phases.names(), form })
     }
 }

@@ -10,7 +10,9 @@ mod store;
 mod tokens;
 mod waiting;
 
-use crate::guest::generated::sluice::plugin::{clock, metrics, random, secrets, store as contract};
+use crate::configured::Export;
+use crate::exchange::Destination;
+use crate::guest::generated::sluice::plugin::{clock, metrics, random, routing, secrets, store as contract};
 use crate::instance::{State, broken};
 use arc_swap::ArcSwapOption;
 use families::{Families, PluginFamilies};
@@ -45,6 +47,7 @@ pub(crate) struct Granted {
     stores: BTreeMap<Arc<str>, Arc<ProcessStore>>,
     redis_stores: redis_store::Given,
     secrets: BTreeMap<Arc<str>, Option<SecretValue>>,
+    routing: bool,
 }
 
 /// What all plugins' services are made of.
@@ -90,7 +93,8 @@ impl Providers {
             };
             let stores = grants.stores.keys().filter_map(store).collect();
             let redis_stores = of_redis.remove(key).unwrap_or_default();
-            (key.clone(), Arc::new(Granted { stores, redis_stores, secrets: grants.secrets.clone() }))
+            let (secrets, routing) = (grants.secrets.clone(), grants.routing);
+            (key.clone(), Arc::new(Granted { stores, redis_stores, secrets, routing }))
         });
         granted.collect()
     }
@@ -120,6 +124,11 @@ impl Services {
 
     pub(crate) fn metrics(&self) -> &PluginFamilies {
         &self.metrics
+    }
+
+    /// Whether the plugin may say where a request goes.
+    pub(crate) fn may_route(&self) -> bool {
+        self.granted.load().as_ref().is_some_and(|granted| granted.routing)
     }
 }
 
@@ -191,6 +200,36 @@ impl random::Host for State {
         let mut bytes = [0; 8];
         fill(&mut bytes)?;
         Ok(u64::from_ne_bytes(bytes))
+    }
+}
+
+impl State {
+    /// Where the plugin may say where the request goes, what it has said.
+    fn destination(&mut self) -> Result<std::result::Result<&mut Destination, String>> {
+        if !self.services("routing")?.may_route() {
+            return Ok(Err("the Plugin's capabilities.routing does not allow it".to_owned()));
+        }
+        Ok(match self.phase {
+            Some(Export::RequestHeaders | Export::RequestBody) => Ok(&mut self.exchange.destination),
+            _ => Err("the request is on its way already".to_owned()),
+        })
+    }
+}
+
+impl routing::Host for State {
+    fn use_backend(&mut self, backend: String) -> Result<Answer> {
+        let known = self.exchange.outbound.as_ref().is_some_and(|outbound| outbound.has(&backend));
+        Ok(self.destination()?.and_then(|destination| {
+            if !known {
+                return Err(format!("the Plugin's capabilities.backends has no `{backend}` that can be used"));
+            }
+            destination.backend = Some(backend.into());
+            Ok(())
+        }))
+    }
+
+    fn find_route(&mut self) -> Result<Answer> {
+        Ok(self.destination()?.map(|destination| *destination = Destination { backend: None, find_route: true }))
     }
 }
 

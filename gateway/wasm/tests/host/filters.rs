@@ -339,7 +339,7 @@ fn asking(auth: &Arc<Auth>) -> Exchange {
 async fn a_callout_pauses_its_exchange_until_the_answer_says_what_becomes_of_it() {
     let host = Host::new();
     let version = host.ready(&filter("filter-auth"), "{}").await;
-    assert!(version.calls_backends());
+    assert!(version.names_backends());
     let even = Arc::new(Auth { body: b"\x02", ..Auth::default() });
     let mut exchange = asking(&even);
     let decision = version.begin().on_request(&mut exchange).await.unwrap();

@@ -240,6 +240,6 @@ async fn a_loop_after_a_call_ends_at_the_run_time_and_lets_others_run_meanwhile(
 #[tokio::test]
 async fn a_plugin_that_calls_nobody_runs_on_no_fiber() {
     let host = Host::new();
-    assert!(host.ready(&caller(), "{}").await.calls_backends());
-    assert!(!host.ready(&crate::setup::probe(), crate::setup::PROBE).await.calls_backends());
+    assert!(host.ready(&caller(), "{}").await.names_backends());
+    assert!(!host.ready(&crate::setup::probe(), crate::setup::PROBE).await.names_backends());
 }

@@ -1,8 +1,12 @@
 //! What a plugin asks of the gateway besides its exchange: clock, random bytes, secrets, metrics and stores.
 
 use crate::setup::{Host, guest, header, plugin, pooled, use_of};
+use futures::future::BoxFuture;
 use sluice_model::plugin::{Grants, PluginKey, PluginSpec, PluginUse, SecretValue, StoreGrant};
-use sluice_wasm::{AttributeValue, Configured, Exchange, PlainRequest, Summary};
+use sluice_wasm::{
+    AttributeValue, Configured, Destination, Exchange, FetchError, Outbound, OutboundRequest, OutboundResponse,
+    PlainRequest, Summary,
+};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -65,6 +69,47 @@ async fn random_bytes_differ_and_are_bounded() {
     let mut exchange = Exchange::new(PlainRequest::get("/").header("x-do", "random 65537"));
     let error = version.begin().on_request(&mut exchange).await.unwrap_err();
     assert!(error.to_string().contains("at most 65536 bytes"), "{error}");
+}
+
+/// Knows one backend, and is never called.
+struct Known;
+
+impl Outbound for Known {
+    fn has(&self, backend: &str) -> bool {
+        backend == "two"
+    }
+
+    fn fetch(&self, _: &str, _: OutboundRequest) -> BoxFuture<'static, Result<OutboundResponse, FetchError>> {
+        unreachable!("it only routes")
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_says_where_a_request_goes_where_it_may() {
+    let router = plugin("router", guest("router"));
+    let asked = async |version: &Arc<Configured>, fields: &[(&'static str, &'static str)]| {
+        let request = fields.iter().fold(PlainRequest::get("/"), |request, (name, value)| request.header(name, value));
+        let mut exchange = Exchange::new(request);
+        exchange.outbound = Some(Arc::new(Known));
+        version.begin().on_request(&mut exchange).await.unwrap();
+        let said = header(&exchange, "x-said").unwrap();
+        (exchange.destination, said)
+    };
+    let to = |backend: Option<&str>, find_route| Destination { backend: backend.map(Into::into), find_route };
+    let (_host, version) = given(&router, &Grants { routing: true, ..Grants::default() }).await;
+    assert_eq!(asked(&version, &[("x-use", "two")]).await, (to(Some("two"), false), "done".to_owned()));
+    assert_eq!(asked(&version, &[("x-find", "/b")]).await, (to(None, true), "done".to_owned()));
+    let both = [("x-find", "/b"), ("x-use", "two")];
+    assert_eq!(asked(&version, &both).await, (to(Some("two"), true), "done, done".to_owned()));
+    let (destination, said) = asked(&version, &[("x-use", "three")]).await;
+    assert_eq!(destination, Destination::default());
+    assert!(said.contains("capabilities.backends has no `three`"), "{said}");
+    let (_host, version) = given(&router, &Grants::default()).await;
+    for field in [("x-use", "two"), ("x-find", "/b")] {
+        let (destination, said) = asked(&version, &[field]).await;
+        assert_eq!(destination, Destination::default());
+        assert!(said.contains("capabilities.routing does not allow it"), "{said}");
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ wit_bindgen::generate!({
 });
 
 pub use sluice::plugin::types::{Body, Decision, Piece, Request, Response, Summary, Trailers};
-pub use sluice::plugin::{attributes, clock, logging, metrics, outgoing, random, secrets, store};
+pub use sluice::plugin::{attributes, clock, logging, metrics, outgoing, random, routing, secrets, store};
 pub use wit_bindgen;
 
 macro_rules! world {
@@ -30,6 +30,7 @@ macro_rules! world {
                     "sluice:plugin/metrics@0.1.0": crate::backend::sluice::plugin::metrics,
                     "sluice:plugin/store@0.1.0": crate::backend::sluice::plugin::store,
                     "sluice:plugin/outgoing@0.1.0": crate::backend::sluice::plugin::outgoing,
+                    "sluice:plugin/routing@0.1.0": crate::backend::sluice::plugin::routing,
                 },
                 generate_all,
                 pub_export_macro: true,

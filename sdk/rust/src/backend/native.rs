@@ -345,6 +345,8 @@ pub(crate) mod attributes {
 
 #[path = "native_outgoing.rs"]
 pub(crate) mod outgoing;
+#[path = "native_routing.rs"]
+pub(crate) mod routing;
 #[path = "native_services.rs"]
 pub(crate) mod services;
 pub(crate) use services::{clock, metrics, random, secrets, store};

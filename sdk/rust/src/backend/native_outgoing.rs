@@ -19,6 +19,10 @@ pub(crate) fn backend(name: &str, answer: Backend) {
     BACKENDS.with_borrow_mut(|backends| backends.insert(name.to_owned(), answer));
 }
 
+pub(crate) fn has(name: &str) -> bool {
+    BACKENDS.with_borrow(|backends| backends.contains_key(name))
+}
+
 pub(crate) struct OutgoingRequest(RefCell<Asked>);
 
 impl OutgoingRequest {

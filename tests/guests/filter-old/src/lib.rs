@@ -1,5 +1,6 @@
 //! A filter of version 0.1.0 of the proxy-wasm ABI, as old filters are: it writes its configuration into each response, asks a
-//! backend about requests with `x-ask`, and changes the bodies of those with `x-upper`.
+//! backend about requests with `x-ask`, changes the bodies of those with `x-upper`, and asks for the route of the path in
+//! `x-reroute`.
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, ContextType, LogLevel};
@@ -57,6 +58,10 @@ impl HttpContext for Old {
         self.upper = self.get_http_request_header("x-upper").is_some_and(|value| !value.is_empty());
         if self.upper {
             self.set_http_request_header("content-length", None);
+        }
+        if let Some(path) = self.get_http_request_header("x-reroute").filter(|path| !path.is_empty()) {
+            self.set_http_request_header(":path", Some(&path));
+            self.clear_http_route_cache();
         }
         let Some(path) = self.get_http_request_header("x-ask").filter(|path| !path.is_empty()) else {
             return Action::Continue;

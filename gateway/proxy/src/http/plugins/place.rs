@@ -124,7 +124,7 @@ impl Place for Apart<'_> {
     }
 
     fn outbound(&self, configured: &Configured) -> Option<Arc<dyn Outbound>> {
-        if !configured.calls_backends() {
+        if !configured.names_backends() {
             return None;
         }
         let snapshot = self.kept.snapshot.as_ref()?;

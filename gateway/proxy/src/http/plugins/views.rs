@@ -4,7 +4,7 @@ use super::super::authority::canonical;
 use super::super::context::RequestContext;
 use super::super::names;
 use crate::downstream::ConnectionInfo;
-use crate::snapshot::{ListenerRuntime, RuleRuntime};
+use crate::snapshot::{BackendRef, ListenerRuntime, RuleRuntime};
 use ::http::uri::PathAndQuery;
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header, request, response};
 use pingora_proxy::Session;
@@ -32,6 +32,7 @@ pub(super) struct RequestFacts {
     /// The endpoint, once one was chosen.
     upstream: Option<SocketAddr>,
     backend: Option<usize>,
+    chosen: Option<Arc<BackendRef>>,
     started: Instant,
 }
 
@@ -51,6 +52,7 @@ impl RequestFacts {
             local: connection.map(|info| plain(info.local)),
             upstream: ctx.upstream.address,
             backend: ctx.backend,
+            chosen: ctx.chosen.clone(),
             started: ctx.started,
         }
     }
@@ -145,7 +147,8 @@ impl RequestView for GatewayRequest {
             "destination.address" => Some(Cow::Owned(facts.local?.to_string())),
             "upstream.address" => Some(Cow::Owned(facts.upstream?.to_string())),
             "upstream.backend" => {
-                let (_, metrics) = facts.rule.as_ref()?.backends.get(facts.backend?)?.target.as_ref()?;
+                let drawn = || facts.rule.as_ref()?.backends.get(facts.backend?);
+                let (_, metrics) = facts.chosen.as_deref().or_else(drawn)?.target.as_ref()?;
                 Some(Cow::Owned(metrics.label.to_string()))
             }
             "connection.mtls" => Some(Cow::Borrowed(if facts.mtls { "true" } else { "false" })),

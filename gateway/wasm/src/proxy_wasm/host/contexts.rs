@@ -4,6 +4,8 @@ use super::super::abi::{Answer, Status, status};
 use super::super::memory::{Guest, give, write_u32};
 use super::super::state::{ROOT, SHORTEST_TICK, VmState};
 use super::ENV;
+use crate::configured::Phase;
+use crate::exchange::Destination;
 use std::time::Duration;
 use wasmtime::{Linker, Result};
 
@@ -21,8 +23,10 @@ pub(super) fn define(linker: &mut Linker<VmState>) -> Result<()> {
     linker.func_wrap(ENV, "proxy_get_status", |mut guest: Guest<'_>, code_to: u32, to: u32, size_to: u32| {
         status(get_status(&mut guest, code_to, to, size_to))
     })?;
-    // Routes are matched before plugins run, and not again.
-    linker.func_wrap(ENV, "proxy_clear_route_cache", |_: Guest<'_>| status(Ok(())))?;
+    linker.func_wrap(ENV, "proxy_clear_route_cache", |mut guest: Guest<'_>| {
+        find_route(guest.data_mut());
+        status(Ok(()))
+    })?;
     Ok(())
 }
 
@@ -32,6 +36,17 @@ fn set_effective(state: &mut VmState, context: u32) -> Answer {
     }
     state.effective = context;
     Ok(())
+}
+
+/// Filters that were written for Envoy ask for this as a matter of course: what the Plugin does not allow, or comes too late, is
+/// nothing.
+fn find_route(state: &mut VmState) {
+    if !state.plugin.services.may_route() || !state.is_in(Phase::RequestHeaders) {
+        return;
+    }
+    if let Some(exchange) = state.exchange_mut() {
+        exchange.destination = Destination { backend: None, find_route: true };
+    }
 }
 
 fn get_status(guest: &mut Guest<'_>, code_to: u32, to: u32, size_to: u32) -> Answer {
