@@ -1,15 +1,15 @@
 //! Whatever a filter calls, with whatever pointers, lengths and memory, in whatever phase: the host answers with a status of
 //! the ABI, and the exchange comes back. The guest is an interpreter: a request brings it the calls that it makes.
 //!
-//! `PROPTEST_CASES` says how many programs are tried (1,500).
+//! [`crate::fuzz`] says how many programs are tried.
 
+use crate::fuzz;
 use crate::setup::{Host, plugin};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 use sluice_wasm::{
     Configured, Decision, Exchange, FetchError, FetchErrorKind, Outbound, OutboundRequest, OutboundResponse,
     PlainRequest, PlainResponse, PluginError, Summary, TrapKind,
@@ -305,7 +305,7 @@ fn index(name: &str) -> String {
 }
 
 /// Any backend, which answers at once.
-struct AnyBackend;
+pub(crate) struct AnyBackend;
 
 impl Outbound for AnyBackend {
     fn has(&self, _: &str) -> bool {
@@ -377,11 +377,7 @@ fn whatever_a_filter_calls_the_host_answers_with_a_status_and_the_exchange_comes
         let version = host.ready(&plugin("filter", crate::setup::text(&interpreter())), "{}").await;
         (host, version)
     });
-    let mut config = Config { failure_persistence: None, ..Config::default() };
-    if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = 1_500;
-    }
-    let tried = TestRunner::new(config).run(&program(), |program| {
+    fuzz::run("host functions of the proxy-wasm ABI", 1_500, &program(), |program| {
         let outcome = runtime.block_on(run(&version, &program));
         let is_own_end = match &outcome {
             Err(PluginError::Trap { kind: TrapKind::Panic, .. } | PluginError::Ended { .. }) => {
@@ -394,9 +390,6 @@ fn whatever_a_filter_calls_the_host_answers_with_a_status_and_the_exchange_comes
         prop_assert!(outcome.is_ok() || is_own_end, "{outcome:?}");
         Ok(())
     });
-    if let Err(found) = tried {
-        panic!("{found}");
-    }
     drop(version);
     drop(host);
 }
