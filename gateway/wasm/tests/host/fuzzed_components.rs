@@ -10,7 +10,7 @@ use crate::interpreter::{
     CONTRACT, Called, FLOATS, Function, LETTERS, MANY_PAIRS, MEMORY, NO_TEXT, PAIRS, POST_RETURNS, Param, Program,
     RESULT, STALE, Slot, TEXTS, ZEROS, place_of, realloc, texts,
 };
-use crate::setup::{Host, PROBE, plugin, pooled, probe, use_of};
+use crate::setup::{Host, PROBE, header, plugin, pooled, probe, use_of};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
@@ -380,6 +380,22 @@ fn whatever_a_component_passes_it_has_its_answer_or_ends_and_the_exchange_comes_
         prop_assert!(matches!(served, Ok(Decision::Continue)), "{served:?}");
         Ok(())
     });
+    for version in &versions {
+        assert!(runtime.block_on(still_runs(version)), "{:?} runs what it is told, to the end", version.key());
+    }
+}
+
+/// Whether a program has its effect: one that sets a header.
+async fn still_runs(version: &Arc<Configured>) -> bool {
+    let [(name, name_length), (value, value_length)] = ["X-Upper", "1"].map(place_of);
+    let literals = [name, name_length, value, value_length, RESULT].map(Slot::Literal);
+    let mut slots = vec![Slot::Held(CONTRACT.kind("request"))];
+    slots.extend(literals);
+    let call = Called { function: CONTRACT.function("request.set-header"), phases: 0xff, slots };
+    let request = PlainRequest::get("/").property("program", &Program::new(vec![call]).encoded());
+    let mut exchange = Exchange::new(request);
+    version.begin().on_request(&mut exchange).await.unwrap();
+    header(&exchange, "x-upper").as_deref() == Some("1")
 }
 
 #[test]

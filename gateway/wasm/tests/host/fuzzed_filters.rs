@@ -4,7 +4,7 @@
 //! [`crate::fuzz`] says how many programs are tried.
 
 use crate::fuzz;
-use crate::setup::{Host, plugin};
+use crate::setup::{Host, header, plugin};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -124,9 +124,11 @@ const TEXTS: &[&str] = &[
     "\x03\0\0\0\x07\0\0\0\x03\0\0\0\x05\0\0\0\x01\0\0\0\x0a\0\0\0\x01\0\0\0:method\0GET\0:path\0/\0:authority\0a\0",
 ];
 
+const TEXTS_AT: u32 = 1_024;
+
 /// Where each of [`TEXTS`] is, and its length.
 fn texts() -> Vec<(u32, u32)> {
-    let mut at = 1_024;
+    let mut at = TEXTS_AT;
     TEXTS
         .iter()
         .map(|text| {
@@ -203,14 +205,7 @@ fn interpreter() -> String {
         write!(labels, "$l{index} ").unwrap();
     }
     let blocks: String = (0..all.len()).rev().map(|index| format!("(block $l{index} ")).collect();
-    let data: String = texts()
-        .iter()
-        .zip(TEXTS)
-        .map(|((at, _), text)| {
-            let bytes: String = text.bytes().map(|byte| format!("\\{byte:02x}")).collect();
-            format!(r#"(data (i32.const {at}) "{bytes}")"#)
-        })
-        .collect();
+    let texts: String = TEXTS.iter().flat_map(|text| text.bytes().chain([0])).map(|b| format!("\\{b:02x}")).collect();
     let callbacks: String = [
         ("proxy_on_request_headers", "(param i32 i32 i32)"),
         ("proxy_on_request_body", "(param i32 i32 i32)"),
@@ -228,8 +223,8 @@ fn interpreter() -> String {
         {imports}
         (func (export "proxy_abi_version_0_2_1"))
         (memory (export "memory") {pages})
-        (data (i32.const 256) "x-program")
-        {data}
+        (data $name "x-program")
+        (data $texts "{texts}")
         (global $malloc (mut i32) (i32.const -1))
         (func (export "malloc") (param $size i32) (result i32)
             (if (i32.eq (global.get $malloc) (i32.const -1)) (then (return (i32.const {program}))))
@@ -261,6 +256,9 @@ fn interpreter() -> String {
                 (then (unreachable))))
         (func $run
             (local $at i32) (local $end i32)
+            ;; The program before may have had the host write over them.
+            (memory.init $name (i32.const 256) (i32.const 0) (i32.const 9))
+            (memory.init $texts (i32.const {TEXTS_AT}) (i32.const 0) (i32.const {texts_length}))
             (global.set $malloc (i32.const -1))
             (if (call ${get_value} (i32.const 0) (i32.const 256) (i32.const 9) (i32.const 512) (i32.const 516))
                 (then (return)))
@@ -292,6 +290,7 @@ fn interpreter() -> String {
         pages = MEMORY / 65_536,
         program = PROGRAM.start,
         last = MEMORY - 1,
+        texts_length = TEXTS.iter().map(|text| text.len() + 1).sum::<usize>(),
         statuses = [0, 1, 2, 4, 6, 7, 8, 10, 12].iter().fold(0, |all, status| all | 1 << status),
         get_value = index("proxy_get_header_map_value"),
         get_buffer = index("proxy_get_buffer_bytes"),
@@ -390,6 +389,21 @@ fn whatever_a_filter_calls_the_host_answers_with_a_status_and_the_exchange_comes
         prop_assert!(outcome.is_ok() || is_own_end, "{outcome:?}");
         Ok(())
     });
+    assert!(runtime.block_on(still_runs(&version)), "the guest runs what it is told, to the end");
     drop(version);
     drop(host);
+}
+
+/// Whether a program has its effect: one that adds a header.
+async fn still_runs(version: &Arc<Configured>) -> bool {
+    let add = functions().position(|(_, name, _)| name == "proxy_add_header_map_value").unwrap();
+    let ((name, name_size), (value, value_size)) = (texts()[0], texts()[5]);
+    let mut arguments = [0; 12];
+    arguments[..5].copy_from_slice(&[0, name, name_size, value, value_size]);
+    let program = Program { malloc: 0, calls: vec![Called { function: add as u8, arguments }] };
+    let mut request = PlainRequest::get("/");
+    request.headers.insert("x-program", program.encoded());
+    let mut exchange = Exchange::new(request);
+    version.begin().on_request(&mut exchange).await.unwrap();
+    header(&exchange, "x-a").as_deref() == Some("GET")
 }

@@ -340,7 +340,7 @@ impl Contract {
             r#"(module
             {imports}
             (memory (export "memory") {pages})
-            (data (i32.const 512) "program")
+            (data $name "program")
             {data}
             (global $realloc (mut i32) (i32.const -1))
             (global $given (mut i32) (i32.const {GIVEN}))
@@ -409,6 +409,8 @@ impl Contract {
                 (if (i32.eq (local.get $what) (i32.const 2)) (then (call $f{log} (i32.const 512) (i32.const 7)))))
             ;; The program of the request whose handle this is.
             (func $fetch (param $request i32)
+                ;; The program before may have had the host write over it.
+                (memory.init $name (i32.const 512) (i32.const 0) (i32.const 7))
                 (global.set $realloc (i32.const -1))
                 (global.set $end (i32.const 0))
                 (call $f{property} (local.get $request) (i32.const 512) (i32.const 7) (i32.const {PROPERTY}))
