@@ -12,34 +12,40 @@ use crate::interpreter::{
 };
 use crate::setup::{Host, PROBE, header, plugin, pooled, probe, use_of};
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 use proptest::strategy::Union;
 use proptest::test_runner::TestCaseResult;
-use sluice_model::plugin::{Grants, PluginKey, PluginSpec, SecretValue, StoreGrant};
+use sluice_model::object::NamespacedName;
+use sluice_model::plugin::{
+    Grants, InstanceMode, PluginKey, PluginSpec, PluginUse, RedisGrant, RedisLogin, RedisServer, SecretValue,
+    StoreGrant,
+};
 use sluice_wasm::{
     AttributeValue, Attributes, BodyOutcome, Configured, Decision, Exchange, Invocation, PlainRequest, PlainResponse,
-    PluginError, Summary,
+    PluginError, StoreConnection, StoreError, StoreErrorKind, StoreServers, Summary,
 };
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Texts that fit a function's parameter, by the end of its name.
-const FITTING: &[(&str, &[&str])] = &[
-    (".set-path", &["/path"]),
-    (".set-query", &["a=b", ""]),
-    (".property", &["client.address"]),
-    ("header", &["x-a", "X-Upper"]),
-    ("header-values", &["x-a"]),
-    ("bucket.open", &["limits"]),
-    ("[method]bucket.", &["key", "a-b"]),
-    ("fetch", &["backend", "backend1"]),
-    ("set-authority", &["example.com:80"]),
-    ("[constructor]outgoing-request", &["GET", "/path"]),
-    ("get", &["token", "key", "etag"]),
-    ("add", &["seen"]),
-    ("set", &["depth", "etag"]),
-    ("observe", &["a-b", "none"]),
+/// Texts that fit a function's parameters that are texts, by the end of its name, one parameter after the other.
+const FITTING: &[(&str, &[&[&str]])] = &[
+    (".set-path", &[&["/path"]]),
+    (".set-query", &[&["a=b", ""]]),
+    (".property", &[&["client.address"]]),
+    ("header", &[&["x-a", "X-Upper"]]),
+    ("header-values", &[&["x-a"]]),
+    ("bucket.open", &[&["limits"]]),
+    ("[method]bucket", &[&["key", "a-b"]]),
+    ("fetch", &[&["backend", "backend1"]]),
+    ("set-authority", &[&["example.com:80"]]),
+    ("[constructor]outgoing-request", &[&["GET"], &["/path"]]),
+    ("get", &[&["token", "key", "etag"]]),
+    ("add", &[&["seen"]]),
+    ("set", &[&["depth", "etag"]]),
+    ("observe", &[&["a-b", "none"]]),
 ];
 
 /// One in so many parameters is hostile; zero: none.
@@ -95,10 +101,10 @@ fn anywhere() -> BoxedStrategy<Vec<Slot>> {
 }
 
 /// What a parameter is in order, and what it is not.
-fn parameter(function: &Function, param: Param) -> (BoxedStrategy<Vec<Slot>>, BoxedStrategy<Vec<Slot>>) {
+fn parameter(function: &Function, place: usize) -> (BoxedStrategy<Vec<Slot>>, BoxedStrategy<Vec<Slot>>) {
     let long =
         vec![LETTERS, (LETTERS.0, 129), (LETTERS.0, 513), (LETTERS.0, 4_097), (LETTERS.0, 16_385), (LETTERS.0, 65_537)];
-    match param {
+    match function.params[place] {
         Param::Integer => {
             let small = (0..600u64).prop_map(literal);
             (prop_oneof![2 => small, 1 => edge().prop_map(literal)].boxed(), edge().prop_map(literal).boxed())
@@ -115,9 +121,10 @@ fn parameter(function: &Function, param: Param) -> (BoxedStrategy<Vec<Slot>>, Bo
             (Just(vec![Slot::Held(kind)]).boxed(), prop_oneof![other, number].boxed())
         }
         Param::Text => {
-            let fitting =
-                FITTING.iter().filter(|(end, _)| function.name.ends_with(end) || function.name.starts_with(end));
-            let mut fitting: Vec<_> = fitting.flat_map(|(_, texts)| texts.iter().copied()).map(place_of).collect();
+            let nth = function.params[..place].iter().filter(|param| **param == Param::Text).count();
+            let fits = |end: &&str| function.name.ends_with(end) || function.name.starts_with(end);
+            let known = FITTING.iter().filter(|(end, _)| fits(&end)).filter_map(|(_, texts)| texts.get(nth));
+            let mut fitting: Vec<_> = known.flat_map(|texts| texts.iter().copied()).map(place_of).collect();
             if fitting.is_empty() {
                 fitting = texts();
             }
@@ -146,11 +153,9 @@ fn phases() -> impl Strategy<Value = u8> {
 }
 
 fn call(index: usize, function: &Function, hostility: Hostility) -> BoxedStrategy<Called> {
-    let slots: Vec<_> = function
-        .params
-        .iter()
-        .map(|param| {
-            let (good, bad) = parameter(function, *param);
+    let slots: Vec<_> = (0..function.params.len())
+        .map(|place| {
+            let (good, bad) = parameter(function, place);
             if hostility == 0 { good } else { Union::new_weighted(vec![(hostility, good), (1, bad)]).boxed() }
         })
         .collect();
@@ -215,7 +220,7 @@ fn sound(headers: &HeaderMap) {
     }
 }
 
-fn sound_decision(decision: &Decision) {
+pub(crate) fn sound_decision(decision: &Decision) {
     match decision {
         Decision::Respond(reply) => {
             assert!((200..600).contains(&reply.status.as_u16()), "{}", reply.status);
@@ -335,9 +340,37 @@ fn specs() -> [PluginSpec; 5] {
 }
 
 pub(crate) fn grants() -> Grants {
-    let stores = [("limits".into(), StoreGrant { quota: 64 << 10 })].into();
+    // So little that it is full at times.
+    let stores = [("limits".into(), StoreGrant { quota: 16 << 10 })].into();
     let secrets = [("token".into(), Some(SecretValue::new(b"secret".as_slice())))].into();
     Grants { stores, secrets, ..Grants::default() }
+}
+
+/// The same with the store in a Redis, which can't be reached.
+fn grants_in_redis() -> Grants {
+    let server = RedisServer {
+        service: NamespacedName::new("cache", "redis"),
+        port: 6379,
+        login: RedisLogin::Nobody,
+        database: 0,
+        timeout: Duration::from_millis(10),
+        concurrency: RedisServer::DEFAULT_CONCURRENCY,
+    };
+    let grant = RedisGrant { server: server.into(), field: "spec.capabilities.stores[0]".into() };
+    Grants { stores: Default::default(), redis_stores: [("limits".into(), grant)].into(), ..grants() }
+}
+
+struct NoRedis;
+
+impl StoreServers for NoRedis {
+    fn connect(
+        &self,
+        _: &Arc<str>,
+        _: &Arc<str>,
+        _: &RedisServer,
+    ) -> BoxFuture<'static, Result<StoreConnection, StoreError>> {
+        std::future::ready(Err(StoreError::new(StoreErrorKind::Connect, "nobody is there"))).boxed()
+    }
 }
 
 /// What an error of a call is that a guest brings about by itself.
@@ -355,9 +388,11 @@ fn whatever_a_component_passes_it_has_its_answer_or_ends_and_the_exchange_comes_
         plugins.push(&good);
         let mut uses: Vec<_> = specs.iter().map(|spec| use_of(&spec.key.name, "{}")).collect();
         uses.push(use_of("probe", PROBE));
-        let grants: Vec<(PluginKey, Grants)> = specs.iter().map(|spec| (spec.key.clone(), grants())).collect();
+        host.host.set_store_servers(NoRedis);
+        let grants = |spec: &PluginSpec| if spec.redis_stores { grants_in_redis() } else { grants() };
+        let grants: Vec<(PluginKey, Grants)> = specs.iter().map(|spec| (spec.key.clone(), grants(spec))).collect();
         host.grant(&plugins, &uses.iter().collect::<Vec<_>>(), &grants).await;
-        let current = |plugin_use: &sluice_model::plugin::PluginUse| {
+        let current = |plugin_use: &PluginUse| {
             host.current(&plugin_use.key()).unwrap_or_else(|| panic!("{:?}", host.host.problems()))
         };
         let mut versions: Vec<_> = uses.iter().map(current).collect();
@@ -372,7 +407,7 @@ fn whatever_a_component_passes_it_has_its_answer_or_ends_and_the_exchange_comes_
         let plugin = &version.key().plugin;
         let instances = host.metric(&format!(r#"sluice_plugin_instances{{plugin="{plugin}"}}"#));
         let memory = host.metric(&format!(r#"sluice_plugin_memory_bytes{{plugin="{plugin}"}}"#));
-        let idle = if specs[which].instance == sluice_model::plugin::InstanceMode::Pooled { 1.0 } else { 0.0 };
+        let idle = if specs[which].instance == InstanceMode::Pooled { 1.0 } else { 0.0 };
         prop_assert!(instances <= idle, "{plugin}: {instances} instances stay");
         prop_assert!((memory == 0.0) == (instances == 0.0), "{plugin}: {memory} bytes stay, of {instances} instances");
         let mut next = Exchange::new(PlainRequest::get("/"));
@@ -419,6 +454,6 @@ fn the_contract_is_passed_all_there_is() {
     let known: Vec<_> = names.collect();
     for (end, fitting) in FITTING {
         assert!(known.iter().any(|name| name.ends_with(end) || name.starts_with(end)), "{end}");
-        assert!(fitting.iter().all(|text| TEXTS.contains(text)), "{fitting:?}");
+        assert!(fitting.iter().all(|texts| texts.iter().all(|text| TEXTS.contains(text))), "{fitting:?}");
     }
 }

@@ -4,15 +4,16 @@
 //! [`crate::fuzz`] says how many programs are tried.
 
 use crate::fuzz;
+use crate::fuzzed_components::sound_decision;
 use crate::setup::{Host, header, plugin};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use proptest::prelude::*;
 use sluice_wasm::{
-    Configured, Decision, Exchange, FetchError, FetchErrorKind, Outbound, OutboundRequest, OutboundResponse,
-    PlainRequest, PlainResponse, PluginError, Summary, TrapKind,
+    AttributeValue, Configured, Decision, Exchange, FetchError, FetchErrorKind, Outbound, OutboundRequest,
+    OutboundResponse, PlainRequest, PlainResponse, PluginError, Summary, TrapKind,
 };
 use std::fmt::Write;
 use std::sync::Arc;
@@ -118,7 +119,28 @@ const TEXTS: &[&str] = &[
     "request\0path",
     "request\0headers",
     "response\0code",
+    "response\0headers",
+    "response\0headers\0:status",
+    "response\0size",
+    "response\0code_details",
+    "response\0grpc_status",
+    "request\0headers\0:path",
+    "request\0headers\0x-a",
+    "request\0size",
+    "request\0duration",
+    "request\0time",
+    "request\0useragent",
+    "source\0port",
+    "connection\0tls_version",
+    "connection\0mtls",
+    "connection\0id",
+    "filter_state\0number",
+    "flag",
     "grpc-status",
+    "backend1",
+    "no-message",
+    "compressed",
+    "no-status-there",
     // A map of one pair, and the head of a callout.
     "\x01\0\0\0\x01\0\0\0\x01\0\0\0a\0b\0",
     "\x03\0\0\0\x07\0\0\0\x03\0\0\0\x05\0\0\0\x01\0\0\0\x0a\0\0\0\x01\0\0\0:method\0GET\0:path\0/\0:authority\0a\0",
@@ -312,35 +334,55 @@ impl Outbound for AnyBackend {
     }
 
     fn fetch(&self, backend: &str, _: OutboundRequest) -> BoxFuture<'static, Result<OutboundResponse, FetchError>> {
-        let fails = backend.len() % 2 == 1;
-        async move {
-            if fails {
-                return Err(FetchError::new(FetchErrorKind::Connect, "nobody is there"));
-            }
-            Ok(OutboundResponse {
-                status: StatusCode::OK,
-                headers: HeaderMap::from_iter([(http::header::SERVER, HeaderValue::from_static("any"))]),
-                body: Bytes::from_static(b"\0\0\0\0\x02ok"),
-                trailers: HeaderMap::from_iter([(
-                    http::HeaderName::from_static("grpc-status"),
-                    HeaderValue::from_static("0"),
-                )]),
-                held: None,
-            })
-        }
-        .boxed()
+        let failure = (backend.len() % 2 == 1).then(|| FetchErrorKind::ALL[backend.len() % FetchErrorKind::ALL.len()]);
+        let (body, status): (&[u8], _) = match backend {
+            "no-message" => (b"", Some("0")),
+            "compressed" => (b"\x01\0\0\0\x02ok", Some("0")),
+            "no-status-there" => (b"\0\0\0\0\x02ok", None),
+            _ => (b"\0\0\0\0\x02ok", Some(if backend.len() % 4 == 0 { "0" } else { "13" })),
+        };
+        let trailers = [("grpc-status", status), ("grpc-message", Some("it%20is%2"))];
+        let trailers = trailers
+            .into_iter()
+            .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_static(value?))));
+        let answer = OutboundResponse {
+            status: StatusCode::OK,
+            headers: HeaderMap::from_iter([(http::header::SERVER, HeaderValue::from_static("any"))]),
+            body: Bytes::copy_from_slice(body),
+            trailers: trailers.collect(),
+            held: None,
+        };
+        let answer = failure.map_or(Ok(answer), |kind| Err(FetchError::new(kind, "nobody is there")));
+        std::future::ready(answer).boxed()
     }
 }
 
 /// One exchange whose every callback runs the program.
 async fn run(version: &Arc<Configured>, program: &Program) -> Result<(), PluginError> {
-    let mut request = PlainRequest::get("/path?query").header("x-a", "1");
+    let mut request = PlainRequest::get("/path?query").header("x-a", "1").header("user-agent", "fuzz");
+    for (name, value) in [
+        ("source.address", "192.0.2.7:80"),
+        ("connection.tls_version", "TLSv1_3"),
+        ("connection.mtls", "true"),
+        ("connection.id", "7"),
+        ("request.time", "1"),
+    ] {
+        request = request.property(name, value);
+    }
+    if program.calls.len() % 4 == 0 {
+        request = request.header("content-type", "application/grpc");
+    }
     request.headers.insert("x-program", program.encoded());
     let mut exchange = Exchange::new(request);
+    exchange.attributes.set("number", AttributeValue::Integer(7)).unwrap();
+    exchange.attributes.set("flag", AttributeValue::Boolean(true)).unwrap();
     exchange.outbound = Some(Arc::new(AnyBackend));
     let mut invocation = version.begin();
     let mut outcome = phases(&mut invocation, &mut exchange).await;
-    assert!(exchange.request().is_some(), "the request came back");
+    let path = exchange.request().expect("the request came back").path();
+    assert!(path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()), "{path}");
+    let status = exchange.response().map_or(200, |response| response.status().as_u16());
+    assert!((200..600).contains(&status), "{status}");
     let logged = invocation.on_log(&mut exchange, Summary::default()).await;
     if outcome.is_ok() {
         outcome = logged;
@@ -349,7 +391,9 @@ async fn run(version: &Arc<Configured>, program: &Program) -> Result<(), PluginE
 }
 
 async fn phases(invocation: &mut sluice_wasm::Invocation, exchange: &mut Exchange) -> Result<(), PluginError> {
-    if !matches!(invocation.on_request(exchange).await?, Decision::Continue) {
+    let decision = invocation.on_request(exchange).await?;
+    sound_decision(&decision);
+    if !matches!(decision, Decision::Continue) {
         return Ok(());
     }
     for (bytes, end) in [("a piece", false), ("", true)] {
