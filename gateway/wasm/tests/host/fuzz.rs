@@ -25,7 +25,7 @@ pub(crate) fn run<S: Strategy>(target: &str, cases: u32, programs: &S, test: imp
     let (began, mut seed, mut tried) = (Instant::now(), first, 0);
     while time.map_or(tried < cases, |time| began.elapsed() < time) {
         let batch = if time.is_some() { BATCH } else { BATCH.min(cases - tried) };
-        let config = Config { cases: batch, failure_persistence: None, ..Config::default() };
+        let config = Config { cases: batch, failure_persistence: None, max_shrink_iters: 1_000, ..Config::default() };
         // The quick one: in a debug build the other takes longer than the programs. Its state must not be zero.
         let mut bytes = [1; 16];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());

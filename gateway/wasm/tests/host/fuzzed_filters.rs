@@ -17,6 +17,7 @@ use sluice_wasm::{
 };
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Functions of the ABI, with the types of their parameters: `i` has 32 bits, `l` 64.
 const ABI: &[(&str, &str)] = &[
@@ -162,8 +163,25 @@ fn texts() -> Vec<(u32, u32)> {
 }
 
 fn argument() -> impl Strategy<Value = u32> {
-    let edges =
-        vec![0, 1, 4, 8, 200, 65_535, 65_536, MEMORY - 4, MEMORY - 1, MEMORY, i32::MAX as u32, u32::MAX - 3, u32::MAX];
+    let edges = vec![
+        0,
+        1,
+        4,
+        8,
+        100,
+        199,
+        200,
+        599,
+        600,
+        65_535,
+        65_536,
+        MEMORY - 4,
+        MEMORY - 1,
+        MEMORY,
+        i32::MAX as u32,
+        u32::MAX - 3,
+        u32::MAX,
+    ];
     let any = any::<u32>().prop_map(|value| if KEPT.contains(&value) { value + MEMORY } else { value });
     prop_oneof![4 => 0..9u32, 2 => proptest::sample::select(edges), 2 => 0..65_536u32, 1 => any]
 }
@@ -417,7 +435,10 @@ fn whatever_a_filter_calls_the_host_answers_with_a_status_and_the_exchange_comes
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (host, version) = runtime.block_on(async {
         let host = Host::new();
-        let version = host.ready(&plugin("filter", crate::setup::text(&interpreter())), "{}").await;
+        let mut spec = plugin("filter", crate::setup::text(&interpreter()));
+        // The machine may be busy.
+        spec.limits.deadline = Duration::from_secs(60);
+        let version = host.ready(&spec, "{}").await;
         (host, version)
     });
     fuzz::run("host functions of the proxy-wasm ABI", 1_500, &program(), |program| {

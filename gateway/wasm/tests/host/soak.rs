@@ -92,7 +92,8 @@ async fn soak(name: &str, host: &Host, count: u64, mut once: impl AsyncFnMut(u64
     println!("{name}: {count} times in {took:.1?}; {before}, and in the end {after}");
     assert_eq!(after.gauges, before.gauges);
     assert_eq!(after.descriptors, before.descriptors);
-    assert!(after.threads <= before.threads, "{before}; {after}");
+    // Those of low priority begin when a call is slow for the first time: the machine is busy.
+    assert!(after.threads <= before.threads + options().slow_threads as u64, "{before}; {after}");
     assert!(after.anonymous <= before.anonymous + MAX_GROWTH, "{before}; {after}");
 }
 
@@ -117,7 +118,7 @@ async fn keeper(spec: PluginSpec) -> (Host, Arc<Configured>) {
     let plugin_use = use_of("keeper", LIMIT);
     host.grant(&[&spec], &[&plugin_use], &[(spec.key.clone(), grants)]).await;
     let version = host.current(&plugin_use.key()).unwrap_or_else(|| panic!("{:?}", host.host.problems()));
-    let mut first = Exchange::new(PlainRequest::get("/").header("x-client", "first").header("x-do", ABOVE));
+    let mut first = Exchange::new(PlainRequest::get("/").header("x-client", "within").header("x-do", ABOVE));
     version.begin().on_request(&mut first).await.unwrap();
     assert_eq!(header(&first, "x-told").as_deref(), Some("4000000000000000000"));
     (host, version)
