@@ -123,7 +123,7 @@ fn parameter(function: &Function, place: usize) -> (BoxedStrategy<Vec<Slot>>, Bo
         Param::Text => {
             let nth = function.params[..place].iter().filter(|param| **param == Param::Text).count();
             let fits = |end: &&str| function.name.ends_with(end) || function.name.starts_with(end);
-            let known = FITTING.iter().filter(|(end, _)| fits(&end)).filter_map(|(_, texts)| texts.get(nth));
+            let known = FITTING.iter().filter(|(end, _)| fits(end)).filter_map(|(_, texts)| texts.get(nth));
             let mut fitting: Vec<_> = known.flat_map(|texts| texts.iter().copied()).map(place_of).collect();
             if fitting.is_empty() {
                 fitting = texts();
@@ -177,12 +177,12 @@ fn calls(hostility: Hostility) -> BoxedStrategy<Vec<Called>> {
 }
 
 fn program() -> impl Strategy<Value = Program> {
-    use realloc::{CALLS_THE_HOST, GIVES_NULL, GROWS, LOOPS};
+    use realloc::{CALLS_THE_HOST, GIVES_NULL, GROWS, GROWS_TOO_MUCH, LOOPS};
     let calls = prop_oneof![3 => calls(0), 3 => calls(60), 2 => calls(8)];
     let realloc = prop_oneof![
         240 => Just(0u8),
         16 => GIVES_NULL..=CALLS_THE_HOST,
-        4 => Just(GROWS),
+        4 => GROWS..=GROWS_TOO_MUCH,
         1 => Just(LOOPS),
     ];
     let post_return = prop_oneof![16 => Just(0u8), 1 => 1..POST_RETURNS];

@@ -357,7 +357,7 @@ impl Outbound for AnyBackend {
             "no-message" => (b"", Some("0")),
             "compressed" => (b"\x01\0\0\0\x02ok", Some("0")),
             "no-status-there" => (b"\0\0\0\0\x02ok", None),
-            _ => (b"\0\0\0\0\x02ok", Some(if backend.len() % 4 == 0 { "0" } else { "13" })),
+            _ => (b"\0\0\0\0\x02ok", Some(if backend.len().is_multiple_of(4) { "0" } else { "13" })),
         };
         let trailers = [("grpc-status", status), ("grpc-message", Some("it%20is%2"))];
         let trailers = trailers
@@ -387,7 +387,7 @@ async fn run(version: &Arc<Configured>, program: &Program) -> Result<(), PluginE
     ] {
         request = request.property(name, value);
     }
-    if program.calls.len() % 4 == 0 {
+    if program.calls.len().is_multiple_of(4) {
         request = request.header("content-type", "application/grpc");
     }
     request.headers.insert("x-program", program.encoded());

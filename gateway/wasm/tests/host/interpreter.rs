@@ -107,7 +107,8 @@ pub(crate) mod realloc {
     pub(crate) const GIVES_UNALIGNED: u8 = 5;
     pub(crate) const CALLS_THE_HOST: u8 = 6;
     pub(crate) const GROWS: u8 = 7;
-    pub(crate) const LOOPS: u8 = 8;
+    pub(crate) const GROWS_TOO_MUCH: u8 = 8;
+    pub(crate) const LOOPS: u8 = 9;
 }
 
 /// What `cabi_post_…` does: nothing, trap, call the host.
@@ -395,6 +396,8 @@ impl Contract {
                     (then (call $f{log} (i32.const 512) (i32.const 7))))
                 (if (i32.eq (global.get $realloc) (i32.const {grows}))
                     (then (return (i32.shl (memory.grow (i32.const 1)) (i32.const 16)))))
+                (if (i32.eq (global.get $realloc) (i32.const {grows_too_much}))
+                    (then (return (i32.shl (memory.grow (i32.const 1000)) (i32.const 16)))))
                 (if (i32.eq (global.get $realloc) (i32.const {loops})) (then (loop $ever (br $ever))))
                 (local.set $at (i32.and (i32.add (global.get $given) (i32.const 15)) (i32.const -8)))
                 (if (i32.gt_u (local.get $size) (i32.const {room})) (then (return (i32.const {GIVEN}))))
@@ -458,6 +461,7 @@ impl Contract {
             calls_the_host = realloc::CALLS_THE_HOST,
             unaligned = realloc::GIVES_UNALIGNED,
             grows = realloc::GROWS,
+            grows_too_much = realloc::GROWS_TOO_MUCH,
             loops = realloc::LOOPS,
             pointer = PROPERTY + 4,
             length = PROPERTY + 8,
