@@ -8,9 +8,13 @@ CARGO ?= cargo
 # Workspaces of their own, built for wasm32.
 GUESTS = plugins sdk/rust tests/guests
 SLUICE = $(CARGO_TARGET_DIR)/$(PROFILE)/sluice
+# Calls of one instance; a tenth as many instances are made anew.
+SOAK_CALLS ?= 10000000
+# Of each target.
+FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help run build plugins test test-cluster conformance lint check bench bench-plugins bench-cluster judge generate image deny cluster-up cluster-down
+.PHONY: help run build plugins test test-cluster conformance lint check bench bench-plugins bench-cluster judge soak fuzz generate image deny cluster-up cluster-down
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -68,6 +72,12 @@ bench-cluster: build ## On a real cluster: how soon changes are served, what man
 judge: build ## Reloads and misbehaving plugins under load, by their figures; needs a quiet machine
 	SLUICE_JUDGED=1 SLUICE_BIN=$(SLUICE) $(CARGO) test --locked -p sluice-tests --test e2e -- reload_under_load --nocapture --test-threads 1
 	SLUICE_JUDGED=1 SLUICE_BIN=$(SLUICE) $(CARGO) test --locked -p sluice-tests --test chaos -- --nocapture --test-threads 1
+
+soak: plugins ## Ten million calls of one instance and a million fresh ones, by each ABI of plugins, that leave nothing behind; 15 minutes
+	SOAK_CALLS=$(SOAK_CALLS) $(CARGO) test --locked --workspace --test host -- soak --nocapture --test-threads 1
+
+fuzz: plugins ## Hostile plugins against the host's functions of both ABIs: three targets, FUZZ_SECONDS each (600)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --workspace --test host -- fuzzed --nocapture --test-threads 1
 
 generate: ## Writes the files that are generated: CRDs, docs/problems.md, docs/reasons.md, deploy/manifests, plugins' schemas and tables
 	UPDATE=1 $(CARGO) test --locked -p sluice-resources crds

@@ -5,7 +5,7 @@ use crate::breaker::Breaker;
 use crate::build::Image;
 use crate::engine::{Engine, Slots};
 use crate::error::PluginError;
-use crate::instance::{Live, PluginLog, State, broken};
+use crate::instance::{Live, PluginLog, State, broken, store};
 use crate::invocation::Invocation;
 use crate::limits::Limits;
 use crate::metrics::PluginMetrics;
@@ -463,8 +463,7 @@ impl Configured {
         let image = self.image().ok_or_else(|| broken("it is no component"))?;
         let limits = Limits::counted(self.spec.limits.memory, self.plugin.clone());
         let state = State::new(limits, self.spec.limits.body_buffer, self.plugin.log.clone());
-        let mut store = Store::new(&self.engine.engine, state);
-        store.limiter(|state| &mut state.limits);
+        let mut store = store(&self.engine.engine, state);
         arm(&mut store);
         Live::new(image, store)
     }

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use sluice_model::field;
 
 /// Bytes of a header value that a plugin may set.
-const MAX_VALUE: usize = 16 << 10;
+pub(crate) const MAX_VALUE: usize = 16 << 10;
 
 /// Header fields of a message that a plugin may add to.
 const MAX_FIELDS: usize = 512;

@@ -120,6 +120,17 @@ impl State {
     }
 }
 
+/// A store that is bounded by its limits. Its deadline is the caller's to set.
+pub(crate) fn store(engine: &wasmtime::Engine, state: State) -> Store<State> {
+    let most = state.limits.memory();
+    let mut store = Store::new(engine, state);
+    store.limiter(|state| &mut state.limits);
+    // What the host copies for one call is no more than the guest could have in its memory once: else a list whose texts are
+    // all the same bytes would take the host's.
+    store.set_hostcall_fuel(most);
+    store
+}
+
 /// A future that has nothing to wait for: what runs while a plugin is made ready calls no backend.
 pub(crate) fn at_once<T>(future: impl Future<Output = wasmtime::Result<T>>) -> wasmtime::Result<T> {
     future.now_or_never().unwrap_or_else(|| Err(broken("it waits where nothing may wait")))

@@ -39,6 +39,11 @@ impl Limits {
         self.plugin.as_deref()
     }
 
+    /// Bytes of linear memory at most.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory
+    }
+
     /// Bytes of linear memory now.
     pub(crate) fn used(&self) -> usize {
         self.used

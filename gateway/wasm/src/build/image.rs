@@ -5,7 +5,7 @@ use super::module::{ComponentForm, prepare};
 use crate::aside::{Bounds, limit_cpu_time};
 use crate::configured::Phases;
 use crate::engine::Engine;
-use crate::instance::{Failed, Live, PluginLog, State, at_once};
+use crate::instance::{self, Failed, Live, PluginLog, State, at_once};
 use crate::limits::Limits;
 use crate::schema::{ConfigError, ConfigSchema};
 use futures::FutureExt;
@@ -164,8 +164,7 @@ pub(super) fn phases(pre: &InstancePre<State>) -> Result<Phases, Failure> {
 
 fn store(engine: &Engine, spec: &PluginSpec, log: &Arc<PluginLog>, run_time: Duration) -> Store<State> {
     let state = State::new(Limits::uncounted(spec.limits.memory), spec.limits.body_buffer, log.clone());
-    let mut store = Store::new(&engine.engine, state);
-    store.limiter(|state| &mut state.limits);
+    let mut store = instance::store(&engine.engine, state);
     limit_cpu_time(&mut store, Bounds { run_time, until: None });
     store
 }

@@ -1,7 +1,7 @@
 //! Modules of the proxy-wasm ABI that do it wrong: each has a clear reason, none harms another exchange than those in its own
 //! VM.
 
-use crate::filters::{probe, text};
+use crate::filters::{probe, reply, text};
 use crate::setup::{Host, header, plugin, use_of};
 use sluice_model::Reason;
 use sluice_model::plugin::{InstanceMode, PluginLimits};
@@ -287,4 +287,25 @@ async fn a_new_version_takes_over_and_the_former_ends_with_its_last_exchange() {
     invocation.on_response(&mut exchange).await.expect("the exchange ends as it began");
     invocation.on_log(&mut exchange, Summary::default()).await.unwrap();
     assert_eq!(host.metric(r#"sluice_plugin_instances{plugin="shop/filter-probe"}"#), 1.0);
+}
+
+#[tokio::test]
+async fn the_message_of_an_answer_to_grpc_is_cut_where_it_is_longer_than_a_field_may_be() {
+    let host = Host::new();
+    // Each byte of the body becomes three of the message.
+    let module = format!(
+        r#"(module
+        (import "env" "proxy_send_local_response"
+            (func $reply (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+        {MARK} (memory (export "memory") 2) {MALLOC}
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+            (drop (call $reply (i32.const 200) (i32.const 0) (i32.const 0) (i32.const 8192) (i32.const 100000)
+                (i32.const 0) (i32.const 0) (i32.const 7)))
+            (i32.const 1)))"#
+    );
+    let version = host.ready(&plugin("filter", crate::setup::text(&module)), "{}").await;
+    let mut exchange = Exchange::new(PlainRequest::get("/").header("content-type", "application/grpc"));
+    let reply = reply(version.begin().on_request(&mut exchange).await.unwrap());
+    assert_eq!(reply.headers["grpc-status"], "7");
+    assert_eq!(reply.headers["grpc-message"], "%00".repeat((16 << 10) / 3));
 }

@@ -5,7 +5,11 @@ use serde::Deserialize;
 use sluice_plugin::store::{Rate, Store};
 use sluice_plugin::{Decision, OnLog, OnRequest, Plugin, Reply, Request, Response, Summary};
 use sluice_plugin::{attributes, clock, metrics, random, secrets};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+
+/// Calls of this instance.
+static CALLS: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -47,6 +51,8 @@ fn done(what: &str) -> Result<String, String> {
         ["monotonic"] => clock::monotonic().as_nanos().to_string(),
         ["random", length] => format!("{:?}", random::bytes(number(length)? as u32)),
         ["number"] => random::number().to_string(),
+        ["calls"] => CALLS.load(Relaxed).to_string(),
+        ["attribute", name, value] => attributes::set_str(name, value).map(|()| "ok".to_owned())?,
         ["secret", name] => format!("{:?}", secrets::get_str(name)),
         ["add", name, by, labels @ ..] => {
             let labels: Vec<_> = labels.iter().filter_map(|label| label.split_once('=')).collect();
@@ -92,6 +98,7 @@ fn done(what: &str) -> Result<String, String> {
 
 impl OnRequest for Keeper {
     fn on_request(&self, request: &mut Request<'_>) -> Decision {
+        CALLS.fetch_add(1, Relaxed);
         if let Some(limit) = self.per_minute {
             let store = Store::open("limits").unwrap();
             let client = request.header_str("x-client").unwrap_or_default();
@@ -111,6 +118,7 @@ impl OnRequest for Keeper {
 
 impl OnLog for Keeper {
     fn on_log(&self, request: &Request<'_>, _: Option<&Response<'_>>, _: &Summary<'_>) {
+        CALLS.fetch_add(1, Relaxed);
         if let Some(what) = request.header_str("x-do-log") {
             attributes::set_str("keeper.log", &told(&what)).unwrap();
         }

@@ -159,15 +159,16 @@ fn is_grpc(state: &VmState) -> bool {
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// Status and message, which the body says (gRPC over HTTP/2, "Responses").
+/// Status and message, which the body says (gRPC over HTTP/2, "Responses"). One that is longer than a field may be is cut.
 fn tell_grpc(headers: &mut HeaderMap, status: u32, message: &[u8]) {
     headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(status));
-    let mut encoded = String::with_capacity(message.len());
+    let mut encoded = String::with_capacity(message.len().min(fields::MAX_VALUE));
     for byte in message {
-        match byte {
-            b' '..=b'~' if *byte != b'%' => encoded.push(char::from(*byte)),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
+        let is_plain = matches!(byte, b' '..=b'~') && *byte != b'%';
+        if encoded.len() + if is_plain { 1 } else { 3 } > fields::MAX_VALUE {
+            break;
         }
+        if is_plain { encoded.push(char::from(*byte)) } else { encoded.push_str(&format!("%{byte:02X}")) }
     }
     if let Ok(message) = HeaderValue::try_from(encoded) {
         headers.insert(HeaderName::from_static("grpc-message"), message);
