@@ -1,13 +1,13 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::Exchange;
+use sluice_plugin::testing::{Exchange, Tested, configure};
 
-fn plugin(config: serde_json::Value) -> Result<Canary, String> {
-    Canary::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: serde_json::Value) -> Result<Tested<Canary>, String> {
+    configure(config)
 }
 
 /// Track and what decided it, as the backend and the access log learn them.
-fn track(plugin: &Canary, mut exchange: Exchange) -> (String, String) {
+fn track(plugin: &Tested<Canary>, mut exchange: Exchange) -> (String, String) {
     assert!(exchange.on_request(plugin).is_continue());
     let told = exchange.request().header_str("x-track").unwrap();
     assert_eq!(attributes::get::<String>(TRACK).as_ref(), Some(&told));

@@ -1,9 +1,9 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::Exchange;
+use sluice_plugin::testing::{Exchange, Tested, configure};
 
-fn plugin(config: serde_json::Value) -> Result<KeyAuth, String> {
-    KeyAuth::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: serde_json::Value) -> Result<Tested<KeyAuth>, String> {
+    configure(config)
 }
 
 /// `ann` by a key, `bob` by the digest of `bobs-key`.

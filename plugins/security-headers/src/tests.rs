@@ -1,12 +1,12 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::Exchange;
+use sluice_plugin::testing::{Exchange, Tested, configure};
 
-fn plugin(config: serde_json::Value) -> Result<SecurityHeaders, String> {
-    SecurityHeaders::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: serde_json::Value) -> Result<Tested<SecurityHeaders>, String> {
+    configure(config)
 }
 
-fn answered(plugin: &SecurityHeaders, mut exchange: Exchange) -> Exchange {
+fn answered(plugin: &Tested<SecurityHeaders>, mut exchange: Exchange) -> Exchange {
     assert!(exchange.on_response(plugin).is_continue());
     exchange
 }

@@ -1,10 +1,10 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::Exchange;
+use sluice_plugin::testing::{Exchange, Tested, configure};
 use std::time::Duration;
 
-fn plugin(config: serde_json::Value) -> Result<TrafficLog, String> {
-    TrafficLog::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: serde_json::Value) -> Result<Tested<TrafficLog>, String> {
+    configure(config)
 }
 
 fn logged(name: &str) -> Option<String> {

@@ -107,6 +107,10 @@ impl Stores {
         }
         stores.clone()
     }
+
+    pub(super) fn get(&self, name: &Name) -> Option<Arc<ProcessStore>> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
 }
 
 fn labels((namespace, name): &Name) -> Labels {
@@ -215,6 +219,10 @@ impl ProcessStore {
             bytes: AtomicU64::new(0),
             meters,
         }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Acquire)
     }
 
     pub(super) fn get(&self, now: u64, key: &str) -> Option<Bytes> {

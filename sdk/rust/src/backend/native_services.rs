@@ -1,5 +1,6 @@
 //! Clock, secrets, metrics and stores of a native unit test, one set a thread as tests are ([`crate::testing::Services`]).
 
+use crate::testing::protocol::{Bytes, Services};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,6 +39,38 @@ thread_local! {
     static STORES: RefCell<BTreeMap<String, Entries>> = const { RefCell::new(BTreeMap::new()) };
     /// Those that take nothing more.
     static FULL: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
+    /// What the engine has not been told, where tests run in it.
+    static UNTOLD: Cell<Untold> = const { Cell::new(Untold::Nothing) };
+}
+
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Untold {
+    Nothing,
+    Changes,
+    /// And that another test has begun.
+    Beginning,
+}
+
+fn untold(what: Untold) {
+    let before = UNTOLD.get();
+    UNTOLD.set(if what > before { what } else { before });
+}
+
+/// What plugins may reach, where that has changed since it was asked before; all of it to an engine that is `fresh`.
+pub(crate) fn told(fresh: bool) -> Option<Services> {
+    let untold = UNTOLD.replace(Untold::Nothing);
+    if untold == Untold::Nothing && !fresh {
+        return None;
+    }
+    let bytes = |(name, value): (&String, &Vec<u8>)| (name.clone(), Bytes(value.clone()));
+    let full = |name: &String| FULL.with_borrow(|full| full.contains(name));
+    Some(Services {
+        anew: fresh || untold == Untold::Beginning,
+        now: clock::now(),
+        monotonic: clock::monotonic(),
+        secrets: SECRETS.with_borrow(|secrets| secrets.iter().map(bytes).collect()),
+        stores: STORES.with_borrow(|stores| stores.keys().map(|name| (name.clone(), full(name))).collect()),
+    })
 }
 
 pub(crate) fn clear() {
@@ -46,10 +79,12 @@ pub(crate) fn clear() {
     METRICS.with_borrow_mut(BTreeMap::clear);
     STORES.with_borrow_mut(BTreeMap::clear);
     FULL.with_borrow_mut(BTreeSet::clear);
+    untold(Untold::Beginning);
 }
 
 pub(crate) fn advance(nanoseconds: u64) {
     ELAPSED.set(ELAPSED.get().saturating_add(nanoseconds));
+    untold(Untold::Changes);
 }
 
 pub(crate) fn set_secret(name: &str, value: Option<Vec<u8>>) {
@@ -57,16 +92,19 @@ pub(crate) fn set_secret(name: &str, value: Option<Vec<u8>>) {
         Some(value) => drop(secrets.insert(name.to_owned(), value)),
         None => drop(secrets.remove(name)),
     });
+    untold(Untold::Changes);
 }
 
 pub(crate) fn give_store(name: &str) {
     STORES.with_borrow_mut(|stores| {
         stores.entry(name.to_owned()).or_default();
     });
+    untold(Untold::Changes);
 }
 
 pub(crate) fn fill_store(name: &str) {
     FULL.with_borrow_mut(|full| full.insert(name.to_owned()));
+    untold(Untold::Changes);
 }
 
 pub(crate) fn metric(name: &str, labels: &[(&str, &str)]) -> Option<Metric> {
