@@ -67,5 +67,5 @@ fn a_type_that_is_there_twice_is_refused() {
         { "contentType": "a/b", "limit": "1" }, { "contentType": "A/B", "limit": "2" },
     ] });
     assert!(plugin(twice).err().unwrap().starts_with("types[1].contentType"));
-    assert!(plugin(json!({ "limit": "1K" })).err().unwrap().contains("not a size"));
+    assert!(plugin(json!({ "limit": "1K" })).is_err());
 }

@@ -7,7 +7,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use kit::query;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use sluice_plugin::testing::{Asked, Exchange, Services, StubAnswer, Tested, configure};
+use sluice_plugin::testing::{Asked, Exchange, Services, StubAnswer};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -216,12 +216,12 @@ struct Browser {
 }
 
 struct Site {
-    plugin: Tested<Oidc>,
+    plugin: Oidc,
     idp: Rc<Idp>,
 }
 
-fn plugin(config: Value) -> Result<Tested<Oidc>, String> {
-    configure(config)
+fn plugin(config: Value) -> Result<Oidc, String> {
+    Oidc::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
 }
 
 fn config(more: Value) -> Value {

@@ -69,5 +69,6 @@ fn what_browsers_would_not_take_is_refused() {
     assert!(refused(nothing).contains("nothing would be set"));
     let all =
         json!({ "strictTransportSecurity": { "preload": true, "includeSubDomains": true, "maxAge": 63_072_000 } });
-    assert_eq!(plugin(all).unwrap().hsts.as_deref(), Some("max-age=63072000; includeSubDomains; preload"));
+    let exchange = answered(&plugin(all).unwrap(), Exchange::get("/"));
+    assert_eq!(value(&exchange, HSTS).as_deref(), Some("max-age=63072000; includeSubDomains; preload"));
 }

@@ -92,5 +92,5 @@ fn a_configuration_that_logs_nothing_or_can_not_be_read_is_refused() {
         refused(json!({ "query": true, "redact": { "patterns": ["x", "("] } })).starts_with("redact.patterns[1]: ")
     );
     assert!(refused(json!({ "requestBody": { "limit": "1Mi" } })).starts_with("requestBody.limit: "));
-    assert!(refused(json!({ "requestHeaders": ["a b"] })).contains("not the name of a header"));
+    assert!(plugin(json!({ "requestHeaders": ["a b"] })).is_err());
 }

@@ -20,6 +20,7 @@
 //! - a phase has an instance of its own, and a body that is streamed one for its pieces: what a plugin keeps elsewhere is gone;
 //! - a plugin that fails (a panic, a limit, a broken contract) ends the test with the gateway's own words. It has the limits of
 //!   a Plugin by default, but 2 s of CPU time, 10 minutes of time and 64 MiB of a body;
+//! - a phase that [`export!`](crate::export!) does not name can't be played;
 //! - header fields come in an order of the gateway's: those of one name keep theirs.
 //!
 //! Natively and in the engine the header names of an answer are in lower case. A test that makes its plugin by
@@ -139,7 +140,7 @@ impl Services {
         self
     }
 
-    /// From now on a store is full: it refuses values under keys that it does not have.
+    /// From now on a store is full: it refuses values, counters and buckets under keys that it does not have.
     ///
     /// ```
     /// use sluice_plugin::{store::Store, testing::Services};

@@ -15,11 +15,6 @@ pub struct CheckedStore {
 }
 
 impl CheckedStore {
-    /// What it counts against its quota now.
-    pub fn bytes(&self) -> u64 {
-        self.store.bytes()
-    }
-
     pub fn get(&self, key: &str) -> Answer<Option<Vec<u8>>> {
         key_fits(key)?;
         Ok(self.store.get(self.now(), key).map(|value| value.to_vec()))

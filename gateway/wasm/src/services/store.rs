@@ -221,10 +221,6 @@ impl ProcessStore {
         }
     }
 
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Acquire)
-    }
-
     pub(super) fn get(&self, now: u64, key: &str) -> Option<Bytes> {
         self.read(now, Kind::Value, key, |content| match content {
             Content::Value(value) => Some(value.clone()),

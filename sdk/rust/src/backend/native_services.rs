@@ -231,6 +231,15 @@ pub(crate) mod store {
             })
         }
 
+        /// A full one takes what is there already.
+        fn room(&self, kind: char, key: &str, entries: &Entries) -> Result<(), String> {
+            let full = FULL.with_borrow(|full| full.contains(&self.0));
+            if full && !entries.contains_key(&(kind, key.to_owned())) {
+                return Err("the store is full".to_owned());
+            }
+            Ok(())
+        }
+
         pub(crate) fn get(&self, key: &str) -> Result<Option<Vec<u8>>, String> {
             self.with(key, |entries| {
                 Ok(match entries.get(&('v', key.to_owned())) {
@@ -245,11 +254,8 @@ pub(crate) mod store {
                 return Err(format!("a value has at most 65536 bytes, this one {}", value.len()));
             }
             let until = lifetime(ttl_ms)?;
-            let full = FULL.with_borrow(|full| full.contains(&self.0));
             self.with(key, |entries| {
-                if full && !entries.contains_key(&('v', key.to_owned())) {
-                    return Err("the store is full".to_owned());
-                }
+                self.room('v', key, entries)?;
                 let content = Content::Value(value.to_vec());
                 entries.insert(('v', key.to_owned()), Entry { content, until });
                 Ok(())
@@ -276,6 +282,7 @@ pub(crate) mod store {
         pub(crate) fn increment(&self, key: &str, by: i64, ttl_ms: Option<u64>) -> Result<i64, String> {
             let until = lifetime(ttl_ms)?;
             self.with(key, |entries| {
+                self.room('c', key, entries)?;
                 let new = Entry { content: Content::Counter(0), until };
                 match &mut entries.entry(('c', key.to_owned())).or_insert(new).content {
                     Content::Counter(counter) => {
@@ -309,6 +316,7 @@ pub(crate) mod store {
             }
             let interval = u128::from(interval_ms) * 1_000_000;
             self.with(key, |entries| {
+                self.room('t', key, entries)?;
                 let now = ELAPSED.get();
                 let new = Entry { content: Content::Tokens(capacity, 0, now), until: None };
                 let entry = entries.entry(('t', key.to_owned())).or_insert(new);

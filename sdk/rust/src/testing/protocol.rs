@@ -250,3 +250,17 @@ impl<'de> Deserialize<'de> for Bytes {
         bytes.collect::<Result<_, _>>().map(Bytes).map_err(|_| D::Error::custom("a character that stands for no byte"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_bytes_come_back_and_no_other_character_is_one() {
+        let bytes = Bytes((0..=255).collect());
+        let text = serde_json::to_string(&bytes).unwrap();
+        assert!(!text.contains('\n'), "a message is a line");
+        assert_eq!(serde_json::from_str::<Bytes>(&text).unwrap(), bytes);
+        assert!(serde_json::from_str::<Bytes>("\"\u{100}\"").is_err());
+    }
+}

@@ -5,13 +5,13 @@ use super::protocol::{
     Answer, Asked, Attribute, Bytes as Text, Call, Called, Decision as Wish, Fields, FromHost, Phase, Piece, Request,
     Response, ToHost,
 };
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use sluice_wasm::{
     AttributeValue, BodyOutcome, Decision, Exchange, FetchError, FetchErrorKind, LocalReply, Outbound, OutboundRequest,
-    OutboundResponse, OverLimit, PlainRequest, PlainResponse, PluginError, Summary,
+    OutboundResponse, OverLimit, Phases, PlainRequest, PlainResponse, PluginError, Summary,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +40,8 @@ impl From<BodyOutcome> for Left {
 /// Each phase has an instance of its own, as phases share nothing; the pieces of a body have one together.
 pub(super) async fn run(desk: &Arc<Desk>, call: Call) -> Result<FromHost> {
     let configured = desk.plugin(call.plugin)?;
+    let (name, takes) = part(configured.phases(), &call.phase);
+    ensure!(takes, "the module has no phase `{name}`: its `export!` does not name it");
     desk.count()?;
     let mut exchange = Exchange::new(request(call.request)?);
     if let Some(head) = call.response {
@@ -53,7 +55,10 @@ pub(super) async fn run(desk: &Arc<Desk>, call: Call) -> Result<FromHost> {
         };
         exchange.attributes.set(&name, value).map_err(|reason| anyhow!("the attribute `{name}`: {reason}"))?;
     }
-    exchange.outbound = Some(Arc::new(Backends { desk: desk.clone(), names: call.backends }));
+    // As the gateway has it: who logs calls nobody.
+    if !matches!(call.phase, Phase::Log(_)) {
+        exchange.outbound = Some(Arc::new(Backends { desk: desk.clone(), names: call.backends }));
+    }
     drop((desk.logged(), desk.told()));
     let mut invocation = match &call.phase {
         Phase::RequestPiece(Piece { body: Some(body), .. }) | Phase::ResponsePiece(Piece { body: Some(body), .. }) => {
@@ -105,6 +110,20 @@ pub(super) async fn run(desk: &Arc<Desk>, call: Call) -> Result<FromHost> {
     match left {
         Ok(left) => Ok(FromHost::Called(Box::new(called(desk, exchange, left)?))),
         Err(error) => Ok(FromHost::Failed { reason: error.to_string(), log: desk.logged() }),
+    }
+}
+
+/// A phase as `export!` names it, and whether the plugin takes part in it.
+fn part(phases: &Phases, phase: &Phase) -> (&'static str, bool) {
+    match phase {
+        Phase::Request => ("request", phases.request_headers()),
+        Phase::RequestBody(_) => ("request_body", phases.request_body()),
+        Phase::RequestPiece(_) => ("request_body_stream", phases.streams_request()),
+        Phase::Response => ("response", phases.response_headers()),
+        Phase::ResponseBody(_) => ("response_body", phases.response_body()),
+        Phase::ResponsePiece(_) => ("response_body_stream", phases.streams_response()),
+        Phase::ResponseTrailers(_) => ("response_trailers", phases.response_trailers()),
+        Phase::Log(_) => ("log", phases.log()),
     }
 }
 

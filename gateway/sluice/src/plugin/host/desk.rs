@@ -143,13 +143,9 @@ impl Desk {
         }
         let secrets =
             secrets.into_iter().map(|(name, value)| (name.into(), Some(SecretValue::new(&value.0)))).collect();
-        let quota = |name: &str, full: bool| match self.engine.store(NAMESPACE, name).filter(|_| full) {
-            Some(store) => store.bytes(),
-            None if full => 0,
-            None => StoreGrant::DEFAULT_QUOTA,
-        };
+        // One that is full takes what does not grow, and nothing more.
         let stores = stores.into_iter().map(|(name, full)| {
-            let quota = quota(&name, full);
+            let quota = if full { 0 } else { StoreGrant::DEFAULT_QUOTA };
             (name.into(), StoreGrant { quota })
         });
         let grants = Grants { secrets, stores: stores.collect(), ..Grants::default() };
