@@ -91,6 +91,9 @@ fn a_module_that_does_other_than_its_source_fails() {
     let panics = "if cfg!(target_arch = \"wasm32\") { panic!(\"not with {value}\") }\n";
     let attribute = "        // For the access log,";
     project.change("src/lib.rs", attribute, &format!("{panics}{attribute}"));
+    let panics = "if cfg!(target_arch = \"wasm32\") && config.header.is_empty() { panic!(\"no name\") }\n";
+    let refused = "        if config.header.is_empty() {";
+    project.change("src/lib.rs", refused, &format!("{panics}{refused}"));
     project.change("tests/header.yaml", "status: 403\n", "status: 401\n");
     let tested = project.test();
     let said = all(&tested);
@@ -99,6 +102,8 @@ fn a_module_that_does_other_than_its_source_fails() {
     assert!(said.contains("a_request_with_the_header_goes_on ... FAILED"), "in the engine: {said}");
     assert!(said.contains("plugin tests/plugin: panic in request_headers"), "{said}");
     assert!(said.contains("not with acme"), "what it logged: {said}");
+    assert!(said.contains("an_empty_name_is_refused ... FAILED"), "a panic is no refusal: {said}");
+    assert!(said.contains("panic in configure") && said.contains("no name"), "{said}");
     assert!(!said.contains("cases:"), "the cases were not played: {said}");
 }
 

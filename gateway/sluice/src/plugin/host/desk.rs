@@ -13,7 +13,7 @@ use sluice_model::plugin::{
     StoreGrant, UseKey,
 };
 use sluice_model::problem::Code;
-use sluice_model::{Kind, ObjectRef};
+use sluice_model::{Kind, ObjectRef, Problem};
 use sluice_wasm::{
     Configured, Desired, FileKind, HostOptions, Interfaces, Invocation, MetricValue as Told, PluginHost, TestBench,
 };
@@ -100,6 +100,7 @@ struct Wish {
     grants: Arc<Grants>,
     /// By their files.
     modules: BTreeMap<String, PluginKey>,
+    modules_read: usize,
     /// By their numbers.
     plugins: Vec<UseKey>,
 }
@@ -180,24 +181,23 @@ impl Desk {
         let problems = self.engine.problems();
         wish.desired.uses.remove(&key);
         self.engine.ensure(wish.desired.clone());
-        let refusals = problems.iter().filter(|problem| {
-            matches!(problem.code, Code::PluginConfig | Code::PluginSelfTest) || problem.field.contains("config")
-        });
-        // As the plugin says it, and its schema without the name that the whole has.
-        let refusals = refusals.map(|problem| {
-            let said = sentence(problem);
-            said.strip_prefix("config: ").or_else(|| said.strip_prefix("config.")).unwrap_or(&said).to_owned()
-        });
-        let refusals: Vec<String> = refusals.collect();
-        if !refusals.is_empty() {
+        let (refusals, others): (Vec<_>, Vec<_>) =
+            problems.iter().partition(|problem| matches!(problem.code, Code::PluginConfig | Code::PluginSelfTest));
+        if others.is_empty() && !refusals.is_empty() {
+            let refusals: Vec<String> = refusals.into_iter().map(refusal).collect();
             return Ok(FromHost::Refused(refusals.join("; ")));
         }
-        // A module that can't be used is tried anew with the next configuration.
-        if let Some(plugin) = wish.modules.remove(file) {
+        // A module that could be used with no configuration is read anew for the next one.
+        if let Some(plugin) =
+            wish.modules.get(file).filter(|key| !wish.plugins.iter().any(|known| known.plugin == **key))
+        {
+            let plugin = plugin.clone();
+            wish.modules.remove(file);
             wish.desired.plugins.remove(&plugin);
         }
-        let reasons: Vec<String> = problems.iter().map(sentence).collect();
-        bail!("{file}: {}", reasons.join("; "))
+        let mut reasons: Vec<String> = others.into_iter().map(sentence).collect();
+        reasons.extend(self.logged());
+        bail!("{file}: {}", reasons.join("\n"))
     }
 
     fn wish_for(&self, file: &str, config: String) -> Result<PluginUse> {
@@ -205,7 +205,8 @@ impl Desk {
         let key = match wish.modules.get(file) {
             Some(key) => key.clone(),
             None => {
-                let spec = spec(file, wish.modules.len())?;
+                let spec = spec(file, wish.modules_read)?;
+                wish.modules_read += 1;
                 let key = spec.key.clone();
                 wish.modules.insert(file.to_owned(), key.clone());
                 let grants = wish.grants.clone();
@@ -293,6 +294,15 @@ impl Desk {
     pub(super) fn kept(&self, body: u64) -> Result<Invocation> {
         lock(&self.bodies).remove(&body).with_context(|| format!("there is no body {body} under way"))
     }
+}
+
+/// Why a configuration is refused: as the plugin says it, and as its schema does but for the name that the whole has.
+fn refusal(problem: &Problem) -> String {
+    let said = match &problem.message {
+        message if message.starts_with("config.") => message.replace("; config.", "; "),
+        _ => sentence(problem),
+    };
+    said.strip_prefix("config: ").or_else(|| said.strip_prefix("config.")).unwrap_or(&said).to_owned()
 }
 
 /// The Plugin that a module's file makes, the `number`th.
