@@ -2,6 +2,7 @@
 //! toolchain. (`scripts/setup-authors.sh` installs what they need.)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod engine;
 mod inspect;
 mod languages;
 mod policies;

@@ -9,7 +9,7 @@ use crate::metrics::Metrics;
 use crate::options::HostOptions;
 use crate::outgoing::Backends;
 use crate::schema::ConfigSchema;
-use crate::services::{Providers, StoreServers};
+use crate::services::{CheckedStore, Providers, StoreServers};
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use sluice_fetch::{Fetcher, FetcherOptions};
@@ -112,7 +112,7 @@ impl PluginHost {
         let engine = LazyEngine::new(&options, functions.clone());
         let aside = Arc::new(Aside::new(options.slow_threads)?);
         let metrics = Metrics::register(registry);
-        let services = Providers::register(registry);
+        let services = Providers::register(registry, options.test_bench.clone());
         let published = Arc::new(ArcSwap::from_pointee(Published::default()));
         let (sender, changed) = watch::channel(0);
         let fetching = options.fetch.clone().map(|policy| FetcherOptions {
@@ -169,6 +169,11 @@ impl PluginHost {
     /// Says once what connects to where stores of plugins are. Until then no store of scope Redis can be used.
     pub fn set_store_servers(&self, servers: impl StoreServers + 'static) {
         self.builder.set_store_servers(Box::new(servers));
+    }
+
+    /// A store of scope Process that a plugin of the namespace is given now, for whoever tests plugins.
+    pub fn store(&self, namespace: &str, name: &str) -> Option<CheckedStore> {
+        self.builder.store(namespace, name)
     }
 
     /// The newest version of a use that is ready. To be asked when a snapshot is assembled, not for each request.

@@ -43,6 +43,7 @@ mod schema;
 mod services;
 mod shares;
 mod standing;
+mod test_bench;
 
 pub use attributes::{AttributeValue, Attributes};
 pub use build::componentize;
@@ -55,7 +56,8 @@ pub use host::{Desired, DesiredUse, FetchProgress, FetchStatus, PluginHost, Plug
 pub use interfaces::{FileKind, Interfaces, image_obstacle};
 pub use invocation::Invocation;
 pub use options::HostOptions;
-pub use outgoing::{Backends, FetchError, FetchErrorKind, Outbound, OutboundRequest, OutboundResponse};
+pub use outgoing::{Backends, FetchError, FetchErrorKind, Outbound, OutboundRequest, OutboundResponse, OwnBounds};
 pub use plain::{PlainRequest, PlainResponse};
 pub use schema::{ConfigError, ConfigSchema, SECTION as SCHEMA_SECTION, SchemaError};
-pub use services::{StoreConnection, StoreError, StoreErrorKind, StoreServers, StoreStream};
+pub use services::{CheckedStore, StoreConnection, StoreError, StoreErrorKind, StoreServers, StoreStream};
+pub use test_bench::{MetricValue, TestBench};

@@ -1,7 +1,9 @@
 //! What the host is given at start, for all plugins together.
 
+use crate::test_bench::TestBench;
 use sluice_fetch::Policy;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Sizes and places that do not change while the process runs.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct HostOptions {
     pub filter_vms: usize,
     /// Threads of low priority for plugins whose calls are slow. Default 2.
     pub slow_threads: usize,
+    /// Clocks that stand in for the machine's, and an ear for plugins' metrics: where plugins are tested. Default none.
+    pub test_bench: Option<Arc<dyn TestBench>>,
 }
 
 impl Default for HostOptions {
@@ -44,6 +48,7 @@ impl Default for HostOptions {
             fetch: None,
             filter_vms: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(16)),
             slow_threads: 2,
+            test_bench: None,
         }
     }
 }

@@ -57,6 +57,15 @@ pub struct OutboundRequest {
     pub until: Instant,
     /// Bytes of the answer's body.
     pub max_body: u64,
+    pub own: OwnBounds,
+}
+
+/// What a plugin of the contract bounds a call by itself. `until` and `max_body` keep to it; it is for whoever stands in for a
+/// backend in tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnBounds {
+    pub timeout: Option<Duration>,
+    pub max_body: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -143,8 +152,7 @@ pub struct OutgoingRequest {
     authority: Option<Authority>,
     headers: HeaderMap,
     body: Bytes,
-    timeout: Option<Duration>,
-    max_body: u64,
+    own: OwnBounds,
 }
 
 type Answer<T = ()> = std::result::Result<T, String>;
@@ -157,8 +165,7 @@ impl outgoing::HostOutgoingRequest for State {
             authority: None,
             headers: HeaderMap::new(),
             body: Bytes::new(),
-            timeout: None,
-            max_body: u64::MAX,
+            own: OwnBounds::default(),
         };
         Ok(self.owned.push(request)?)
     }
@@ -205,12 +212,12 @@ impl outgoing::HostOutgoingRequest for State {
     }
 
     fn set_timeout(&mut self, request: Resource<OutgoingRequest>, milliseconds: u64) -> Result<()> {
-        self.owned.get_mut(&request)?.timeout = Some(Duration::from_millis(milliseconds));
+        self.owned.get_mut(&request)?.own.timeout = Some(Duration::from_millis(milliseconds));
         Ok(())
     }
 
     fn set_body_limit(&mut self, request: Resource<OutgoingRequest>, bytes: u64) -> Result<()> {
-        self.owned.get_mut(&request)?.max_body = bytes;
+        self.owned.get_mut(&request)?.own.max_body = Some(bytes);
         Ok(())
     }
 
@@ -307,7 +314,7 @@ impl State {
         let query = request.target.get(path.len() + 1..).map_or(Ok(()), fields::query);
         fields::path(path).and(query).map_err(|refused| invalid(refused.to_string()))?;
         let target = PathAndQuery::try_from(request.target).map_err(|error| invalid(error.to_string()))?;
-        let own = request.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let own = request.own.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let until = match (own, self.until) {
             (Some(own), Some(until)) => own.min(until),
             (Some(own), None) => own,
@@ -322,7 +329,8 @@ impl State {
             headers: request.headers,
             body: request.body,
             until,
-            max_body: request.max_body.min(self.body_buffer),
+            max_body: request.own.max_body.map_or(self.body_buffer, |own| own.min(self.body_buffer)),
+            own: request.own,
         })
     }
 }

@@ -1,13 +1,13 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::{Exchange, Services};
+use sluice_plugin::testing::{Exchange, Services, Tested, configure};
 
-fn plugin(config: serde_json::Value) -> Result<AbuseFilter, String> {
-    AbuseFilter::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: serde_json::Value) -> Result<Tested<AbuseFilter>, String> {
+    configure(config)
 }
 
 /// The rules that refused it.
-fn refused_by(plugin: &AbuseFilter, mut exchange: Exchange) -> Option<String> {
+fn refused_by(plugin: &Tested<AbuseFilter>, mut exchange: Exchange) -> Option<String> {
     let decision = exchange.on_request(plugin);
     let rules = attributes::get::<String>(RULES);
     assert_eq!(decision.is_continue(), rules.is_none());

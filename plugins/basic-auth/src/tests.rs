@@ -1,13 +1,13 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::{Exchange, Services};
+use sluice_plugin::testing::{Exchange, Services, Tested, configure};
 
 /// Of `open-sesame`, by libxcrypt and by the reference implementation of Argon2; as cheap as can be, for tests.
 const BCRYPT: &str = "$2y$04$abcdefghijklmnopqrstuuXcjcm5avyCiJoD2uS24xa2lb6fjMB3G";
 const ARGON2: &str = "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQxMjM0NTY3OA$d5mmwZNoYLsw42KWtsD8h3UEM+GyC6iqRvhsUPNZ4fM";
 
-fn plugin(config: serde_json::Value) -> Result<BasicAuth, String> {
-    BasicAuth::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: serde_json::Value) -> Result<Tested<BasicAuth>, String> {
+    configure(config)
 }
 
 fn with(name: &str, password: &str) -> Exchange {
@@ -15,7 +15,7 @@ fn with(name: &str, password: &str) -> Exchange {
     Exchange::get("/").header("authorization", format!("Basic {token}"))
 }
 
-fn passes(plugin: &BasicAuth, mut exchange: Exchange) -> bool {
+fn passes(plugin: &Tested<BasicAuth>, mut exchange: Exchange) -> bool {
     match exchange.on_request(plugin) {
         Decision::Respond(reply) => {
             assert_eq!(reply.status, 401);
@@ -84,8 +84,7 @@ fn what_was_verified_is_kept_for_a_while_and_not_beyond_a_changed_password() {
     let services = Services::new().store(VERIFIED).secret("users", format!("chef:{BCRYPT}"));
     let plugin = plugin(json!({ "usersSecret": "users", "cacheFor": "5m" })).unwrap();
     assert!(passes(&plugin, with("chef", "open-sesame")));
-    let (hash, _) = plugin.hash_of("chef");
-    let key = key("chef", b"open-sesame", &hash.unwrap());
+    let key = key("chef", b"open-sesame", &Hash::parse(BCRYPT).unwrap());
     let kept = || Store::open(VERIFIED).unwrap().get(&key).unwrap().is_some();
     assert!(kept());
     assert!(passes(&plugin, with("chef", "open-sesame")) && !passes(&plugin, with("chef", "other")));

@@ -1,13 +1,13 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::{Exchange, StubAnswer};
+use sluice_plugin::testing::{Exchange, StubAnswer, Tested, configure};
 
-fn plugin(config: serde_json::Value) -> Result<Canary, String> {
-    Canary::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: serde_json::Value) -> Result<Tested<Canary>, String> {
+    configure(config)
 }
 
 /// Track and what decided it, as the backend and the access log learn them.
-fn track(plugin: &Canary, mut exchange: Exchange) -> (String, String) {
+fn track(plugin: &Tested<Canary>, mut exchange: Exchange) -> (String, String) {
     assert!(exchange.on_request(plugin).is_continue());
     let told = exchange.request().header_str("x-track").unwrap();
     assert_eq!(attributes::get::<String>(TRACK).as_ref(), Some(&told));
@@ -88,7 +88,7 @@ fn a_client_keeps_what_was_drawn_for_it() {
 fn a_configuration_that_decides_nothing_or_two_things_is_refused() {
     let refused = |config| plugin(config).err().expect("it was accepted");
     assert!(refused(json!({})).contains("neither header, cookie nor percent"));
-    assert!(refused(json!({ "percent": 101 })).starts_with("percent: 101"));
+    assert!(refused(json!({ "percent": 101 })).starts_with("percent: "));
     let both = json!({ "header": { "name": "x", "canary": ["a"], "stable": ["a"] } });
     assert!(refused(both).starts_with("header: `a` is in canary and in stable"));
     let unfit = json!({ "cookie": { "name": "c", "canary": ["a;b"], "keepFor": "1h" } });

@@ -1,9 +1,9 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::Exchange;
+use sluice_plugin::testing::{Exchange, Tested, configure};
 
-fn plugin(config: serde_json::Value) -> Result<Csrf, String> {
-    Csrf::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: serde_json::Value) -> Result<Tested<Csrf>, String> {
+    configure(config)
 }
 
 /// To `https://example.com`.
@@ -11,7 +11,7 @@ fn post() -> Exchange {
     Exchange::new("POST", "/transfer")
 }
 
-fn passes(plugin: &Csrf, mut exchange: Exchange) -> bool {
+fn passes(plugin: &Tested<Csrf>, mut exchange: Exchange) -> bool {
     exchange.on_request(plugin).is_continue()
 }
 

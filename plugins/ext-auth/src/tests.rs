@@ -1,11 +1,11 @@
 use super::*;
 use serde_json::{Value, json};
-use sluice_plugin::testing::{Asked, Exchange, StubAnswer};
+use sluice_plugin::testing::{Asked, Exchange, StubAnswer, Tested, configure};
 use std::cell::RefCell;
 use std::rc::Rc;
 
-fn plugin(config: Value) -> Result<ExtAuth, String> {
-    ExtAuth::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: Value) -> Result<Tested<ExtAuth>, String> {
+    configure(config)
 }
 
 /// A request before a service that answers so, and what that was asked.

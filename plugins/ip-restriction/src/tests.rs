@@ -1,12 +1,12 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::Exchange;
+use sluice_plugin::testing::{Exchange, Tested, configure};
 
-fn plugin(config: serde_json::Value) -> Result<IpRestriction, String> {
-    IpRestriction::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: serde_json::Value) -> Result<Tested<IpRestriction>, String> {
+    configure(config)
 }
 
-fn status(plugin: &IpRestriction, client: &str) -> Option<u16> {
+fn status(plugin: &Tested<IpRestriction>, client: &str) -> Option<u16> {
     match Exchange::get("/").property("client.address", client).on_request(plugin) {
         Decision::Respond(reply) => Some(reply.status),
         _ => None,

@@ -1,13 +1,13 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::{Exchange, Services};
+use sluice_plugin::testing::{Exchange, Services, Tested, configure};
 use std::time::Duration;
 
-fn plugin(config: serde_json::Value) -> Result<Maintenance, String> {
-    Maintenance::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: serde_json::Value) -> Result<Tested<Maintenance>, String> {
+    configure(config)
 }
 
-fn answer(plugin: &Maintenance, mut exchange: Exchange) -> Option<(u16, Option<String>)> {
+fn answer(plugin: &Tested<Maintenance>, mut exchange: Exchange) -> Option<(u16, Option<String>)> {
     match exchange.on_request(plugin) {
         Decision::Respond(reply) => {
             let after = reply.headers.iter().find(|(name, _)| name == "retry-after");

@@ -1,13 +1,13 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::{Exchange, Services};
+use sluice_plugin::testing::{Exchange, Services, Tested, configure};
 use std::time;
 
-fn plugin(config: serde_json::Value) -> Result<RateLimit, String> {
-    RateLimit::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: serde_json::Value) -> Result<Tested<RateLimit>, String> {
+    configure(config)
 }
 
-fn limited(limit: serde_json::Value) -> RateLimit {
+fn limited(limit: serde_json::Value) -> Tested<RateLimit> {
     plugin(json!({ "limits": [limit] })).unwrap()
 }
 
@@ -15,12 +15,12 @@ fn of(client: &str) -> Exchange {
     Exchange::get("/").property("client.address", client)
 }
 
-fn passes(plugin: &RateLimit, mut exchange: Exchange) -> bool {
+fn passes(plugin: &Tested<RateLimit>, mut exchange: Exchange) -> bool {
     exchange.on_request(plugin).is_continue()
 }
 
 /// Seconds after which a refused client is told to come again.
-fn retry_after(plugin: &RateLimit, mut exchange: Exchange) -> u64 {
+fn retry_after(plugin: &Tested<RateLimit>, mut exchange: Exchange) -> u64 {
     let Decision::Respond(reply) = exchange.on_request(plugin) else { panic!("it passed") };
     let after = reply.headers.iter().find(|(name, _)| name == "retry-after").unwrap();
     String::from_utf8(after.1.clone()).unwrap().parse().unwrap()
@@ -118,7 +118,7 @@ fn clients_are_told_what_is_left() {
         { "name": "hour", "requests": 100, "per": "1h", "algorithm": "FixedWindow" },
     ] }))
     .unwrap();
-    let told = |plugin: &RateLimit| {
+    let told = |plugin: &Tested<RateLimit>| {
         let mut exchange = of("192.0.2.1");
         let decision = exchange.on_request(plugin);
         assert!(exchange.on_response(plugin).is_continue());

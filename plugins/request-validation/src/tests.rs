@@ -1,12 +1,12 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::{Exchange, Services};
+use sluice_plugin::testing::{Exchange, Services, Tested, configure};
 
 mod keywords;
 mod openapi;
 
-fn plugin(config: Value) -> Result<RequestValidation, String> {
-    RequestValidation::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: Value) -> Result<Tested<RequestValidation>, String> {
+    configure(config)
 }
 
 fn refused(config: Value) -> String {
@@ -14,7 +14,7 @@ fn refused(config: Value) -> String {
 }
 
 /// Bodies by this schema.
-fn bodies(schema: Value) -> RequestValidation {
+fn bodies(schema: Value) -> Tested<RequestValidation> {
     plugin(json!({ "body": { "schema": schema } })).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -33,7 +33,7 @@ fn get(path: &str) -> Exchange {
 }
 
 /// Both phases; the answer with its body, where there is one.
-fn send(plugin: &RequestValidation, mut exchange: Exchange) -> Option<(u16, Value)> {
+fn send(plugin: &Tested<RequestValidation>, mut exchange: Exchange) -> Option<(u16, Value)> {
     let mut decision = exchange.on_request(plugin);
     if let Decision::ReadBody(_) = decision {
         decision = exchange.on_request_body(plugin);
@@ -47,12 +47,12 @@ fn send(plugin: &RequestValidation, mut exchange: Exchange) -> Option<(u16, Valu
     }
 }
 
-fn status(plugin: &RequestValidation, exchange: Exchange) -> Option<u16> {
+fn status(plugin: &Tested<RequestValidation>, exchange: Exchange) -> Option<u16> {
     send(plugin, exchange).map(|(status, _)| status)
 }
 
 /// `place name: message` of each thing that is wrong.
-fn errors(plugin: &RequestValidation, exchange: Exchange) -> Vec<String> {
+fn errors(plugin: &Tested<RequestValidation>, exchange: Exchange) -> Vec<String> {
     let Some((_, problem)) = send(plugin, exchange) else { return Vec::new() };
     let errors = problem["errors"].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -65,7 +65,7 @@ fn errors(plugin: &RequestValidation, exchange: Exchange) -> Vec<String> {
         .collect()
 }
 
-fn header(plugin: &RequestValidation, mut exchange: Exchange, name: &str) -> Option<String> {
+fn header(plugin: &Tested<RequestValidation>, mut exchange: Exchange, name: &str) -> Option<String> {
     let Decision::Respond(reply) = exchange.on_request(plugin) else { return None };
     let value = reply.headers.into_iter().find(|(key, _)| key == name)?.1;
     String::from_utf8(value).ok()
@@ -167,7 +167,7 @@ fn the_type_of_the_body_has_to_be_one_that_is_read() {
     assert_eq!(status(&texts, post("/", "text/plain", "hello")), Some(400), "it is JSON all the same");
 }
 
-fn plugin_of_texts() -> RequestValidation {
+fn plugin_of_texts() -> Tested<RequestValidation> {
     plugin(json!({ "body": { "schema": {}, "contentTypes": ["text/*"] } })).unwrap()
 }
 

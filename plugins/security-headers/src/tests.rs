@@ -1,12 +1,12 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::Exchange;
+use sluice_plugin::testing::{Exchange, Tested, configure};
 
-fn plugin(config: serde_json::Value) -> Result<SecurityHeaders, String> {
-    SecurityHeaders::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: serde_json::Value) -> Result<Tested<SecurityHeaders>, String> {
+    configure(config)
 }
 
-fn answered(plugin: &SecurityHeaders, mut exchange: Exchange) -> Exchange {
+fn answered(plugin: &Tested<SecurityHeaders>, mut exchange: Exchange) -> Exchange {
     assert!(exchange.on_response(plugin).is_continue());
     exchange
 }
@@ -69,5 +69,6 @@ fn what_browsers_would_not_take_is_refused() {
     assert!(refused(nothing).contains("nothing would be set"));
     let all =
         json!({ "strictTransportSecurity": { "preload": true, "includeSubDomains": true, "maxAge": 63_072_000 } });
-    assert_eq!(plugin(all).unwrap().hsts.as_deref(), Some("max-age=63072000; includeSubDomains; preload"));
+    let exchange = answered(&plugin(all).unwrap(), Exchange::get("/"));
+    assert_eq!(value(&exchange, HSTS).as_deref(), Some("max-age=63072000; includeSubDomains; preload"));
 }

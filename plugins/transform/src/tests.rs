@@ -1,9 +1,9 @@
 use super::*;
 use serde_json::json;
-use sluice_plugin::testing::Exchange;
+use sluice_plugin::testing::{Exchange, Tested, configure};
 
-fn plugin(config: serde_json::Value) -> Result<Transform, String> {
-    Transform::configure(serde_json::from_value(config).map_err(|error| error.to_string())?)
+fn plugin(config: serde_json::Value) -> Result<Tested<Transform>, String> {
+    configure(config)
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::headers::Refused;
 
 /// The body of a request or a response, lent for the length of a call.
 pub struct Body<'a> {
-    handle: &'a backend::Body,
+    pub(crate) handle: &'a backend::Body,
 }
 
 impl<'a> Body<'a> {

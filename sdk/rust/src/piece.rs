@@ -5,7 +5,7 @@ use crate::headers::Refused;
 
 /// A piece of a body, lent for the length of a call. Where one ends says nothing: a word may lie in two of them.
 pub struct Piece<'a> {
-    handle: &'a backend::Piece,
+    pub(crate) handle: &'a backend::Piece,
 }
 
 impl<'a> Piece<'a> {

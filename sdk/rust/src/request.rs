@@ -5,7 +5,7 @@ use crate::headers::{Refused, fields};
 
 /// A request, lent for the length of a call. It lives in the gateway: each method asks for its part.
 pub struct Request<'a> {
-    handle: &'a backend::Request,
+    pub(crate) handle: &'a backend::Request,
 }
 
 impl<'a> Request<'a> {

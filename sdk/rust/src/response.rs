@@ -5,7 +5,7 @@ use crate::headers::{Refused, fields};
 
 /// A response's head, lent for the length of a call.
 pub struct Response<'a> {
-    handle: &'a backend::Response,
+    pub(crate) handle: &'a backend::Response,
 }
 
 impl<'a> Response<'a> {

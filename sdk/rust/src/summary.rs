@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// For the log phase.
 pub struct Summary<'a> {
-    handle: &'a backend::Summary,
+    pub(crate) handle: &'a backend::Summary,
 }
 
 impl<'a> Summary<'a> {

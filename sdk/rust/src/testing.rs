@@ -1,7 +1,38 @@
-//! Plays the gateway for a plugin's unit tests, which run natively.
+//! Plays the gateway for a plugin's unit tests, which run natively, and against its module in the gateway's own engine.
 //!
-//! What an [`Exchange`] checks is what authors meet most: names, values, paths, and what can't be changed in a phase. The
-//! gateway itself is stricter.
+//! What an [`Exchange`] checks natively is what authors meet most: names, values, paths, and what can't be changed in a phase.
+//! The gateway itself is stricter.
+//!
+//! # In the gateway's engine
+//!
+//! Tests that make their plugin by [`configure`] run in two ways, by the same code:
+//!
+//! - natively, by `cargo test`: the plugin is its own type, and a debugger sees all of it;
+//! - with `SLUICE_PLUGIN_WASM=build/plugin.wasm` in the environment against that module, in the engine of the gateway: a
+//!   [`Tested`] passes each phase on to `sluice plugin host`, a process of its own. The program is `sluice` of the search
+//!   path, or what `SLUICE` names. A folder of modules will do, in which cargo's name of the crate finds one: `key_auth.wasm`.
+//!
+//! `sluice plugin test` does both. In the engine
+//!
+//! - stores, their quota and time to live, secrets and metrics are the gateway's; the clock stands where [`Services`] have moved
+//!   it, and [`Exchange::backend`]s are asked in the test;
+//! - the configuration is held to the module's schema before the plugin sees it, and the self-test has run;
+//! - a phase has an instance of its own, and a body that is streamed one for its pieces: what a plugin keeps elsewhere is gone;
+//! - a plugin that fails (a panic, a limit, a broken contract) ends the test with the gateway's own words. It has the limits of
+//!   a Plugin by default, but 2 s of CPU time, 10 minutes of time and 64 MiB of a body;
+//! - a phase that [`export!`](crate::export!) does not name can't be played;
+//! - header fields come in an order of the gateway's: those of one name keep theirs.
+//!
+//! Natively and in the engine the header names of an answer are in lower case. A test that makes its plugin by
+//! [`Plugin::configure`](crate::Plugin::configure) runs natively always.
+
+mod engine;
+pub(crate) mod protocol;
+pub(crate) mod stores;
+mod tested;
+
+pub use serde_json::json;
+pub use tested::{Passing, Tested, configure};
 
 use crate::{
     Body, Decision, OnLog, OnRequest, OnRequestBody, OnRequestPiece, OnResponse, OnResponseBody, OnResponsePiece,
@@ -109,7 +140,7 @@ impl Services {
         self
     }
 
-    /// From now on a store is full: it refuses values under keys that it does not have.
+    /// From now on a store is full: it refuses values, counters and buckets under keys that it does not have.
     ///
     /// ```
     /// use sluice_plugin::{store::Store, testing::Services};
@@ -288,31 +319,36 @@ impl Exchange {
         self
     }
 
+    #[track_caller]
     pub fn on_request(&mut self, plugin: &impl OnRequest) -> Decision {
         self.request.open.set(true);
-        backend::routing::open(|| plugin.on_request(&mut Request::new(&self.request)))
+        lowered(backend::routing::open(|| plugin.on_request(&mut Request::new(&self.request))))
     }
 
+    #[track_caller]
     pub fn on_request_body(&mut self, plugin: &impl OnRequestBody) -> Decision {
         self.request.open.set(true);
         let (mut request, mut body) = (Request::new(&self.request), Body::new(&self.body));
-        backend::routing::open(|| plugin.on_request_body(&mut request, &mut body))
+        lowered(backend::routing::open(|| plugin.on_request_body(&mut request, &mut body)))
     }
 
+    #[track_caller]
     pub fn on_response(&mut self, plugin: &impl OnResponse) -> Decision {
         self.request.open.set(false);
         self.response.open.set(true);
-        plugin.on_response(&Request::new(&self.request), &mut Response::new(&self.response))
+        lowered(plugin.on_response(&Request::new(&self.request), &mut Response::new(&self.response)))
     }
 
+    #[track_caller]
     pub fn on_response_body(&mut self, plugin: &impl OnResponseBody) -> Decision {
         self.request.open.set(false);
         self.response.open.set(true);
         let (mut response, mut body) = (Response::new(&self.response), Body::new(&self.response_body));
-        plugin.on_response_body(&Request::new(&self.request), &mut response, &mut body)
+        lowered(plugin.on_response_body(&Request::new(&self.request), &mut response, &mut body))
     }
 
     /// Plays a body of these pieces. Gives what goes on, or what else was decided.
+    #[track_caller]
     pub fn on_request_pieces<P: OnRequestPiece>(
         &mut self,
         plugin: &P,
@@ -324,6 +360,7 @@ impl Exchange {
     }
 
     /// The same of a response's body.
+    #[track_caller]
     pub fn on_response_pieces<P: OnResponsePiece>(
         &mut self,
         plugin: &P,
@@ -336,6 +373,7 @@ impl Exchange {
         passed(pieces, |piece| plugin.on_response_piece(&mut state, &request, &response, piece))
     }
 
+    #[track_caller]
     pub fn on_response_trailers(&mut self, plugin: &impl OnResponseTrailers) {
         self.request.open.set(false);
         self.response.open.set(false);
@@ -343,6 +381,7 @@ impl Exchange {
         plugin.on_response_trailers(&request, &response, &mut Trailers::new(&self.trailers));
     }
 
+    #[track_caller]
     pub fn on_log(&mut self, plugin: &impl OnLog, duration: Duration) {
         self.request.open.set(false);
         self.response.open.set(false);
@@ -376,6 +415,15 @@ impl Exchange {
     }
 }
 
+/// With header names as the client gets them.
+fn lowered(mut decision: Decision) -> Decision {
+    if let Decision::Respond(reply) = &mut decision {
+        reply.headers.iter_mut().for_each(|(name, _)| name.make_ascii_lowercase());
+    }
+    decision
+}
+
+#[track_caller]
 fn passed(pieces: &[impl AsRef<[u8]>], mut call: impl FnMut(&mut Piece<'_>) -> Decision) -> Result<Vec<u8>, Decision> {
     let mut went_on = Vec::new();
     for (n, content) in pieces.iter().enumerate() {
@@ -383,7 +431,7 @@ fn passed(pieces: &[impl AsRef<[u8]>], mut call: impl FnMut(&mut Piece<'_>) -> D
         let piece = backend::Piece { content, first: n == 0, last: n + 1 == pieces.len() };
         match call(&mut Piece::new(&piece)) {
             Decision::Continue => went_on.extend(piece.content.take()),
-            other => return Err(other),
+            other => return Err(lowered(other)),
         }
     }
     Ok(went_on)

@@ -5,7 +5,7 @@ use crate::headers::Refused;
 
 /// The fields that follow a response's body, lent for the length of a call.
 pub struct Trailers<'a> {
-    handle: &'a backend::Trailers,
+    pub(crate) handle: &'a backend::Trailers,
 }
 
 impl<'a> Trailers<'a> {

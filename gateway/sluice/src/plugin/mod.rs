@@ -6,7 +6,7 @@
 //!                       └── save ◄────┴─► run       a gateway with this one plugin before a backend
 //! ```
 //!
-//! `push` and `pull` carry it to and from a registry.
+//! `push` and `pull` carry it to and from a registry; `host` runs it for tests of its own, in Rust.
 //!
 //! What it owns: projects on disk and the toolchains that build them. What it refuses: to judge a plugin by rules of its own;
 //! whatever is said about a module here is what the gateway would say.
@@ -15,6 +15,7 @@ mod build;
 mod case;
 mod cost;
 mod engine;
+mod host;
 mod inspect;
 mod log;
 mod new;
@@ -48,6 +49,9 @@ enum PluginCommand {
     Sdk(sdk::SdkArgs),
     Push(push::PushArgs),
     Pull(pull::PullArgs),
+    // Tests start it, nobody else.
+    #[command(hide = true)]
+    Host(host::HostArgs),
 }
 
 pub(crate) fn run(args: PluginArgs) -> Result<ExitCode> {
@@ -60,5 +64,6 @@ pub(crate) fn run(args: PluginArgs) -> Result<ExitCode> {
         PluginCommand::Sdk(args) => sdk::run(&args),
         PluginCommand::Push(args) => push::run(&args),
         PluginCommand::Pull(args) => pull::run(&args),
+        PluginCommand::Host(args) => host::run(&args),
     }
 }

@@ -1,10 +1,10 @@
-//! `sluice plugin test`: a project's cases, played in the gateway's own engine.
+//! `sluice plugin test`: a project's cases, played in the gateway's own engine. In Rust its own tests too, natively and there.
 
 use super::build::{self, tools};
 use super::engine::{Engine, Module};
 use super::log::Lines;
 use super::project::{Language, Project};
-use super::{case, play};
+use super::{case, host, play};
 use crate::lifecycle;
 use crate::output::{self, Tint, counted, plain};
 use anyhow::{Context, Result, ensure};
@@ -12,6 +12,9 @@ use clap::Args;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+
+/// What tells tests of the Rust SDK to run against a module.
+const MODULE: &str = "SLUICE_PLUGIN_WASM";
 
 /// Build the project, and hold its module to the cases in its folder `tests`; exit 1 if one fails
 #[derive(Args, Debug)]
@@ -34,10 +37,15 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
         Some(module) => module.clone(),
         None => {
             let project = Project::open(&args.project)?;
-            if project.language == Language::Rust && !own_tests(&project, args.update_schema)? {
+            let has_own = project.language == Language::Rust;
+            if has_own && !own_tests(&project, args.update_schema)? {
                 return Ok(ExitCode::FAILURE);
             }
-            build::build(&project)?
+            let module = build::build(&project)?;
+            if has_own && !own_tests_in_engine(&project, &module)? {
+                return Ok(ExitCode::FAILURE);
+            }
+            module
         }
     };
     let folder = args.project.join("tests");
@@ -94,11 +102,36 @@ fn print(
 
 /// `cargo test`: the plugin's own tests, natively.
 fn own_tests(project: &Project, update_schema: bool) -> Result<bool> {
-    let mut command = Command::new(tools::find("cargo", "install Rust from https://rustup.rs")?);
-    command.arg("test").current_dir(&project.folder);
+    let mut command = cargo_test(project)?;
+    command.env_remove(MODULE);
     if update_schema {
         command.env("SLUICE_UPDATE_SCHEMA", "1");
     }
-    let status = tools::say(&mut command).status().context("cargo test")?;
-    Ok(status.success())
+    Ok(tools::say(&mut command).status().context("cargo test")?.success())
+}
+
+/// The same tests, of which those that can run against the module do.
+fn own_tests_in_engine(project: &Project, module: &Path) -> Result<bool> {
+    let module = module.canonicalize().with_context(|| module.display().to_string())?;
+    let tally = tempfile::NamedTempFile::new().context("a temporary file")?;
+    let program = std::env::current_exe().context("this program")?;
+    let mut command = cargo_test(project)?;
+    command.env(MODULE, &module).env("SLUICE", program).env(host::TALLY, tally.path());
+    eprintln!("the same in the gateway's engine, with {}", module.display());
+    let passed = tools::say(&mut command).status().context("cargo test")?.success();
+    let calls = tally.as_file().metadata().context("a temporary file")?.len();
+    let calls = usize::try_from(calls).unwrap_or(usize::MAX);
+    match calls {
+        0 => eprintln!("no test called the module: make the plugin by `sluice_plugin::testing::configure`"),
+        calls => {
+            eprintln!("the module was called {}", if calls == 1 { "once".to_owned() } else { format!("{calls} times") })
+        }
+    }
+    Ok(passed)
+}
+
+fn cargo_test(project: &Project) -> Result<Command> {
+    let mut command = Command::new(tools::find("cargo", "install Rust from https://rustup.rs")?);
+    command.arg("test").current_dir(&project.folder);
+    Ok(command)
 }

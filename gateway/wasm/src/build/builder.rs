@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::options::HostOptions;
 use crate::outgoing::Backends;
 use crate::proxy_wasm::{self, Program};
-use crate::services::{Granted, Providers, StoreServers};
+use crate::services::{CheckedStore, Granted, Providers, StoreServers};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use sluice_fetch::{FetchState, Fetcher, States};
 use sluice_model::plugin::{ModuleSource, PluginKey, PluginSpec, UseKey};
@@ -211,6 +211,10 @@ impl Builder {
         self.services.set_store_servers(servers);
         let changed = self.changed.clone();
         self.services.set_told(move || changed.send_modify(|generation| *generation += 1));
+    }
+
+    pub(crate) fn store(&self, namespace: &str, name: &str) -> Option<CheckedStore> {
+        self.services.store(namespace, name)
     }
 
     /// What is wrong now with what plugins may reach.

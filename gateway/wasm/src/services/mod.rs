@@ -4,6 +4,7 @@
 //! Secrets and stores are what the Plugin names in `spec.capabilities`. They are looked up by name at each call, so that a
 //! secret that is rotated, or a store that is taken away, is seen by instances that run.
 
+mod checked;
 mod families;
 mod redis_store;
 mod store;
@@ -14,7 +15,9 @@ use crate::configured::Export;
 use crate::exchange::Destination;
 use crate::guest::generated::sluice::plugin::{clock, metrics, random, routing, secrets, store as contract};
 use crate::instance::{State, broken};
+use crate::test_bench::{MetricValue, TestBench};
 use arc_swap::ArcSwapOption;
+pub use checked::CheckedStore;
 use families::{Families, PluginFamilies};
 pub(crate) use families::{Handle, Kind};
 use prometheus_client::registry::Registry;
@@ -26,7 +29,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use store::{Full, ProcessStore, Stores};
-use tokens::Rate;
 pub(crate) use waiting::linker as waiting_linker;
 use wasmtime::Result;
 use wasmtime::component::Resource;
@@ -56,15 +58,23 @@ pub(crate) struct Providers {
     stores: Stores,
     redis_stores: RedisStores,
     families: Arc<Families>,
+    bench: Option<Arc<dyn TestBench>>,
 }
 
 impl Providers {
-    pub(crate) fn register(registry: &mut Registry) -> Providers {
+    pub(crate) fn register(registry: &mut Registry, bench: Option<Arc<dyn TestBench>>) -> Providers {
         Providers {
             stores: Stores::register(registry),
             redis_stores: RedisStores::register(registry),
             families: Families::register(registry),
+            bench,
         }
+    }
+
+    /// A store of scope Process that some plugin of the namespace is given.
+    pub(crate) fn store(&self, namespace: &str, name: &str) -> Option<CheckedStore> {
+        let store = self.stores.get(&(namespace.into(), name.into()))?;
+        Some(CheckedStore { store, bench: self.bench.clone() })
     }
 
     /// Says once what connects to the Redis of a store.
@@ -100,7 +110,8 @@ impl Providers {
     }
 
     pub(crate) fn plugin(&self, key: &PluginKey) -> Services {
-        Services { granted: ArcSwapOption::empty(), metrics: self.families.plugin(key) }
+        let (metrics, bench) = (self.families.plugin(key), self.bench.clone());
+        Services { granted: ArcSwapOption::empty(), metrics, bench }
     }
 
     /// A plugin that is gone leaves no series behind.
@@ -115,6 +126,8 @@ pub(crate) struct Services {
     /// None: nothing.
     granted: ArcSwapOption<Granted>,
     metrics: Arc<PluginFamilies>,
+    /// None but where plugins are tested.
+    bench: Option<Arc<dyn TestBench>>,
 }
 
 impl Services {
@@ -130,6 +143,19 @@ impl Services {
     pub(crate) fn may_route(&self) -> bool {
         self.granted.load().as_ref().is_some_and(|granted| granted.routing)
     }
+
+    fn tell(
+        &self,
+        metric: &str,
+        labels: Labels,
+        value: MetricValue,
+        tell: impl FnOnce(&PluginFamilies, Labels) -> Answer,
+    ) -> Answer {
+        let Some(bench) = &self.bench else { return tell(&self.metrics, labels) };
+        tell(&self.metrics, labels.clone())?;
+        bench.told(metric, &labels, value);
+        Ok(())
+    }
 }
 
 /// Nanoseconds since this process first asked.
@@ -138,7 +164,13 @@ pub(crate) fn monotonic() -> u64 {
     u64::try_from(ORIGIN.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// The same, or what a test says.
+fn monotonic_of(bench: Option<&dyn TestBench>) -> u64 {
+    bench.map_or_else(monotonic, TestBench::monotonic)
+}
+
 type Answer<T = ()> = std::result::Result<T, String>;
+type Labels = Vec<(String, String)>;
 
 impl State {
     /// What `configure` must not do: its memory becomes an image that all instances begin with.
@@ -160,14 +192,15 @@ impl State {
 
 impl clock::Host for State {
     fn now(&mut self) -> Result<u64> {
-        self.in_a_phase("the clock")?;
+        if let Some(bench) = &self.services("the clock")?.bench {
+            return Ok(bench.now());
+        }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
     }
 
     fn monotonic(&mut self) -> Result<u64> {
-        self.in_a_phase("the clock")?;
-        Ok(monotonic())
+        Ok(monotonic_of(self.services("the clock")?.bench.as_deref()))
     }
 }
 
@@ -242,22 +275,21 @@ impl secrets::Host for State {
 }
 
 impl metrics::Host for State {
-    fn add(&mut self, name: String, labels: Vec<(String, String)>, by: u64) -> Result<Answer> {
-        Ok(self.services("metrics")?.metrics.add(&name, labels, by))
+    fn add(&mut self, name: String, labels: Labels, by: u64) -> Result<Answer> {
+        let services = self.services("metrics")?;
+        Ok(services.tell(&name, labels, MetricValue::Added(by), |metrics, labels| metrics.add(&name, labels, by)))
     }
 
-    fn set(&mut self, name: String, labels: Vec<(String, String)>, value: f64) -> Result<Answer> {
-        Ok(self.services("metrics")?.metrics.set(&name, labels, value))
+    fn set(&mut self, name: String, labels: Labels, value: f64) -> Result<Answer> {
+        let services = self.services("metrics")?;
+        Ok(services.tell(&name, labels, MetricValue::Gauge(value), |metrics, labels| metrics.set(&name, labels, value)))
     }
 
-    fn observe(
-        &mut self,
-        name: String,
-        labels: Vec<(String, String)>,
-        value: f64,
-        buckets: Vec<f64>,
-    ) -> Result<Answer> {
-        Ok(self.services("metrics")?.metrics.observe(&name, labels, value, &buckets))
+    fn observe(&mut self, name: String, labels: Labels, value: f64, buckets: Vec<f64>) -> Result<Answer> {
+        let services = self.services("metrics")?;
+        Ok(services.tell(&name, labels, MetricValue::Observation(value), |metrics, labels| {
+            metrics.observe(&name, labels, value, &buckets)
+        }))
     }
 }
 
@@ -294,9 +326,11 @@ impl From<Full> for String {
 }
 
 impl State {
-    fn store(&self, name: &str) -> Result<Answer<Arc<ProcessStore>>> {
-        let granted = self.services("stores")?.granted.load();
+    fn store(&self, name: &str) -> Result<Answer<CheckedStore>> {
+        let services = self.services("stores")?;
+        let granted = services.granted.load();
         let store = granted.as_ref().and_then(|granted| granted.stores.get(name).cloned());
+        let store = store.map(|store| CheckedStore { store, bench: services.bench.clone() });
         Ok(store.ok_or_else(|| {
             if granted.as_ref().is_some_and(|granted| granted.redis_stores.contains_key(name)) {
                 // The version that was made when it was of scope Process, or the plugin had no stores at all.
@@ -307,18 +341,10 @@ impl State {
         }))
     }
 
-    /// Does something with the store of a handle, for a key that may be one.
-    fn with<T>(
-        &self,
-        bucket: &Resource<Bucket>,
-        key: &str,
-        work: impl FnOnce(&ProcessStore) -> Answer<T>,
-    ) -> Result<Answer<T>> {
-        let name = self.owned.get(bucket)?.0.clone();
-        Ok(self.store(&name)?.and_then(|store| {
-            key_fits(key)?;
-            work(&store)
-        }))
+    /// Does something with the store of a handle.
+    fn with<T>(&self, bucket: &Resource<Bucket>, work: impl FnOnce(&CheckedStore) -> Answer<T>) -> Result<Answer<T>> {
+        let name = &self.owned.get(bucket)?.0;
+        Ok(self.store(name)?.and_then(|store| work(&store)))
     }
 }
 
@@ -333,14 +359,11 @@ impl contract::HostBucket for State {
     }
 
     fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Result<Answer<Option<Vec<u8>>>> {
-        self.with(&bucket, &key, |store| Ok(store.get(monotonic(), &key).map(|value| value.to_vec())))
+        self.with(&bucket, |store| store.get(&key))
     }
 
     fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>, ttl_ms: Option<u64>) -> Result<Answer> {
-        self.with(&bucket, &key, |store| {
-            value_fits(&value)?;
-            Ok(store.set(monotonic(), &key, value.into(), lifetime(ttl_ms)?)?)
-        })
+        self.with(&bucket, |store| store.set(&key, value, ttl_ms))
     }
 
     fn compare_and_swap(
@@ -351,15 +374,11 @@ impl contract::HostBucket for State {
         value: Vec<u8>,
         ttl_ms: Option<u64>,
     ) -> Result<Answer<bool>> {
-        self.with(&bucket, &key, |store| {
-            value_fits(&value)?;
-            let lifetime = lifetime(ttl_ms)?;
-            Ok(store.compare_and_swap(monotonic(), &key, expected.as_deref(), value.into(), lifetime)?)
-        })
+        self.with(&bucket, |store| store.compare_and_swap(&key, expected.as_deref(), value, ttl_ms))
     }
 
     fn remove(&mut self, bucket: Resource<Bucket>, key: String) -> Result<Answer<bool>> {
-        self.with(&bucket, &key, |store| Ok(store.remove(monotonic(), &key)))
+        self.with(&bucket, |store| store.remove(&key))
     }
 
     fn increment(
@@ -369,14 +388,11 @@ impl contract::HostBucket for State {
         by: i64,
         ttl_ms: Option<u64>,
     ) -> Result<Answer<i64>> {
-        self.with(&bucket, &key, |store| {
-            let value = store.increment(monotonic(), &key, by, lifetime(ttl_ms)?)?;
-            value.ok_or_else(|| OUT_OF_RANGE.to_owned())
-        })
+        self.with(&bucket, |store| store.increment(&key, by, ttl_ms))
     }
 
     fn counter(&mut self, bucket: Resource<Bucket>, key: String) -> Result<Answer<i64>> {
-        self.with(&bucket, &key, |store| Ok(store.counter(monotonic(), &key)))
+        self.with(&bucket, |store| store.counter(&key))
     }
 
     fn take_tokens(
@@ -388,11 +404,7 @@ impl contract::HostBucket for State {
         interval_ms: u64,
         cost: u64,
     ) -> Result<Answer<(bool, u64, u64)>> {
-        self.with(&bucket, &key, |store| {
-            let rate = Rate::new(capacity, refill, interval_ms)?;
-            let taken = store.take_tokens(monotonic(), &key, rate, cost)?;
-            Ok((taken.taken, taken.left, taken.wait_ms))
-        })
+        self.with(&bucket, |store| store.take_tokens(&key, capacity, refill, interval_ms, cost))
     }
 
     fn drop(&mut self, bucket: Resource<Bucket>) -> Result<()> {

@@ -107,6 +107,10 @@ impl Stores {
         }
         stores.clone()
     }
+
+    pub(super) fn get(&self, name: &Name) -> Option<Arc<ProcessStore>> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
 }
 
 fn labels((namespace, name): &Name) -> Labels {

@@ -7,8 +7,8 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use sluice_model::plugin::PluginSpec;
 use sluice_wasm::{
-    AttributeValue, Exchange, FetchError, FetchErrorKind, Outbound, OutboundRequest, OutboundResponse, PlainRequest,
-    PlainResponse, PluginError, Summary, TrapKind,
+    AttributeValue, Exchange, FetchError, FetchErrorKind, Outbound, OutboundRequest, OutboundResponse, OwnBounds,
+    PlainRequest, PlainResponse, PluginError, Summary, TrapKind,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -96,6 +96,7 @@ async fn a_plugin_gets_the_whole_answer_whatever_its_status() {
         assert_eq!((&asked.headers["x-from"], &asked.body[..]), (&HeaderValue::from_static("caller"), &b"body"[..]));
         assert_eq!(asked.authority.unwrap(), "auth.example:81");
         assert_eq!(asked.max_body, 1 << 20, "limits.bodyBuffer");
+        assert_eq!(asked.own, OwnBounds::default());
     }
 }
 
@@ -130,8 +131,10 @@ async fn an_answers_body_is_bounded() {
     assert_eq!((told.as_str(), stub.asked.lock().unwrap()[0].max_body), ("too-large", 10));
     let mut spec = caller();
     spec.limits.body_buffer = 20;
-    let (told, _, stub) = called(spec, &[("x-call", "GET auth /"), ("x-limit", "1000")]).await;
+    let (told, _, stub) = called(spec, &[("x-call", "GET auth /"), ("x-limit", "1000"), ("x-timeout", "77")]).await;
     assert_eq!((told.as_str(), stub.asked.lock().unwrap()[0].max_body), ("too-large", 20));
+    let own = OwnBounds { timeout: Some(Duration::from_millis(77)), max_body: Some(1_000) };
+    assert_eq!(stub.asked.lock().unwrap()[0].own, own, "as the plugin said it");
 }
 
 #[tokio::test]

@@ -1,13 +1,15 @@
 //! What a plugin asks of the gateway besides its exchange: clock, random bytes, secrets, metrics and stores.
 
+use crate::setup::options;
 use crate::setup::{Host, guest, header, plugin, pooled, use_of};
 use futures::future::BoxFuture;
 use sluice_model::plugin::{Grants, PluginKey, PluginSpec, PluginUse, SecretValue, StoreGrant};
 use sluice_wasm::{
-    AttributeValue, Configured, Destination, Exchange, FetchError, Outbound, OutboundRequest, OutboundResponse,
-    PlainRequest, Summary,
+    AttributeValue, Configured, Destination, Exchange, FetchError, HostOptions, MetricValue, Outbound, OutboundRequest,
+    OutboundResponse, PlainRequest, Summary, TestBench,
 };
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 fn keeper() -> PluginSpec {
@@ -260,4 +262,63 @@ async fn a_store_outlives_versions_and_goes_with_the_last_plugin_that_names_it()
     assert!(!host.metrics().contains(r#"store="shop/s""#));
     host.grant(&[&next], &[&plugin_use], &[(spec.key.clone(), stores(&["s"]))]).await;
     assert_eq!(told(&newer, "increment s n 1").await, "1");
+}
+
+/// Both clocks show the same.
+#[derive(Debug, Default)]
+struct Bench {
+    clock: AtomicU64,
+    heard: Mutex<Vec<(String, Vec<(String, String)>, MetricValue)>>,
+}
+
+impl TestBench for Bench {
+    fn now(&self) -> u64 {
+        self.clock.load(Ordering::Relaxed)
+    }
+
+    fn monotonic(&self) -> u64 {
+        self.clock.load(Ordering::Relaxed)
+    }
+
+    fn told(&self, metric: &str, labels: &[(String, String)], value: MetricValue) {
+        self.heard.lock().unwrap().push((metric.to_owned(), labels.to_vec(), value));
+    }
+}
+
+#[tokio::test]
+async fn where_plugins_are_tested_the_clocks_are_the_tests_and_it_hears_of_metrics() {
+    let bench = Arc::new(Bench::default());
+    let host = Host::with(HostOptions { test_bench: Some(bench.clone()), ..options() });
+    let spec = keeper();
+    host.grant(&[&spec], &[&use_by(&spec)], &[(spec.key.clone(), stores(&["s"]))]).await;
+    let version = host.current(&use_by(&spec).key()).unwrap();
+    bench.clock.store(7, Ordering::Relaxed);
+    assert_eq!(told(&version, "now;monotonic").await, "7; 7");
+    assert_eq!(told(&version, "set s a 1 1;get s a").await, r#"ok; Some("1")"#);
+    bench.clock.store(1_000_007, Ordering::Relaxed);
+    assert_eq!(told(&version, "get s a").await, "None", "its millisecond is over");
+    told(&version, "add n 2 k=v;gauge g 3;observe o 4;add g 1").await;
+    let heard = std::mem::take(&mut *bench.heard.lock().unwrap());
+    let labels = vec![("k".to_owned(), "v".to_owned())];
+    let expected = [
+        ("n".to_owned(), labels, MetricValue::Added(2)),
+        ("g".to_owned(), Vec::new(), MetricValue::Gauge(3.0)),
+        ("o".to_owned(), Vec::new(), MetricValue::Observation(4.0)),
+    ];
+    assert_eq!(heard, expected, "what was refused is not told");
+}
+
+#[tokio::test]
+async fn whoever_tests_plugins_can_look_into_their_stores() {
+    let (host, version) = given(&keeper(), &stores(&["s"])).await;
+    let store = host.host.store(&keeper().key.namespace, "s").unwrap();
+    told(&version, "set s a 1;increment s n 5").await;
+    assert_eq!((store.get("a"), store.counter("n")), (Ok(Some(b"1".to_vec())), Ok(5)));
+    store.set("b", b"2".to_vec(), None).unwrap();
+    assert_eq!(store.compare_and_swap("b", Some(b"1"), b"3".to_vec(), None), Ok(false));
+    assert_eq!((store.increment("n", -1, None), store.remove("a")), (Ok(4), Ok(true)));
+    assert_eq!(store.take_tokens("t", 1, 0, 1_000, 1), Ok((true, 0, u64::MAX)));
+    assert_eq!(told(&version, "get s a;get s b;counter s n").await, r#"None; Some("2"); 4"#);
+    assert!(store.get("").unwrap_err().contains("1 to 512 bytes"));
+    assert!(host.host.store("elsewhere", "s").is_none() && host.host.store("shop", "t").is_none());
 }

@@ -13,17 +13,17 @@ fn with(document: Value, more: Value) -> Value {
     json!({ "openapi": openapi })
 }
 
-fn api(paths: Value) -> RequestValidation {
+fn api(paths: Value) -> Tested<RequestValidation> {
     plugin(with(document(paths), json!({}))).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// `GET /` with one parameter.
-fn parameter(parameter: Value) -> RequestValidation {
+fn parameter(parameter: Value) -> Tested<RequestValidation> {
     api(json!({ "/": { "get": { "parameters": [parameter] } } }))
 }
 
 /// Bodies of `POST /` by a version and components.
-fn body_of(version: &str, content: Value, components: Value) -> RequestValidation {
+fn body_of(version: &str, content: Value, components: Value) -> Tested<RequestValidation> {
     let mut document = document(json!({ "/": { "post": { "requestBody": { "content": content } } } }));
     document["openapi"] = version.into();
     document["components"] = components;

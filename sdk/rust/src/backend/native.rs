@@ -277,13 +277,7 @@ impl Summary {
 /// The attributes of the exchange under test, one a thread as tests are.
 pub(crate) mod attributes {
     use super::{BTreeMap, RefCell};
-
-    #[derive(Clone, Debug)]
-    enum Value {
-        String(String),
-        Integer(i64),
-        Boolean(bool),
-    }
+    use crate::testing::protocol::Attribute as Value;
 
     thread_local! {
         static ATTRIBUTES: RefCell<BTreeMap<String, Value>> = const { RefCell::new(BTreeMap::new()) };
@@ -341,6 +335,14 @@ pub(crate) mod attributes {
     pub(crate) fn clear() {
         ATTRIBUTES.with_borrow_mut(BTreeMap::clear);
     }
+
+    pub(crate) fn all() -> BTreeMap<String, Value> {
+        ATTRIBUTES.with_borrow(BTreeMap::clone)
+    }
+
+    pub(crate) fn replace(all: BTreeMap<String, Value>) {
+        ATTRIBUTES.set(all);
+    }
 }
 
 #[path = "native_outgoing.rs"]
@@ -349,7 +351,8 @@ pub(crate) mod outgoing;
 pub(crate) mod routing;
 #[path = "native_services.rs"]
 pub(crate) mod services;
-pub(crate) use services::{clock, metrics, random, secrets, store};
+pub(crate) use crate::testing::stores as store;
+pub(crate) use services::{clock, metrics, random, secrets};
 
 /// Shown where a test fails.
 pub(crate) mod logging {

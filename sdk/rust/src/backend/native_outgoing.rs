@@ -23,6 +23,16 @@ pub(crate) fn has(name: &str) -> bool {
     BACKENDS.with_borrow(|backends| backends.contains_key(name))
 }
 
+/// Of all that the test has given.
+pub(crate) fn names() -> Vec<String> {
+    BACKENDS.with_borrow(|backends| backends.keys().cloned().collect())
+}
+
+/// None: the test has given no such backend.
+pub(crate) fn answer(backend: &str, asked: &Asked) -> Option<StubAnswer> {
+    BACKENDS.with_borrow(|backends| backends.get(backend).map(|answer| answer(asked)))
+}
+
 pub(crate) struct OutgoingRequest(RefCell<Asked>);
 
 impl OutgoingRequest {
@@ -106,19 +116,17 @@ pub(crate) fn fetch(backend: &str, request: OutgoingRequest) -> Result<IncomingR
     if !asked.target.starts_with('/') {
         return Err(Failure { kind: "invalid", message: format!("`{}` is not a path", asked.target) });
     }
-    BACKENDS.with_borrow(|backends| {
-        let Some(answer) = backends.get(backend) else {
-            return Err(Failure { kind: "not-allowed", message: format!("there is no backend `{backend}`") });
-        };
-        let answer = answer(&asked);
-        if let Some((kind, message)) = &answer.failure {
-            return Err(Failure { kind, message: message.clone() });
+    let Some(answer) = answer(backend, &asked) else {
+        let message = format!("the Plugin's capabilities.backends has no `{backend}`");
+        return Err(Failure { kind: "not-allowed", message });
+    };
+    if let Some((kind, message)) = answer.failure {
+        return Err(Failure { kind, message });
+    }
+    match asked.body_limit {
+        Some(limit) if answer.body.len() as u64 > limit => {
+            Err(Failure { kind: "too-large", message: format!("the answer's body has more than {limit} bytes") })
         }
-        match asked.body_limit {
-            Some(limit) if answer.body.len() as u64 > limit => {
-                Err(Failure { kind: "too-large", message: format!("the answer's body has more than {limit} bytes") })
-            }
-            _ => Ok(IncomingResponse(answer)),
-        }
-    })
+        _ => Ok(IncomingResponse(answer)),
+    }
 }

@@ -23,6 +23,23 @@ pub(crate) fn allow() {
     ROUTING.with_borrow_mut(|routing| routing.allowed = true);
 }
 
+pub(crate) fn is_allowed() -> bool {
+    ROUTING.with_borrow(|routing| routing.allowed)
+}
+
+/// What the plugin said in the engine.
+pub(crate) fn told(backend: Option<String>, finds_route: bool) {
+    ROUTING.with_borrow_mut(|routing| {
+        if finds_route {
+            routing.finds_route = true;
+            routing.backend = None;
+        }
+        if backend.is_some() {
+            routing.backend = backend;
+        }
+    });
+}
+
 pub(crate) fn destination() -> Option<String> {
     ROUTING.with_borrow(|routing| routing.backend.clone())
 }

@@ -1,5 +1,6 @@
 //! Clock, secrets, metrics and stores of a native unit test, one set a thread as tests are ([`crate::testing::Services`]).
 
+use crate::testing::protocol::{Bytes, Services};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,6 +39,38 @@ thread_local! {
     static STORES: RefCell<BTreeMap<String, Entries>> = const { RefCell::new(BTreeMap::new()) };
     /// Those that take nothing more.
     static FULL: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
+    /// What the engine has not been told, where tests run in it.
+    static UNTOLD: Cell<Untold> = const { Cell::new(Untold::Nothing) };
+}
+
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Untold {
+    Nothing,
+    Changes,
+    /// And that another test has begun.
+    Beginning,
+}
+
+fn untold(what: Untold) {
+    let before = UNTOLD.get();
+    UNTOLD.set(if what > before { what } else { before });
+}
+
+/// What plugins may reach, where that has changed since it was asked before; all of it to an engine that is `fresh`.
+pub(crate) fn told(fresh: bool) -> Option<Services> {
+    let untold = UNTOLD.replace(Untold::Nothing);
+    if untold == Untold::Nothing && !fresh {
+        return None;
+    }
+    let bytes = |(name, value): (&String, &Vec<u8>)| (name.clone(), Bytes(value.clone()));
+    let full = |name: &String| FULL.with_borrow(|full| full.contains(name));
+    Some(Services {
+        anew: fresh || untold == Untold::Beginning,
+        now: clock::now(),
+        monotonic: clock::monotonic(),
+        secrets: SECRETS.with_borrow(|secrets| secrets.iter().map(bytes).collect()),
+        stores: STORES.with_borrow(|stores| stores.keys().map(|name| (name.clone(), full(name))).collect()),
+    })
 }
 
 pub(crate) fn clear() {
@@ -46,10 +79,12 @@ pub(crate) fn clear() {
     METRICS.with_borrow_mut(BTreeMap::clear);
     STORES.with_borrow_mut(BTreeMap::clear);
     FULL.with_borrow_mut(BTreeSet::clear);
+    untold(Untold::Beginning);
 }
 
 pub(crate) fn advance(nanoseconds: u64) {
     ELAPSED.set(ELAPSED.get().saturating_add(nanoseconds));
+    untold(Untold::Changes);
 }
 
 pub(crate) fn set_secret(name: &str, value: Option<Vec<u8>>) {
@@ -57,16 +92,19 @@ pub(crate) fn set_secret(name: &str, value: Option<Vec<u8>>) {
         Some(value) => drop(secrets.insert(name.to_owned(), value)),
         None => drop(secrets.remove(name)),
     });
+    untold(Untold::Changes);
 }
 
 pub(crate) fn give_store(name: &str) {
     STORES.with_borrow_mut(|stores| {
         stores.entry(name.to_owned()).or_default();
     });
+    untold(Untold::Changes);
 }
 
 pub(crate) fn fill_store(name: &str) {
     FULL.with_borrow_mut(|full| full.insert(name.to_owned()));
+    untold(Untold::Changes);
 }
 
 pub(crate) fn metric(name: &str, labels: &[(&str, &str)]) -> Option<Metric> {
@@ -193,6 +231,15 @@ pub(crate) mod store {
             })
         }
 
+        /// A full one takes what is there already.
+        fn room(&self, kind: char, key: &str, entries: &Entries) -> Result<(), String> {
+            let full = FULL.with_borrow(|full| full.contains(&self.0));
+            if full && !entries.contains_key(&(kind, key.to_owned())) {
+                return Err("the store is full".to_owned());
+            }
+            Ok(())
+        }
+
         pub(crate) fn get(&self, key: &str) -> Result<Option<Vec<u8>>, String> {
             self.with(key, |entries| {
                 Ok(match entries.get(&('v', key.to_owned())) {
@@ -207,11 +254,8 @@ pub(crate) mod store {
                 return Err(format!("a value has at most 65536 bytes, this one {}", value.len()));
             }
             let until = lifetime(ttl_ms)?;
-            let full = FULL.with_borrow(|full| full.contains(&self.0));
             self.with(key, |entries| {
-                if full && !entries.contains_key(&('v', key.to_owned())) {
-                    return Err("the store is full".to_owned());
-                }
+                self.room('v', key, entries)?;
                 let content = Content::Value(value.to_vec());
                 entries.insert(('v', key.to_owned()), Entry { content, until });
                 Ok(())
@@ -238,6 +282,7 @@ pub(crate) mod store {
         pub(crate) fn increment(&self, key: &str, by: i64, ttl_ms: Option<u64>) -> Result<i64, String> {
             let until = lifetime(ttl_ms)?;
             self.with(key, |entries| {
+                self.room('c', key, entries)?;
                 let new = Entry { content: Content::Counter(0), until };
                 match &mut entries.entry(('c', key.to_owned())).or_insert(new).content {
                     Content::Counter(counter) => {
@@ -271,6 +316,7 @@ pub(crate) mod store {
             }
             let interval = u128::from(interval_ms) * 1_000_000;
             self.with(key, |entries| {
+                self.room('t', key, entries)?;
                 let now = ELAPSED.get();
                 let new = Entry { content: Content::Tokens(capacity, 0, now), until: None };
                 let entry = entries.entry(('t', key.to_owned())).or_insert(new);

@@ -68,17 +68,15 @@ impl OnResponse for RequireHeader {
 
 sluice_plugin::export!(RequireHeader: request, response);
 
+// `cargo test` runs these natively, `sluice plugin test` also against the module, in the gateway's engine.
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_plugin::testing::Exchange;
+    use sluice_plugin::testing::{Exchange, configure, json};
 
     #[test]
     fn a_request_with_the_header_goes_on() {
-        let plugin = RequireHeader::configure(Config {
-            header: "x-tenant".to_owned(),
-        })
-        .unwrap();
+        let plugin = configure::<RequireHeader>(json!({ "header": "x-tenant" })).unwrap();
         let mut exchange = Exchange::get("/orders").header("x-tenant", "acme");
         assert!(exchange.on_request(&plugin).is_continue());
         assert_eq!(
@@ -92,12 +90,15 @@ mod tests {
     }
 
     #[test]
+    fn a_request_without_the_header_is_refused() {
+        let plugin = configure::<RequireHeader>(json!({ "header": "x-tenant" })).unwrap();
+        let decision = Exchange::get("/orders").on_request(&plugin);
+        let refusal = Reply::new(403).text("the header x-tenant is missing\n");
+        assert_eq!(decision, refusal.into());
+    }
+
+    #[test]
     fn an_empty_name_is_refused() {
-        assert!(
-            RequireHeader::configure(Config {
-                header: String::new()
-            })
-            .is_err()
-        );
+        assert!(configure::<RequireHeader>(json!({ "header": "" })).is_err());
     }
 }

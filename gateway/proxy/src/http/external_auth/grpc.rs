@@ -12,7 +12,7 @@ use ::http::{Error, Method, StatusCode};
 use bytes::{BufMut, Bytes, BytesMut};
 use pingora_proxy::Session;
 use prost::Message;
-use sluice_wasm::OutboundRequest;
+use sluice_wasm::{OutboundRequest, OwnBounds};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -73,6 +73,7 @@ pub(super) fn question(
         body: framed(&message),
         until,
         max_body: super::MAX_ANSWER,
+        own: OwnBounds::default(),
     })
 }
 

@@ -7,7 +7,7 @@ use ::http::uri::{Authority, PathAndQuery};
 use ::http::{Error, StatusCode};
 use bytes::Bytes;
 use pingora_http::RequestHeader;
-use sluice_wasm::OutboundRequest;
+use sluice_wasm::{OutboundRequest, OwnBounds};
 use std::time::Instant;
 
 pub(super) fn question(
@@ -31,7 +31,8 @@ pub(super) fn question(
     }
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     let method = request.method.clone();
-    Ok(OutboundRequest { method, target, authority, headers, body, until, max_body: super::MAX_ANSWER })
+    let (max_body, own) = (super::MAX_ANSWER, OwnBounds::default());
+    Ok(OutboundRequest { method, target, authority, headers, body, until, max_body, own })
 }
 
 /// `passed`: fields that the request goes on with; none: all that do not tell of the answer itself.

@@ -10,7 +10,7 @@ use super::ENV;
 use super::maps::collect;
 use super::streams::{callout_time, outbound};
 use crate::fields::Refused;
-use crate::outgoing::{MAX_BODY, OutboundRequest};
+use crate::outgoing::{MAX_BODY, OutboundRequest, OwnBounds};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, header};
 use std::time::Instant;
@@ -115,5 +115,6 @@ fn request(
         body: grpc::frame(message),
         until: Instant::now() + time,
         max_body,
+        own: OwnBounds::default(),
     })
 }

@@ -11,7 +11,7 @@ use super::maps::{collect, with_type};
 use crate::configured::Phase;
 use crate::decision::LocalReply;
 use crate::fields::{self, Refused};
-use crate::outgoing::{MAX_BODY, Outbound, OutboundRequest};
+use crate::outgoing::{MAX_BODY, Outbound, OutboundRequest, OwnBounds};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
@@ -249,5 +249,6 @@ fn outgoing(
         body: Bytes::copy_from_slice(body),
         until: Instant::now() + timeout,
         max_body,
+        own: OwnBounds::default(),
     })
 }
