@@ -160,17 +160,17 @@ fn what_keeps_tests_from_the_engine_is_named() {
 
     // What is no module of a plugin, and that of another.
     let sluice = binary::sluice();
-    let said = tests.fail(&place("missing.wasm"), Some(&sluice));
+    let said = tests.fail(&place("missing.wasm"), Some(sluice));
     assert!(said.contains("missing.wasm: No such file"), "{said}");
-    let said = tests.fail(&place("Cargo.toml"), Some(&sluice));
+    let said = tests.fail(&place("Cargo.toml"), Some(sluice));
     assert!(said.contains("Cargo.toml: ") && said.contains("WebAssembly"), "{said}");
     let filter = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x07\x1b\x01\x17proxy_abi_version_0_2_1\0\0\x0a\x04\x01\x02\0\x0b";
     std::fs::write(place("filter.wasm"), filter).unwrap();
-    let said = tests.fail(&place("filter.wasm"), Some(&sluice));
+    let said = tests.fail(&place("filter.wasm"), Some(sluice));
     assert!(said.contains("filter.wasm: this is a filter of the proxy-wasm ABI (0.2.1)"), "{said}");
-    let said = tests.fail(&place("src"), Some(&sluice));
+    let said = tests.fail(&place("src"), Some(sluice));
     assert!(said.contains("src/kept_from_it.wasm: No such file"), "{said}");
-    let said = tests.fail(&module, Some(&sluice));
+    let said = tests.fail(&module, Some(sluice));
     assert!(said.contains("consumers") && said.contains("a_request_with_the_header_goes_on ... FAILED"), "{said}");
 }
 

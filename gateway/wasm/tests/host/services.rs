@@ -264,11 +264,14 @@ async fn a_store_outlives_versions_and_goes_with_the_last_plugin_that_names_it()
     assert_eq!(told(&newer, "increment s n 1").await, "1");
 }
 
+/// A metric, its labels, and what was told of it.
+type Heard = (String, Vec<(String, String)>, MetricValue);
+
 /// Both clocks show the same.
 #[derive(Debug, Default)]
 struct Bench {
     clock: AtomicU64,
-    heard: Mutex<Vec<(String, Vec<(String, String)>, MetricValue)>>,
+    heard: Mutex<Vec<Heard>>,
 }
 
 impl TestBench for Bench {
