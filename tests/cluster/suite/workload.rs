@@ -65,7 +65,7 @@ spec:
         args: [echo, \"--listen=[::]:{PORT}\", \"--name=$(POD_NAME)\"]
         env: [{{name: POD_NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
         ports: [{{name: http, containerPort: {PORT}}}]
-        readinessProbe: {{httpGet: {{path: /health, port: http}}, periodSeconds: 1, failureThreshold: 1}}
+        readinessProbe: {{httpGet: {{path: /health, port: http}}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 1}}
         lifecycle: {hook}
 "
         )
